@@ -1,0 +1,43 @@
+"""The smallest run that goes through every room, for tests of the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vse_tf.config import Settings
+from vse_tf.settings_parser import parse_settings
+
+TINY = {
+    "data.shapes.train_scenes": "64",
+    "data.shapes.gallery_scenes": "20",
+    "data.shapes.size": "16",
+    "image.channels": "[4, 8]",
+    "image.units": "16",
+    "text.embedding_dim": "8",
+    "text.units": "16",
+    "model.dim": "8",
+    "train.epochs": "2",
+    "train.batch_size": "16",
+    "train.eval_batch_size": "20",
+    "train.examples": "0",
+    "train.projector": "0",
+}
+
+
+def arguments(run_dir: Path | str, **changed: Any) -> list[str]:
+    """Arguments of a tiny run; changed keys are written with `__` for the dot."""
+    values = {**TINY, "train.run_dir": str(run_dir), **{k.replace("__", "."): str(v) for k, v in changed.items()}}
+    return [part for key, value in values.items() for part in (f"--{key}", value)]
+
+
+def tiny_settings(run_dir: Path | str, **changed: Any) -> Settings:
+    """Settings of a tiny run."""
+    return parse_settings(arguments(run_dir, **changed), "train", "")
+
+
+def rows_of(run_dir: Path | str) -> list[dict[str, Any]]:
+    """metrics.jsonl without its wall-clock values."""
+    lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "timing"} for line in lines]
