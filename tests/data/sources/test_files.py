@@ -1,0 +1,162 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from source_files import make_images
+
+from vse_tf.data.sources.files import ImageFolder, one_path, read_json, read_text, several_paths, shown
+from vse_tf.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    make_images(tmp_path, "outside.jpg", "photos2/near.jpg")
+    return make_images(tmp_path / "photos", "a.jpg", "sub/b.jpg", "sub/deep/Ünï.jpg")
+
+
+def test_names_are_found_however_they_are_written(photos):
+    folder = ImageFolder(photos)
+    real = os.path.realpath(photos)
+    for name in ("a.jpg", "./a.jpg", "sub/../a.jpg", "sub//..//a.jpg", str(photos / "a.jpg"), "../photos/a.jpg"):
+        assert folder.find(name) == f"{real}/a.jpg"
+    assert folder.find("sub/deep/Ünï.jpg") == f"{real}/sub/deep/Ünï.jpg"
+    assert folder.relative(folder.find("sub/./b.jpg")) == "sub/b.jpg"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside.jpg",
+        "sub/../../outside.jpg",
+        "/etc/hostname",
+        "../photos2/near.jpg",
+        "../missing.jpg",
+        "gone/../../x",
+    ],
+)
+def test_paths_that_lead_outside(photos, name):
+    with pytest.raises(ValueError, match=r"^path outside the image folder: "):
+        ImageFolder(photos).find(name)
+
+
+def test_links_may_lead_anywhere_inside_only(photos, tmp_path):
+    (photos / "inner.jpg").symlink_to("sub/b.jpg")
+    (photos / "outer.jpg").symlink_to(tmp_path / "outside.jpg")
+    (photos / "broken.jpg").symlink_to("nothing.jpg")
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    (photos / "folder").symlink_to(tmp_path / "photos2")
+    (tmp_path / "door").symlink_to(photos)
+    for root in (photos, tmp_path / "door"):
+        folder = ImageFolder(root)
+        assert folder.find("inner.jpg") == folder.find("sub/b.jpg")
+        for name in ("outer.jpg", "folder/near.jpg"):
+            with pytest.raises(ValueError, match=r"^path outside the image folder: "):
+                folder.find(name)
+        for name in ("broken.jpg", "loop.jpg"):
+            with pytest.raises(ValueError, match=r"^missing image: "):
+                folder.find(name)
+
+
+@pytest.mark.parametrize("name", ["gone.jpg", "sub/gone.jpg", "gone/a.jpg", "a.jpg/b.jpg", "x" * 5000])
+def test_missing(photos, name):
+    with pytest.raises(ValueError, match=r"^missing image: "):
+        ImageFolder(photos).find(name)
+
+
+@pytest.mark.parametrize("name", ["", "  ", ".", "..", "sub", "sub/", "a\0.jpg", "\ud800.jpg"])
+def test_what_is_no_image_path(photos, name):
+    with pytest.raises(ValueError, match=r"^bad image path: ") as info:
+        ImageFolder(photos).find(name)
+    str(info.value).encode()
+
+
+def test_each_folder_is_listed_once_and_no_plain_file_asked_for(photos, monkeypatch):
+    folder = ImageFolder(photos)
+    listed: list[str] = []
+    asked: list[str] = []
+    scandir, stat = os.scandir, os.stat
+
+    def spy_scandir(path):
+        listed.append(path)
+        return scandir(path)
+
+    def spy_stat(path, **options):
+        asked.append(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "scandir", spy_scandir)
+    monkeypatch.setattr(os, "stat", spy_stat)
+    for _ in range(3):
+        for name in ("a.jpg", "sub/b.jpg"):
+            folder.find(name)
+    assert sorted(listed) == sorted(os.path.realpath(p) for p in (photos, photos / "sub"))
+    assert asked == []
+
+
+def test_a_name_that_the_listing_spells_otherwise_is_asked_for(photos, monkeypatch):
+    folder = ImageFolder(photos)
+    monkeypatch.setattr(folder, "_listing", lambda _: {})
+    assert folder.find("a.jpg") == os.path.realpath(photos / "a.jpg")
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"no such folder; .*--data\.images"):
+        ImageFolder(tmp_path / "gone")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="not a folder"):
+        ImageFolder(tmp_path / "file")
+
+
+def test_text_comes_without_its_mark_and_bad_bytes_survive(tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes("\ufeffgrün".encode() + b"\xfc")
+    assert read_text(path) == "grün\udcfc"
+    path.write_text("grün", encoding="utf-16")
+    with pytest.raises(UserError, match="UTF-16"):
+        read_text(path)
+    for bad in (tmp_path, tmp_path / "gone", Path("a\0b")):
+        with pytest.raises(UserError, match=r"--data\.annotations"):
+            read_text(bad)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "line 1, column 1: broken JSON: the file is empty"),
+        (b'{"a":\n [1,\n 2}', "line 3, column 3: broken JSON"),
+        (b'{"a":\n "gr\xfcn"}', "line 2: not UTF-8 .byte 0xfc."),
+        (b"[" * 100_000, "broken JSON"),
+        (b"1" * 5000, "broken JSON"),
+    ],
+)
+def test_broken_json(tmp_path, contents, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=message):
+        read_json(path)
+
+
+def test_good_json(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("\ufeff" + json.dumps({"ü": ["\ud83d"]}), encoding="utf-8")
+    assert read_json(path) == {"ü": ["\ud83d"]}
+
+
+def test_paths_of_a_setting():
+    assert several_paths(["a", "b"], "data.images", "folder") == [Path("a"), Path("b")]
+    assert one_path("~", "data.images", "folder") == Path.home()
+    nothings: list[list[str] | str | None] = [None, [], ""]
+    for nothing in nothings:
+        with pytest.raises(UserError, match=r"no folder given; name it with --data\.images"):
+            several_paths(nothing, "data.images", "folder")
+    with pytest.raises(UserError, match=r"--data\.images names 2 paths"):
+        one_path(["a", "b"], "data.images", "folder")
+
+
+def test_foreign_values_are_shown_short_and_printable():
+    for value in ("\ud800\n\x1b[31m", "x" * 1000, ["a"] * 1000, {"\udcff": "\u2028"}):
+        text = shown(value)
+        assert len(text) <= 120
+        assert text.isprintable()
+        text.encode()

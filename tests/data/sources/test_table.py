@@ -1,0 +1,252 @@
+import csv
+import io
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from source_files import captions, make_images, problems, read_quietly, settings_for
+
+from vse_tf.config import TableSettings
+from vse_tf.errors import UserError
+
+FOLDER_ONCE = [HealthCheck.function_scoped_fixture]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_images(tmp_path, *(f"{name}.jpg" for name in "abcdefghij"))
+
+
+def load(folder: Path, contents: str | bytes, name: str = "captions.csv", **changes: Any):
+    contents = contents.encode() if isinstance(contents, str) else contents
+    (folder / name).write_bytes(contents)
+    return read_quietly(settings_for(folder, "table", annotations=str(folder / name), **changes))
+
+
+def lines(*items: object) -> str:
+    return "".join(json.dumps(item) + "\n" for item in items)
+
+
+def test_rows_of_one_image_are_merged_in_order(folder):
+    collection = load(
+        folder,
+        'caption,split,image\r\n"a ""red"", round\nball",train,b.jpg\r\ndog,val,a.jpg\r\n\r\ncat , train ,./b.jpg\r\n',
+    )
+    assert captions(collection) == {"train": [('a "red", round\nball', "cat")], "val": [("dog",)]}
+    assert collection.splits["train"].records[0].where.endswith("captions.csv: line 2")
+    assert collection.splits["val"].records[0].where.endswith("captions.csv: line 4")
+
+
+def test_jsonl_takes_a_caption_or_a_list(folder):
+    text = lines(
+        {"image": "a.jpg", "caption": ["one", "two\u2028three"], "split": "train"},
+        {"image": "b.jpg", "caption": "x", "split": "dev", "other": None},
+        {"image": "a.jpg", "caption": "four", "split": "train"},
+    )
+    for name in ("c.jsonl", "c.ndjson", "c.json", "c.JSONL"):
+        wanted = {"train": [("one", "two\u2028three", "four")], "val": [("x",)]}
+        assert captions(load(folder, "\ufeff" + text, name)) == wanted
+
+
+def test_byte_order_mark_other_columns_and_another_folder(folder):
+    table = TableSettings(image_column="file", caption_column="text", split_column="part")
+    make_images(folder / "photos", "z.jpg")
+    text = "\ufefffile, text ,part\nz.jpg,hello,train\n"
+    collection = load(folder, text, table=table, images=str(folder / "photos"))
+    assert captions(collection) == {"train": [("hello",)]}
+    assert Path(collection.splits["train"].images.paths[0]) == (folder / "photos" / "z.jpg").resolve()
+
+
+BAD_ROWS = [
+    ("gone.jpg,x,train", "line 4: missing image: 'gone.jpg'"),
+    ("../x.jpg,x,train", "line 4: path outside the image folder"),
+    ("/etc/hostname,x,train", "line 4: path outside the image folder"),
+    (",x,train", "line 4: bad image path: it is empty"),
+    ("c.jpg,  ,train", "line 4: empty caption"),
+    ("c.jpg,x,", "line 4: bad split name: ''"),
+    ("a.jpg,one,train", "line 4: duplicate caption"),
+    ("a.jpg,two,val", "line 4: image in two splits"),
+    ("c.jpg,x", "line 4: wrong number of fields: 2, the header has 3"),
+    ("c.jpg,x,train,more", "line 4: wrong number of fields: 4"),
+    (b"c.jpg,gr\xfcn,train", "line 4: caption unreadable: not UTF-8: byte 0xfc"),
+    (b"gr\xfcn.jpg,x,train", "line 4: bad image path: not UTF-8: byte 0xfc"),
+    ("text.jpg,x,train", "line 4: undecodable image"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS)
+def test_each_problem_of_a_csv_row(folder, row, message):
+    (folder / "text.jpg").write_text("not an image at all")
+    row = row.encode() if isinstance(row, str) else row
+    contents = b"image,caption,split\na.jpg,one,train\nb.jpg,one,val\n" + row + b"\nd.jpg,last,train\n"
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(folder, contents)
+    collection = load(folder, contents, on_bad="skip")
+    assert captions(collection) == {"train": [("one",), ("last",)], "val": [("one",)]}
+    assert message in str(collection.skipped[0])
+
+
+BAD_LINES = [
+    ("{", "line 2: broken JSON"),
+    ('{"image": "c.jpg", "caption": "gr\udcfcn"}', "line 2: broken JSON: not UTF-8: byte 0xfc"),
+    ("[1]", "line 2: wrong type: the line is a list, not an object"),
+    ('{"image": 5, "caption": "x"}', "line 2: wrong type: image is a number"),
+    ('{"image": "c.jpg"}', "line 2: missing key: caption; there are: ['image']"),
+    ('{"image": "c.jpg", "caption": {}}', "line 2: wrong type: the caption is an object"),
+    ('{"image": "c.jpg", "caption": []}', "line 2: image without captions"),
+    ('{"image": "c.jpg", "caption": ["x", 7]}', "line 2, caption 2: wrong type: the caption is a number"),
+    ('{"image": "c.jpg", "caption": "\\ud800"}', "line 2: caption unreadable: not Unicode"),
+    ("1" * 5000, "line 2: broken JSON"),
+    ("[" * 100_000, "line 2: broken JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES, ids=[message for _, message in BAD_LINES])
+def test_each_problem_of_a_json_line(folder, line, message):
+    good = '{"image": "a.jpg", "caption": "one"}'
+    contents = f"{good}\n{line}\n".encode("utf-8", "surrogateescape")
+    fractions = {"val_fraction": 0.0, "test_fraction": 0.0}
+    if "not UTF-8" in message:
+        message = "line 2: caption unreadable: not UTF-8: byte 0xfc"
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(folder, contents, "c.jsonl", **fractions)
+    collection = load(folder, contents, "c.jsonl", on_bad="skip", **fractions)
+    assert captions(collection)["train"][0] == ("one",)
+    assert message in str(collection.skipped[0])
+
+
+def test_a_split_in_some_lines_only_is_a_problem_of_the_others(folder):
+    text = lines(
+        {"image": "a.jpg", "caption": "x", "split": "train"},
+        {"image": "b.jpg", "caption": "x"},
+        {"image": "c.jpg", "caption": "x", "split": 1},
+    )
+    with pytest.raises(UserError, match=r"line 2: missing key: split, which other.*line 3: wrong type: split"):
+        load(folder, text, "c.jsonl")
+
+
+@pytest.mark.parametrize("on_bad", ["fail", "skip"])
+@pytest.mark.parametrize(
+    ("contents", "name", "message"),
+    [
+        ("", "c.csv", "the file is empty"),
+        ("\ufeff \n", "c.csv", "the file is empty"),
+        (
+            "file,text\na.jpg,x\n",
+            "c.csv",
+            "no column 'image' and 'caption'; there are: 'file', 'text'.*table.image_column",
+        ),
+        ("image,caption,caption\na.jpg,x,y\n", "c.csv", "the column 'caption' occurs more than once"),
+        ('image,caption\na.jpg,"x\nb.jpg,y\n', "c.csv", "line 3: broken CSV: .*quotation mark"),
+        ('image,caption\na.jpg,"x"y\n', "c.csv", "line 2: broken CSV"),
+        ("image,caption\n", "c.csv", "no usable record"),
+        ('{"file": "a.jpg", "caption": "x"}', "c.jsonl", "no key 'image'; there are: 'file', 'caption'"),
+        ("image,caption,split\na.jpg,x,val\nb.jpg,x,dev\n", "c.csv", "'val' and 'dev' both mean 'val'"),
+        ("image,caption".encode("utf-16"), "c.csv", "UTF-16"),
+    ],
+)
+def test_a_file_that_lacks_what_is_needed_is_always_an_error(folder, contents, name, message, on_bad):
+    with pytest.raises(UserError, match=message):
+        load(folder, contents, name, on_bad=on_bad)
+
+
+def test_a_split_column_that_was_asked_for_must_be_there(folder):
+    with pytest.raises(UserError, match=r"no column 'part'; .*--data\.table\.split_column"):
+        load(folder, "image,caption\na.jpg,x\n", table=TableSettings(split_column="part"))
+
+
+def test_a_missing_image_is_one_problem_however_many_rows_it_has(folder):
+    text = "image,caption,split\ngone.jpg,x,train\ngone.jpg,y,train\na.jpg,z,train\n"
+    assert problems(load(folder, text, on_bad="skip")) == ["missing image"]
+
+
+def test_missing_settings(folder):
+    with pytest.raises(UserError, match=r"--data\.annotations"):
+        read_quietly(settings_for(folder, "table"))
+    with pytest.raises(UserError, match=r"No such file or directory; .*--data\.annotations"):
+        read_quietly(settings_for(folder, "table", annotations=str(folder / "gone.csv")))
+    with pytest.raises(UserError, match=r"no such folder; .*--data\.images"):
+        load(folder, "image,caption\na.jpg,x\n", images=str(folder / "gone"))
+
+
+def split_of(collection) -> dict[str, str]:
+    return {Path(r.image).name: name for name, split in collection.splits.items() for r in split.records}
+
+
+ROWS = [(f"{name}.jpg", f"{name}{number}") for name in "abcdefghij" for number in range(3)]
+
+
+def csv_text(rows) -> str:
+    file = io.StringIO()
+    csv.writer(file).writerows([("image", "caption"), *rows])
+    return file.getvalue()
+
+
+@settings(max_examples=20, suppress_health_check=FOLDER_ONCE, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_drawn_split_goes_by_image_and_not_by_row_or_order(folder, rng: random.Random):
+    changes: dict[str, Any] = {"val_fraction": 0.3, "test_fraction": 0.2, "verify": "none"}
+    first = load(folder, csv_text(ROWS), **changes)
+    assert {name: len(split) for name, split in first.splits.items()} == {"train": 5, "val": 3, "test": 2}
+    assert all(len(record.captions) == 3 for split in first.splits.values() for record in split.records)
+    rows = rng.sample(ROWS, len(ROWS))
+    # However the path is written, too.
+    rows = [(rng.choice([image, f"./{image}", str(folder / image)]), caption) for image, caption in rows]
+    assert split_of(load(folder, csv_text(rows), **changes)) == split_of(first)
+
+
+def test_a_lost_photo_moves_no_other_to_another_split(folder):
+    before = split_of(load(folder, csv_text(ROWS), val_fraction=0.3, on_bad="skip"))
+    for name in ("a.jpg", "h.jpg"):
+        (folder / name).unlink()
+    after = split_of(load(folder, csv_text(ROWS), val_fraction=0.3, on_bad="skip"))
+    assert after == {name: split for name, split in before.items() if name not in ("a.jpg", "h.jpg")}
+
+
+CAPTIONS = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(str.strip), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=150, suppress_health_check=FOLDER_ONCE, deadline=None)
+@given(CAPTIONS)
+def test_any_captions_come_back_from_csv_and_jsonl(folder, texts):
+    wanted = list(dict.fromkeys(text.strip() for text in texts))
+    changes: dict[str, Any] = {"verify": "none", "val_fraction": 0.0, "test_fraction": 0.0, "on_bad": "skip"}
+    rows = [("a.jpg", text) for text in texts]
+    one_line_each = lines(*({"image": image, "caption": text} for image, text in rows))
+    one_list = lines({"image": "a.jpg", "caption": texts})
+    raw = json.dumps({"image": "a.jpg", "caption": texts}, ensure_ascii=False)
+    for contents, name in (
+        (csv_text(rows), "c.csv"),
+        (one_line_each, "c.jsonl"),
+        (one_list, "c.jsonl"),
+        (raw, "c.jsonl"),
+    ):
+        collection = load(folder, contents, name, **changes)
+        assert captions(collection) == {"train": [tuple(wanted)]}
+        assert len(collection.skipped) == len(texts) - len(wanted)
+
+
+@settings(max_examples=100, suppress_health_check=FOLDER_ONCE, deadline=None)
+@given(st.sampled_from(["c.csv", "c.jsonl"]), st.integers(0, 120), st.integers(0, 20), st.binary(max_size=6))
+def test_any_damage_gives_records_or_a_clear_error(folder, name, start, length, insert):
+    whole = csv_text(ROWS[:6]) if name == "c.csv" else lines(*({"image": i, "caption": c} for i, c in ROWS[:4]))
+    contents = whole.encode()
+    try:
+        collection = load(folder, contents[:start] + insert + contents[start + length :], name, verify="none")
+    except UserError as error:
+        str(error).encode()
+    else:
+        assert collection.splits
+
+
+def test_ten_thousand_words_are_a_caption(folder):
+    text = "word " * 10_000
+    collection = load(folder, csv_text([("a.jpg", text)]))
+    assert captions(collection) == {"train": [(text.strip(),)]}

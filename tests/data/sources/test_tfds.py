@@ -1,0 +1,260 @@
+import io
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from source_files import captions, image_bytes, read_quietly, settings_for
+
+from vse_tf.config import TfdsSettings
+from vse_tf.data.sources import tfds as module
+from vse_tf.errors import UserError
+
+IMAGES = [image_bytes("jpeg", seed=0), image_bytes("png", seed=1), image_bytes("jpeg", seed=2)]
+TEXTS = [["one", "zwei 😀", "一只猫"], ["same", "same"], ["last"]]
+
+
+class VseTinyCaptions(tfds.core.GeneratorBasedBuilder):
+    """Three photos, prepared for real and offline."""
+
+    VERSION = tfds.core.Version("1.2.3")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "pixels": tfds.features.Tensor(shape=(3, 4, 3), dtype=np.uint8),
+            "photo/name": tfds.features.Text(),
+            "captions": tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64}),
+            "tags": tfds.features.Sequence(tfds.features.Text()),
+            "inner": {"title": tfds.features.Text(), "raw": tfds.features.Text()},
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._examples([0, 1]), "validation": self._examples([2]), "restval": self._examples([2])}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _examples(self, numbers):
+        for number in numbers:
+            texts = TEXTS[number]
+            yield (
+                number,
+                {
+                    "image": io.BytesIO(IMAGES[number]),
+                    "pixels": np.full((3, 4, 3), number, np.uint8),
+                    "photo/name": f"photo {number}",
+                    "captions": [{"text": text, "id": place} for place, text in enumerate(texts)],
+                    "tags": texts[:-1],
+                    "inner": {"title": f"title {number}", "raw": b"gr\xfcn" if number else b"good"},
+                },
+            )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    tfds.builder("vse_tiny_captions", data_dir=folder).download_and_prepare()
+    return folder
+
+
+def load(folder: Path, data_dir: str | None, changes: dict | None = None, **more):
+    options = {"name": "vse_tiny_captions", "data_dir": data_dir, "download": False} | more
+    return read_quietly(settings_for(folder, "tfds", tfds=TfdsSettings(**options), **(changes or {})))
+
+
+def by_image(collection, split: str) -> dict[bytes, tuple[str, ...]]:
+    return {Path(record.image).read_bytes(): record.captions for record in collection.splits[split].records}
+
+
+def test_images_become_the_files_they_were(tmp_path, data_dir):
+    collection = load(tmp_path, data_dir)
+    assert {name: len(split) for name, split in collection.splits.items()} == {"train": 3, "val": 1}
+    # restval holds a copy of the last one; tfds shuffles while it prepares.
+    assert by_image(collection, "train") == dict(zip(IMAGES, map(tuple, TEXTS), strict=True))
+    assert by_image(collection, "val") == {IMAGES[2]: ("last",)}
+    files = [Path(path) for split in collection.splits.values() for path in split.images.paths]
+    root = tmp_path / "cache" / "tfds" / "vse_tiny_captions" / "1.2.3"
+    assert {file.parent for file in files} == {root / "train", root / "validation", root / "restval"}
+    assert sorted(file.suffix for file in files) == [".jpg", ".jpg", ".jpg", ".png"]
+    assert not list(root.glob(".*.part"))
+    assert list(load(tmp_path, data_dir, {"restval_as_train": False}).splits) == ["train", "val", "restval"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("inner/title", {"title 0", "title 1", "title 2"}),
+        ("photo/name", {"photo 0", "photo 1", "photo 2"}),
+        ("tags", {"one", "zwei 😀", "same"}),
+    ],
+)
+def test_captions_may_be_a_string_or_a_sequence(tmp_path, data_dir, caption, wanted):
+    collection = load(tmp_path, data_dir, {"on_bad": "skip"}, caption_feature=caption)
+    assert set(collection.splits["train"].captions) == wanted
+
+
+def test_an_image_stored_as_an_array_becomes_a_png(tmp_path, data_dir):
+    collection = load(tmp_path, data_dir, image_feature="pixels")
+    values = {np.asarray(Image.open(path)).max() for path in collection.splits["train"].images.paths}
+    assert values == {0, 1, 2}
+
+
+def test_bad_captions_follow_the_ordinary_rule(tmp_path, data_dir):
+    message = r"vse_tiny_captions/1\.2\.3: train\[\d\]: caption unreadable: not UTF-8: byte 0xfc"
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, data_dir, caption_feature="inner/raw")
+    collection = load(tmp_path, data_dir, {"on_bad": "skip"}, caption_feature="inner/raw")
+    assert captions(collection) == {"train": [("good",)]}
+
+
+@pytest.fixture
+def read_splits(monkeypatch) -> list[str]:
+    names: list[str] = []
+    original = module._examples
+
+    def spy(builder, split, features):
+        names.append(split)
+        return original(builder, split, features)
+
+    monkeypatch.setattr(module, "_examples", spy)
+    return names
+
+
+def test_images_are_written_once_and_anew_for_other_features(tmp_path, data_dir, read_splits):
+    first = captions(load(tmp_path, data_dir))
+    assert sorted(read_splits) == ["restval", "train", "validation"]
+    assert captions(load(tmp_path, data_dir)) == first
+    assert len(read_splits) == 3
+    load(tmp_path, data_dir, caption_feature="photo/name")
+    assert len(read_splits) == 6
+    # What has been written serves without the prepared set, too.
+    assert captions(load(tmp_path, str(tmp_path / "gone"), caption_feature="photo/name"))["val"] == [("photo 2",)]
+    assert len(read_splits) == 6
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, data_dir, read_splits, monkeypatch):
+    whole = captions(load(tmp_path / "other", data_dir))
+    read_splits.clear()
+    spied = module._examples
+
+    def killed(builder, split, features):
+        for number, example in enumerate(spied(builder, split, features)):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield example
+
+    monkeypatch.setattr(module, "_examples", killed)
+    with pytest.raises(KeyboardInterrupt):
+        load(tmp_path, data_dir)
+    root = tmp_path / "cache" / "tfds" / "vse_tiny_captions" / "1.2.3"
+    written = {path.name for path in root.iterdir() if not path.name.startswith(".")}
+    assert "train" not in written
+    assert not (root / "done.json").exists()
+    assert (root / ".train.part").exists()
+    monkeypatch.setattr(module, "_examples", spied)
+    read_splits.clear()
+    assert captions(load(tmp_path, data_dir)) == whole
+    assert set(read_splits) == {"train", "validation", "restval"} - written
+    assert not (root / ".train.part").exists()
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"examples": 7}'])
+def test_a_damaged_marker_means_not_done(tmp_path, data_dir, read_splits, damage):
+    first = captions(load(tmp_path, data_dir))
+    root = tmp_path / "cache" / "tfds" / "vse_tiny_captions" / "1.2.3"
+    for marker, again in ((root / "train" / "done.json", ["train"]), (root / "done.json", [])):
+        marker.write_text(damage)
+        read_splits.clear()
+        assert captions(load(tmp_path, data_dir)) == first
+        assert read_splits == again
+
+
+def test_a_set_that_has_grown_is_written_anew(tmp_path, data_dir, read_splits):
+    load(tmp_path, data_dir)
+    marker = tmp_path / "cache" / "tfds" / "vse_tiny_captions" / "1.2.3" / "train" / "done.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"examples": 1}))
+    read_splits.clear()
+    load(tmp_path, data_dir)
+    assert read_splits == ["train"]
+
+
+def test_two_readers_at_once_write_once(tmp_path, data_dir, read_splits):
+    found: list = []
+    threads = [threading.Thread(target=lambda: found.append(captions(load(tmp_path, data_dir)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1]
+    assert len(found[0]["train"]) == 3
+    assert len(read_splits) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": None}, r"--data\.tfds\.name"),
+        ({"name": "vse_no_such_set"}, r"--data\.tfds\.name vse_no_such_set: TensorFlow Datasets has no such set"),
+        ({"name": "not a name"}, r"--data\.tfds\.name not a name: "),
+        ({"name": "vse_tiny_captions:9.9.9"}, r"--data\.tfds\.name vse_tiny_captions:9\.9\.9: "),
+        ({"caption_feature": "text"}, r"--data\.tfds\.caption_feature text: .* there are: image, .*captions/text"),
+        ({"caption_feature": "captions"}, r"--data\.tfds\.caption_feature captions: it is no text"),
+        ({"caption_feature": "captions/id"}, r"--data\.tfds\.caption_feature captions/id: it is no text"),
+        ({"image_feature": "tags"}, r"--data\.tfds\.image_feature tags: it is no image"),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_line(tmp_path, data_dir, options, message):
+    with pytest.raises(UserError, match=message) as info:
+        load(tmp_path, data_dir, **options)
+    assert "\n" not in str(info.value)
+
+
+def test_not_prepared_and_not_to_be_downloaded(tmp_path):
+    with pytest.raises(UserError, match=r"not prepared in .*--data\.tfds\.download true"):
+        load(tmp_path, str(tmp_path / "empty"))
+
+
+def test_a_preparation_that_fails(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError("no route to host\nat all")
+
+    monkeypatch.setattr(VseTinyCaptions, "download_and_prepare", fail)
+    with pytest.raises(
+        UserError, match=r"--data\.tfds\.name vse_tiny_captions: preparing it failed: no route to host$"
+    ):
+        load(tmp_path, str(tmp_path / "empty"), download=True)
+
+
+def test_a_cache_folder_that_cannot_be_written(tmp_path, data_dir):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"the images cannot be written .*--data\.cache_dir"):
+        load(tmp_path, data_dir)
+
+
+def test_prepared_shards_that_are_damaged(tmp_path):
+    folder = tmp_path / "tfds"
+    tfds.builder("vse_tiny_captions", data_dir=str(folder)).download_and_prepare()
+    for shard in folder.rglob("*-train.tfrecord*"):
+        shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"split 'train'"):
+        load(tmp_path, str(folder))
+
+
+def test_the_mocked_coco_captions(tmp_path):
+    with tfds.testing.mock_data(num_examples=3):
+        collection = load(tmp_path, None, name="coco_captions", download=True)
+    assert {name: len(split) for name, split in collection.splits.items()} == {"train": 3, "val": 3, "test": 3}
+    assert all(record.captions for record in collection.splits["train"].records)
+    assert (tmp_path / "cache" / "tfds" / "coco_captions" / "2014" / "1.1.0" / "train" / "00000002.png").is_file()
+
+
+def test_mocked_data_that_can_hand_out_encoded_images(tmp_path):
+    """A caption that is one string lets the mock skip decoding: its JPEG bytes arrive as they are."""
+    with tfds.testing.mock_data(num_examples=2):
+        collection = load(tmp_path, None, name="coco_captions", download=True, caption_feature="image/filename")
+    assert {Path(path).suffix for path in collection.splits["train"].images.paths} == {".jpg"}

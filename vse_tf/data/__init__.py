@@ -1,0 +1,1 @@
+"""From a caption file to batches: records, sources, images, text, pipeline."""

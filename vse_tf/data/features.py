@@ -1,0 +1,133 @@
+"""Features of a frozen backbone, kept on disk: shards of views by row. NumPy only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vse_tf.errors import UserError
+
+SHARD = 1024
+CENTRE = "centre"
+
+
+class CachedFeatures:
+    """The images of a split as features, one or more views an image.
+
+    Args:
+        views: for each view its shards in row order, float32 `(rows, d)` each, the centre view first.
+        rows: which rows of the shards belong to the split (images that could not be read are left out).
+    """
+
+    kind: Literal["features"] = "features"
+
+    def __init__(self, views: Sequence[Sequence[np.ndarray]], rows: np.ndarray) -> None:
+        self.views = views
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        """The centre view of these rows, float32 `(len(rows), d)`."""
+        return self._gather(np.zeros(len(rows), np.int64), rows)
+
+    def load_views(self, rows: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """One view of each row, drawn by its seed, float32 `(len(rows), d)`."""
+        return self._gather(seeds % len(self.views), rows)
+
+    def _gather(self, views: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        shards, places = np.divmod(self.rows[rows], SHARD)
+        result = np.empty([len(rows), self.views[0][0].shape[1]], np.float32)
+        for i, (view, shard, place) in enumerate(zip(views, shards, places, strict=True)):
+            result[i] = self.views[view][shard][place]
+        return result
+
+
+class FeatureShards:
+    """A folder of shards that is filled once, shard by shard, and shared by all runs that need the same features.
+
+    A shard is written beside and renamed: one that is there is whole. A killed run leaves the finished ones.
+
+    Args:
+        folder: the folder; its name is the key of backbone, preprocessing and images.
+        count: number of images.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.count = count
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First and last-plus-one row of each shard."""
+        for start in range(0, self.count, SHARD):
+            yield start, min(start + SHARD, self.count)
+
+    def missing(self, view: str) -> list[tuple[int, int]]:
+        """The spans of a view that are not there yet."""
+        return [span for span in self.spans() if not self._path(view, span[0]).exists()]
+
+    def write(self, view: str, start: int, features: np.ndarray) -> None:
+        """Put a shard in its place.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        path = self._path(view, start)
+        beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                np.save(file, features.astype(np.float32), allow_pickle=False)
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise UserError(f"data.cache_dir: cannot write {path}: {error.strerror or error}") from None
+
+    def read(self, view: str) -> list[np.ndarray]:
+        """All shards of a view, memory-mapped.
+
+        Raises:
+            UserError: one is missing, cut short or damaged; the message names it.
+        """
+        return [self._read(self._path(view, start), end - start) for start, end in self.spans()]
+
+    def _read(self, path: Path, rows: int) -> np.ndarray:
+        try:
+            shard = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
+        if shard.ndim != 2 or len(shard) != rows or shard.dtype != np.float32:
+            raise UserError(f"{path}: not the features of {rows} images; delete the file and run again")
+        return shard
+
+    def _path(self, view: str, start: int) -> Path:
+        return self.folder / f"{view}-{start:09d}.npy"
+
+
+def readable(shards: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows that hold features; a row of NaN stands for an image that could not be read."""
+    return np.flatnonzero(np.concatenate([~np.isnan(shard[:, 0]) for shard in shards]))
+
+
+def fill(
+    shards: FeatureShards, views: Sequence[str], compute: Callable[[str, int, int], dict[str, np.ndarray]]
+) -> None:
+    """Compute and write what is missing.
+
+    Args:
+        shards: the folder.
+        views: names of the views.
+        compute: for a view and a span, features by view; more views than the one asked for are welcome.
+    """
+    for view in views:
+        for start, end in shards.missing(view):
+            if (start, end) not in shards.missing(view):
+                continue
+            for name, features in compute(view, start, end).items():
+                shards.write(name, start, features)

@@ -1,0 +1,174 @@
+"""The record that every source gives, and the report of what was wrong with a source."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from vse_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image, its captions and its split.
+
+    Args:
+        image: path of the image file, or a name for it where the image is not a file.
+        captions: its captions, one or more.
+        split: name of its split.
+        row: position among the records of its split, dense from 0; the identity of the image in a batch.
+        where: file and line (or key) that it was read from, for messages.
+        group: records with the same number belong into one batch (a shapes scene and its mirror); None stands alone.
+    """
+
+    image: str
+    captions: tuple[str, ...]
+    split: str
+    row: int
+    where: str = ""
+    group: int | None = None
+
+
+class Images(Protocol):
+    """The images of one split, by row.
+
+    `kind` says what a row is: `files` (encoded image files, `paths[row]`), `pixels` (uint8 arrays `(h, w, 3)`) or
+    `features` (float32 arrays `(d,)` or `(regions, d)`, the same shape for every row).
+    """
+
+    @property
+    def kind(self) -> Literal["files", "pixels", "features"]: ...
+
+    def __len__(self) -> int: ...
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        """The rows as one array `(len(rows), …)`; only for the kinds `pixels` and `features`."""
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images that are encoded files.
+
+    Args:
+        paths: the file of each row.
+    """
+
+    paths: tuple[str, ...]
+    kind: Literal["files"] = "files"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        raise TypeError("encoded files are decoded in the tf.data graph: see vse_tf.data.images")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The records of one split and their images; `records[i].row == i`."""
+
+    name: str
+    records: tuple[Record, ...]
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def captions(self) -> list[str]:
+        """All captions in row order."""
+        return [caption for record in self.records for caption in record.captions]
+
+    @property
+    def caption_rows(self) -> list[int]:
+        """The row of each of `captions`."""
+        return [record.row for record in self.records for _ in record.captions]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a source gave: its splits by name, and what was left out of them.
+
+    Args:
+        source: kind of source.
+        splits: the splits by name.
+        skipped: the problems of what was left out (`data.on_bad=skip`).
+    """
+
+    source: str
+    splits: dict[str, Split]
+    skipped: tuple[Problem, ...] = ()
+
+    def split(self, name: str) -> Split:
+        """The split of that name.
+
+        Raises:
+            UserError: there is none; the message names those there are.
+        """
+        if name not in self.splits:
+            there = ", ".join(f"{n} ({len(s)} images)" for n, s in self.splits.items()) or "none"
+            raise UserError(f"no split {name!r} in the {self.source} data; there are: {there}")
+        return self.splits[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a source: where (file and line or key), and what."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass
+class Report:
+    """Collects every problem of a source, so that one reading names them all.
+
+    Example:
+        >>> report = Report()
+        >>> report.add("captions.csv: line 7", "empty caption")
+        >>> report.settle(on_bad="fail", good=12)
+        Traceback (most recent call last):
+        vse_tf.errors.UserError: 1 problem in the data: captions.csv: line 7: empty caption; ...
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    shown: int = 20
+
+    def add(self, where: str, what: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(where, what))
+
+    def settle(self, on_bad: Literal["fail", "skip"], good: int) -> tuple[Problem, ...]:
+        """Stop on the problems, or hand them over as skipped.
+
+        Args:
+            on_bad: `data.on_bad`.
+            good: number of records that are left.
+
+        Raises:
+            UserError: there are problems and `on_bad` is `fail`, or nothing is left.
+        """
+        if self.problems and on_bad == "fail":
+            raise UserError(f"{self.summary()}; mend them, or leave them out with --data.on_bad skip")
+        if not good:
+            raise UserError(f"no usable record in the data; {self.summary()}")
+        return tuple(self.problems)
+
+    def summary(self) -> str:
+        """All problems in one line: the count, then each one up to `shown`, then counts by kind for the rest."""
+        count = len(self.problems)
+        line = f"{count} problem{'' if count == 1 else 's'} in the data"
+        if not count:
+            return line
+        line += ": " + " | ".join(str(problem) for problem in self.problems[: self.shown])
+        rest = Counter(problem.what.split(":")[0] for problem in self.problems[self.shown :])
+        if rest:
+            line += " | and " + ", ".join(f"{n} more: {what}" for what, n in rest.most_common())
+        return line

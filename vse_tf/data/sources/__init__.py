@@ -1,0 +1,61 @@
+"""Sources: each reads one kind of caption data and gives the same records."""
+
+from __future__ import annotations
+
+from vse_tf.config import DataSettings
+from vse_tf.data.records import Collection
+from vse_tf.errors import UserError
+
+__all__ = ["read"]
+
+
+def read(settings: DataSettings, progress: bool = True) -> Collection:
+    """Read the images and captions that the settings name.
+
+    Every problem of the source is found before anything is said: `on_bad=fail` stops with all of them in one error,
+    `on_bad=skip` leaves the bad captions and images out and lists them in `Collection.skipped`. A file that cannot be
+    read at all, or lacks what the source needs (a column, a key), is always an error. A source's module says what it
+    reads; relative paths are taken from the working directory.
+
+    Args:
+        settings: the section `data`.
+        progress: show a progress bar where it takes longer than a second.
+
+    Returns:
+        The splits that have images, by name; rows are dense from 0 within each.
+
+    Raises:
+        UserError: the problems, with file and line or key.
+
+    Example:
+        >>> data = read(DataSettings(source="table", annotations="captions.csv"))
+        >>> data.splits["val"].records[0].captions
+        ('a cat on a mat',)
+    """
+    # One module a source, imported when it is asked for: some of them need TensorFlow.
+    match settings.source:
+        case "shapes":
+            from vse_tf.data.shapes import read_shapes  # noqa: PLC0415
+
+            return read_shapes(settings.shapes)
+        case "karpathy":
+            from vse_tf.data.sources.karpathy import read_karpathy  # noqa: PLC0415
+
+            return read_karpathy(settings, progress)
+        case "coco":
+            from vse_tf.data.sources.coco import read_coco  # noqa: PLC0415
+
+            return read_coco(settings, progress)
+        case "table":
+            from vse_tf.data.sources.table import read_table  # noqa: PLC0415
+
+            return read_table(settings, progress)
+        case "precomp":
+            from vse_tf.data.sources.precomp import read_precomp  # noqa: PLC0415
+
+            return read_precomp(settings, progress)
+        case "tfds":
+            from vse_tf.data.sources.tfds import read_tfds  # noqa: PLC0415
+
+            return read_tfds(settings, progress)
+    raise UserError(f"--data.source {settings.source!r}: choose one of shapes, karpathy, coco, table, precomp, tfds")

@@ -1,0 +1,223 @@
+"""The source `coco`: official `captions_*.json` files and their image folders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vse_tf.config import DataSettings
+from vse_tf.data.records import Collection, Report
+from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, kind, split_names
+from vse_tf.data.sources.files import ImageFolder, read_json, several_paths
+from vse_tf.errors import UserError
+
+FILE_SPLITS = {"captions_train": "train", "captions_val": "val", "captions_test": "test"}
+
+
+@dataclass(slots=True)
+class _Image:
+    """One item of a file's `images`, with the annotations that name it and their places in the file."""
+
+    name: str
+    path: Path
+    folder: ImageFolder
+    where: str
+    split: str = ""
+    annotations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+    def place(self, index: int, annotation: dict[str, Any]) -> str:
+        number = annotation.get("id")
+        return f"{self.path}: annotations[{index}]" + (f" (id {number})" if isinstance(number, int) else "")
+
+
+def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
+    """Read COCO caption files.
+
+    Each file is an object with the lists `images` (`id`, `file_name`) and `annotations` (`id`, `image_id`, `caption`).
+    Image ids count within their file. The splits come from `split_ids`, else from the file's name (`captions_train*`,
+    `captions_val*`, `captions_test*`), else they are drawn by image. With `split_ids`, annotations that no list names
+    are left unread.
+
+    Args:
+        settings: `annotations` names one or more files; `images` one folder for all, or one for each file in the same
+            order; `split_ids` the `.npy` files of annotation ids for each split.
+        progress: show a progress bar where it takes longer than a second.
+
+    Raises:
+        UserError: the files' problems, by key.
+    """
+    report = Report()
+    split_of = _split_of(settings.split_ids, report) if settings.split_ids else None
+    images: list[_Image] = []
+    for path, folder in _files(settings):
+        images += _read_file(path, folder, report)
+    if split_of is None:
+        _name_splits(images, settings)
+    else:
+        _check_ids(split_of, images, report)
+        images = _select(images, split_of, report)
+    gathering = Gathering(report)
+    for image in images:
+        try:
+            file = image.folder.find(image.name)
+        except ValueError as error:
+            report.add(image.where, str(error))
+            continue
+        entry = gathering.image(file, image.split, image.where)
+        if entry is None:
+            continue
+        for index, annotation in image.annotations:
+            number = annotation.get("id")
+            identity = ("id", number) if isinstance(number, int) else None
+            gathering.caption(entry, annotation["caption"], image.place(index, annotation), identity)
+    return collect_files("coco", gathering.entries, settings, report, progress)
+
+
+def _files(settings: DataSettings) -> list[tuple[Path, ImageFolder]]:
+    """The caption files and the image folder of each."""
+    paths = several_paths(settings.annotations, "data.annotations", "caption file (captions_*.json)")
+    roots = several_paths(settings.images, "data.images", "image folder")
+    repeated = [str(path) for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        raise UserError(f"--data.annotations names {' and '.join(repeated)} more than once")
+    if len(roots) not in (1, len(paths)):
+        raise UserError(
+            f"--data.images names {len(roots)} folders and --data.annotations {len(paths)} files; "
+            "give one folder for all files or one for each"
+        )
+    folders = {root: ImageFolder(root) for root in roots}
+    return [(path, folders[root]) for path, root in zip(paths, roots * (len(paths) // len(roots)), strict=True)]
+
+
+def _read_file(path: Path, folder: ImageFolder, report: Report) -> list[_Image]:
+    data = read_json(path)
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "annotations")):
+        raise UserError(f"{path}: not a COCO caption file: an object with lists 'images' and 'annotations' is expected")
+    images: dict[Hashable, _Image] = {}
+    bad: set[Hashable] = set()
+    for index, item in enumerate(data["images"]):
+        where = f"{path}: images[{index}]"
+        if not _has(item, {"id": (int, str), "file_name": (str,)}, where, report):
+            if isinstance(item, dict) and isinstance(item.get("id"), (int, str)):
+                bad.add(item["id"])
+        elif item["id"] in images:
+            report.add(where, f"duplicate image: id {item['id']} is already at {images[item['id']].where}")
+        else:
+            images[item["id"]] = _Image(item["file_name"], path, folder, f"{where} (id {item['id']})")
+    for index, item in enumerate(data["annotations"]):
+        where = f"{path}: annotations[{index}]"
+        if not _has(item, {"image_id": (int, str), "caption": (object,)}, where, report):
+            continue
+        if item["image_id"] in images:
+            images[item["image_id"]].annotations.append((index, item))
+        elif item["image_id"] not in bad:
+            report.add(where, f"unknown image id: {item['image_id']} is not among the file's images")
+    return list(images.values())
+
+
+def _has(item: Any, keys: dict[str, tuple[type, ...]], where: str, report: Report) -> bool:
+    if not isinstance(item, dict):
+        report.add(where, f"wrong type: {kind(item)}, not an object")
+        return False
+    count = len(report.problems)
+    for key, types in keys.items():
+        if key not in item:
+            report.add(where, f"missing key: {key}")
+        elif not isinstance(item[key], types) or (isinstance(item[key], bool) and object not in types):
+            report.add(f"{where}.{key}", f"wrong type: {kind(item[key])}")
+    return len(report.problems) == count
+
+
+def _name_splits(images: Sequence[_Image], settings: DataSettings) -> None:
+    """Splits from the files' names, or drawn."""
+    unnamed = []
+    for image in images:
+        split = next((split for start, split in FILE_SPLITS.items() if image.path.name.startswith(start)), None)
+        if split is None:
+            unnamed.append(image)
+        else:
+            image.split = split
+    drawn = draw_splits((image.name for image in unnamed), settings) if unnamed else {}
+    for image in unnamed:
+        image.split = drawn[image.name]
+
+
+def _split_of(split_ids: dict[str, list[str]], report: Report) -> dict[int, str]:
+    """The split of each annotation id."""
+    names = split_names(split_ids, "data.split_ids")
+    split_of: dict[int, str] = {}
+    for name, files in split_ids.items():
+        for path in several_paths(files, f"data.split_ids.{name}", "file of annotation ids (.npy)"):
+            for number in _load_ids(path, name):
+                other = split_of.setdefault(number, names[name])
+                if other != names[name]:
+                    report.add(f"{path} ({name})", f"annotation id in two splits: {number} is also in {other}")
+    return split_of
+
+
+def _load_ids(path: Path, split: str) -> list[int]:
+    """The distinct ids of a file; that an id is named twice changes nothing."""
+    key = f"{path} (data.split_ids.{split})"
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{key}: {error.strerror or 'not an .npy file'}") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{key}: not an .npy file of plain numbers ({str(error).splitlines()[0]})") from None
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+        held = f"values of type {ids.dtype}" if isinstance(ids, np.ndarray) else "several arrays"
+        raise UserError(f"{key}: it holds {held}; an array of whole annotation ids is expected")
+    return list(dict.fromkeys(ids.ravel().tolist()))
+
+
+def _check_ids(split_of: dict[int, str], images: Sequence[_Image], report: Report) -> None:
+    """Ids that name nothing are problems; ids that name captions in two files leave no way to go on."""
+    file_of: dict[int, Path] = {}
+    clashes: dict[int, Path] = {}
+    for image in images:
+        for _, annotation in image.annotations:
+            number = annotation.get("id")
+            if isinstance(number, int) and number in split_of and file_of.setdefault(number, image.path) != image.path:
+                clashes[number] = image.path
+    if clashes:
+        number, path = next(iter(clashes.items()))
+        raise UserError(
+            f"{len(clashes)} annotation ids of data.split_ids stand in more than one file, the first is {number} in "
+            f"{file_of[number]} and {path}: the lists cannot tell them apart; leave one of the files out"
+        )
+    unknown: dict[str, list[int]] = {}
+    for number, split in split_of.items():
+        if number not in file_of:
+            unknown.setdefault(split, []).append(number)
+    for split, numbers in unknown.items():
+        report.add(
+            f"data.split_ids.{split}",
+            f"unknown annotation ids: {len(numbers)} are in no caption file, the first is {numbers[0]}",
+        )
+
+
+def _select(images: Sequence[_Image], split_of: dict[int, str], report: Report) -> list[_Image]:
+    """Keep the named annotations and their images; an image keeps to the split of its first one."""
+    chosen = []
+    for image in images:
+        named = [(index, a) for index, a in image.annotations if isinstance(a.get("id"), int) and a["id"] in split_of]
+        if not named:
+            continue
+        image.split = split_of[named[0][1]["id"]]
+        image.annotations = []
+        for index, annotation in named:
+            split = split_of[annotation["id"]]
+            if split == image.split:
+                image.annotations.append((index, annotation))
+            else:
+                first = f"{image.split} at {image.place(*named[0])}"
+                report.add(
+                    image.place(index, annotation), f"image in two splits: {image.name} is in {split} here, in {first}"
+                )
+        chosen.append(image)
+    return chosen

@@ -1,0 +1,107 @@
+"""The source `karpathy`: `dataset_{flickr8k,flickr30k,coco}.json` and an image folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from vse_tf.config import DataSettings
+from vse_tf.data.records import Collection, Report
+from vse_tf.data.sources.building import Gathering, collect_files, kind, split_names
+from vse_tf.data.sources.files import ImageFolder, one_path, read_json, shown
+from vse_tf.errors import UserError
+
+
+def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
+    """Read a caption file in Karpathy's layout.
+
+    The file is an object with a list `images`; each has `filename`, `split`, `sentences` (each with `raw`, or else
+    `tokens`) and perhaps `filepath`, a subfolder of the image folder. The split `restval` joins `train` unless
+    `restval_as_train` is off. Two sentences with the same words are two captions as long as their `sentid` differs.
+
+    Args:
+        settings: `annotations` is the file, `images` the folder.
+        progress: show a progress bar where it takes longer than a second.
+
+    Raises:
+        UserError: the file's problems, by key and imgid.
+    """
+    path = one_path(settings.annotations, "data.annotations", "caption file (dataset_*.json)")
+    folder = ImageFolder(one_path(settings.images, "data.images", "image folder"))
+    items = _images(read_json(path), path)
+    report = Report()
+    gathering = Gathering(report)
+    names = split_names(
+        (i["split"] for i in items if isinstance(i, dict) and isinstance(i.get("split"), str)), str(path)
+    )
+    if settings.restval_as_train and "restval" in names:
+        names["restval"] = "train"
+    for index, item in enumerate(items):
+        where = f"{path}: images[{index}]"
+        if isinstance(item, dict) and isinstance(item.get("imgid"), int):
+            where += f" (imgid {item['imgid']})"
+        if not _well_formed(item, where, report):
+            continue
+        try:
+            image = folder.find(os.path.join(item.get("filepath") or "", item["filename"]))  # noqa: PTH118 - faster
+        except ValueError as error:
+            report.add(where, str(error))
+            continue
+        entry = gathering.image(image, names[item["split"]], where)
+        if entry is None:
+            continue
+        for number, sentence in enumerate(item["sentences"]):
+            place = f"{where}.sentences[{number}]"
+            caption = _caption(sentence, place, report)
+            if caption is not None:
+                gathering.caption(entry, caption, place, _identity(sentence))
+    return collect_files("karpathy", gathering.entries, settings, report, progress)
+
+
+def _images(data: Any, path: Path) -> list[Any]:
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, list):
+        raise UserError(f"{path}: not a Karpathy caption file: an object with a list 'images' is expected")
+    if "annotations" in data:
+        raise UserError(f"{path}: this is a COCO caption file; read it with --data.source coco")
+    return images
+
+
+def _well_formed(item: Any, where: str, report: Report) -> bool:
+    if not isinstance(item, dict):
+        report.add(where, f"wrong type: the image is {kind(item)}, not an object")
+        return False
+    count = len(report.problems)
+    for key, wanted, name in (("filename", str, "a string"), ("split", str, "a string"), ("sentences", list, "a list")):
+        if key not in item:
+            report.add(where, f"missing key: {key}")
+        elif not isinstance(item[key], wanted):
+            report.add(f"{where}.{key}", f"wrong type: {kind(item[key])}, not {name}")
+    if not isinstance(item.get("filepath") or "", str):
+        report.add(f"{where}.filepath", f"wrong type: {kind(item['filepath'])}, not a string")
+    return len(report.problems) == count
+
+
+def _caption(sentence: Any, where: str, report: Report) -> str | None:
+    if not isinstance(sentence, dict):
+        report.add(where, f"wrong type: the sentence is {kind(sentence)}, not an object")
+        return None
+    raw, tokens = sentence.get("raw"), sentence.get("tokens")
+    if isinstance(raw, str):
+        return raw
+    if raw is not None:
+        report.add(f"{where}.raw", f"wrong type: {kind(raw)}, not a string")
+    elif isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
+        return " ".join(tokens)
+    elif tokens is None:
+        report.add(where, "missing key: raw (or tokens)")
+    else:
+        report.add(f"{where}.tokens", f"wrong type: {shown(tokens)}, not a list of strings")
+    return None
+
+
+def _identity(sentence: dict[str, Any]) -> Hashable:
+    sentid = sentence.get("sentid")
+    return ("sentid", sentid) if isinstance(sentid, int) else None

@@ -1,0 +1,215 @@
+"""The source `precomp`: precomputed image features `{split}_ims.npy` and captions `{split}_caps.txt`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from vse_tf.config import DataSettings
+from vse_tf.data.cache import cache_folder, remember
+from vse_tf.data.records import Collection, Images, Report
+from vse_tf.data.sources.building import Entry, Gathering, collect, split_names
+from vse_tf.data.sources.files import one_path, read_text
+from vse_tf.errors import UserError
+
+IMAGES, CAPTIONS = "_ims.npy", "_caps.txt"
+# Bytes of features looked at in one step.
+BLOCK_BYTES = 1 << 26
+# Values of two rows compared before whole rows are: most pairs differ in the first.
+GLANCE = 16
+
+
+class FeatureImages:
+    """Images that are rows of a feature array; the file stays on disk and only the wanted rows are read.
+
+    Args:
+        array: `(n, d)` or `(n, regions, d)`, memory-mapped or not.
+        index: the array's row for each image, integers `(images,)`.
+
+    Example:
+        >>> FeatureImages(np.zeros([10, 2048]), np.array([0, 5])).load(np.array([1])).shape
+        (1, 2048)
+    """
+
+    kind: Literal["files", "pixels", "features"] = "features"
+
+    def __init__(self, array: np.ndarray, index: np.ndarray) -> None:
+        self.array = array
+        self.index = np.asarray(index, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        """Features of the given rows.
+
+        Args:
+            rows: row numbers, integers `(n,)`.
+
+        Returns:
+            float32 `(n, d)` or `(n, regions, d)`, a fresh array.
+        """
+        return np.array(self.array[self.index[np.asarray(rows, np.int64)]], np.float32)
+
+
+def read_precomp(settings: DataSettings, progress: bool = True) -> Collection:
+    """Read a folder of precomputed features.
+
+    For each split there are `{split}_ims.npy` (`(N, d)` or `(N, regions, d)`) and `{split}_caps.txt`, a caption a line.
+    With k·N captions each image has k of them, in order. With N captions the field's older files repeat an image's row
+    for each of its captions: equal neighbours are taken as one image. `dev` is `val`.
+
+    Args:
+        settings: `annotations` is the folder.
+        progress: show a progress bar where it takes longer than a second.
+
+    Raises:
+        UserError: the folder's problems, by file and line.
+    """
+    folder = one_path(settings.annotations, "data.annotations", f"folder of *{IMAGES} and *{CAPTIONS}")
+    names = _split_files(folder)
+    report = Report()
+    gathering = Gathering(report)
+    arrays: dict[str, np.ndarray] = {}
+    for name, split in names.items():
+        arrays[split] = _read_split(folder, name, split, settings, gathering, progress)
+
+    def images(split: str, entries: list[Entry]) -> Images:
+        return FeatureImages(arrays[split], np.array([entry.row for entry in entries], np.int64))
+
+    return collect("precomp", gathering.entries, settings, report, images)
+
+
+def _split_files(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        reason = "not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {reason}; --data.annotations names the folder of *{IMAGES} and *{CAPTIONS}")
+    found = {
+        suffix: {path.name.removesuffix(suffix) for path in folder.glob(f"?*{suffix}")} for suffix in (IMAGES, CAPTIONS)
+    }
+    lonely = [f"{name}{IMAGES} has no {name}{CAPTIONS}" for name in sorted(found[IMAGES] - found[CAPTIONS])]
+    lonely += [f"{name}{CAPTIONS} has no {name}{IMAGES}" for name in sorted(found[CAPTIONS] - found[IMAGES])]
+    if lonely:
+        raise UserError(f"{folder}: {'; '.join(lonely)}")
+    if not found[IMAGES]:
+        raise UserError(f"{folder}: no *{IMAGES} and *{CAPTIONS} there; name the folder with --data.annotations")
+    return split_names(sorted(found[IMAGES]), str(folder))
+
+
+def _read_split(
+    folder: Path, name: str, split: str, settings: DataSettings, gathering: Gathering, progress: bool
+) -> np.ndarray:
+    path, text_path = folder / f"{name}{IMAGES}", folder / f"{name}{CAPTIONS}"
+    array = _open_array(path)
+    lines = list(io.StringIO(read_text(text_path)))
+    starts = _starts(array, len(lines), path, text_path, cache_folder(settings), progress)
+    bad: set[int] = set()
+    if settings.verify != "none":
+        bad = set(remember(cache_folder(settings), path, "finite", lambda: non_finite_rows(array, path.name, progress)))
+    ends = [*starts[1:], len(array)]
+    per_row = len(lines) // len(array)
+    for start, end in zip(starts, ends, strict=True):
+        image = f"{path}[{start}]"
+        if start in bad:
+            gathering.report.add(image, "non-finite features")
+            continue
+        entry = gathering.image(image, split, image, row=start)
+        for number in range(start * per_row, end * per_row) if entry else ():
+            if entry:
+                # A line of its own is a caption of its own: repeated words stay, as the field's figures count them.
+                gathering.caption(entry, lines[number], f"{text_path}: line {number + 1}", number)
+    return array
+
+
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or 'not an .npy file'}") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: not an .npy file of plain numbers ({str(error).splitlines()[0]})") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or not array.size:
+        held = f"an array {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
+        raise UserError(f"{path}: it holds {held}; numbers (images, d) or (images, regions, d) are expected")
+    return array
+
+
+def _starts(
+    array: np.ndarray, captions: int, path: Path, text_path: Path, cache_dir: Path, progress: bool
+) -> list[int]:
+    """The array's row of each image, ascending."""
+    if captions == len(array):
+        return remember(cache_dir, path, "starts", lambda: run_starts(array, path.name, progress))
+    if captions % len(array) or not captions:
+        raise UserError(
+            f"{path} has {len(array)} rows and {text_path} {captions} lines: the lines must be as many as the rows, or "
+            "a whole number of times as many"
+        )
+    return list(range(len(array)))
+
+
+def run_starts(array: np.ndarray, name: str = "", progress: bool = False) -> list[int]:
+    """First row of each run of equal neighbouring rows.
+
+    Args:
+        array: `(n, …)`; rows are equal when all their bytes are.
+        name: name for the progress bar.
+        progress: show a progress bar where it takes longer than a second.
+
+    Returns:
+        Ascending row numbers, the first is 0.
+
+    Example:
+        >>> run_starts(np.array([[1.0], [1.0], [2.0]]))
+        [0, 2]
+    """
+    starts = [0]
+    for start, end in _blocks(array, f"comparing {name}", progress):
+        # One row further than the block, so that the pair across its border is compared too.
+        pairs = array[start : end + 1]
+        glance = _bytes(pairs.reshape(len(pairs), -1)[:, :GLANCE])
+        same = (glance[1:] == glance[:-1]).all(axis=1)
+        candidates = np.flatnonzero(same)
+        if len(candidates):
+            rows = _bytes(pairs)
+            same[candidates] = (rows[candidates] == rows[candidates + 1]).all(axis=1)
+        starts += (np.flatnonzero(~same) + start + 1).tolist()
+    return starts
+
+
+def non_finite_rows(array: np.ndarray, name: str = "", progress: bool = False) -> list[int]:
+    """Rows that hold a value which is not finite as float32.
+
+    Args:
+        array: `(n, …)`.
+        name: name for the progress bar.
+        progress: show a progress bar where it takes longer than a second.
+
+    Returns:
+        Ascending row numbers.
+    """
+    bad: list[int] = []
+    for start, end in _blocks(array, f"checking {name}", progress):
+        with np.errstate(over="ignore"):
+            rows = np.asarray(array[start:end], np.float32).reshape(end - start, -1)
+        bad += (np.flatnonzero(~np.isfinite(rows).all(axis=1)) + start).tolist()
+    return bad
+
+
+def _blocks(array: np.ndarray, label: str, progress: bool) -> Iterator[tuple[int, int]]:
+    step = max(1, BLOCK_BYTES // max(1, array[0].nbytes))
+    with tqdm(total=len(array), desc=label, unit="image", delay=1, disable=not progress) as bar:
+        for start in range(0, len(array), step):
+            end = min(start + step, len(array))
+            yield start, end
+            bar.update(end - start)
+
+
+def _bytes(rows: np.ndarray) -> np.ndarray:
+    """The rows' bytes, so that a NaN equals itself."""
+    return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)

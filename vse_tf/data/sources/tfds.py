@@ -1,0 +1,302 @@
+"""The source `tfds`: any TensorFlow Datasets set with an image and captions.
+
+Its images are written to the cache folder once, as the encoded files that they were, and are files from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vse_tf.config import DataSettings, TfdsSettings
+from vse_tf.data.cache import cache_folder, write_atomically
+from vse_tf.data.image_headers import read_header
+from vse_tf.data.records import Collection, Report
+from vse_tf.data.sources.building import Gathering, collect_files, split_names
+from vse_tf.errors import UserError
+
+CAPTIONS, DONE = "captions.jsonl", "done.json"
+# Asked for where a data set cannot say which splits it has.
+USUAL_SPLITS = ("train", "validation", "test")
+
+
+def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
+    """Read a TensorFlow Datasets set.
+
+    The caption feature may be a string, a sequence of strings or a string within a sequence (`captions/text`). The
+    images go to `<cache folder>/tfds/<name>/<version>/<split>/` the first time; a split is there whole or not at all.
+    `validation` is `val`, and `restval` joins `train` unless `restval_as_train` is off. Equal captions of an image are
+    kept: nobody here could mend them.
+
+    Args:
+        settings: `tfds` names the set and its features.
+        progress: show a progress bar where it takes longer than a second.
+
+    Raises:
+        UserError: no such set or feature, not prepared and `tfds.download` is off, or the problems of its records.
+    """
+    builder = _make_builder(settings.tfds)
+    features = {"image": settings.tfds.image_feature, "caption": settings.tfds.caption_feature}
+    for key, path in features.items():
+        # Now, and not after a download of hours.
+        _find_feature(builder, key, path)
+    root = cache_folder(settings) / "tfds" / builder.info.full_name
+    if not _is_current(builder, root, features):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _prepare(builder, settings.tfds)
+            splits = list(builder.info.splits) or list(USUAL_SPLITS)
+            for split in splits:
+                _write_split(builder, split, root, features, progress)
+            write_atomically(root / DONE, json.dumps(features | {"splits": splits}))
+        except OSError as error:
+            raise UserError(
+                f"{root}: the images cannot be written ({error.strerror or error}); name another folder with "
+                "--data.cache_dir"
+            ) from None
+    report = Report()
+    gathering = Gathering(report)
+    splits = json.loads((root / DONE).read_text())["splits"]
+    names = split_names(splits, builder.info.full_name)
+    if settings.restval_as_train and "restval" in names:
+        names["restval"] = "train"
+    for split in splits:
+        with (root / split / CAPTIONS).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines):
+                file, *captions = json.loads(line)
+                where = f"{builder.info.full_name}: {split}[{number}]"
+                entry = gathering.image(str(root.absolute() / split / file), names[split], where)
+                for place, caption in enumerate(captions if entry else ()):
+                    if entry:
+                        gathering.caption(entry, caption, where, place)
+    return collect_files("tfds", gathering.entries, settings, report, progress)
+
+
+def _make_builder(settings: TfdsSettings) -> Any:
+    import tensorflow_datasets as tfds  # noqa: PLC0415
+
+    if not settings.name:
+        raise UserError("no data set given; name one with --data.tfds.name, for example coco_captions")
+    data_dir = str(Path(settings.data_dir).expanduser()) if settings.data_dir else None
+    try:
+        return tfds.builder(settings.name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        # Its own message lists a thousand names.
+        raise UserError(f"--data.tfds.name {settings.name}: TensorFlow Datasets has no such set") from None
+    except Exception as error:
+        # An unknown version or config, a malformed name: an AssertionError or a ValueError there.
+        raise UserError(f"--data.tfds.name {settings.name}: {_one_line(error)}") from None
+
+
+def _prepare(builder: Any, settings: TfdsSettings) -> None:
+    if builder.is_prepared():
+        return
+    if not settings.download:
+        raise UserError(
+            f"--data.tfds.name {settings.name}: the set is not prepared in {builder.data_dir}; name its folder with "
+            "--data.tfds.data_dir or allow --data.tfds.download true"
+        )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        # Whatever a data set's own script raises: no network, a moved file, a full disk, a manual download.
+        raise UserError(f"--data.tfds.name {settings.name}: preparing it failed: {_one_line(error)}") from error
+
+
+def _is_current(builder: Any, root: Path, features: dict[str, str]) -> bool:
+    """Whether everything has been written out before, from the same features and as many examples."""
+    done = _done(root)
+    splits = done.get("splits") or []
+    if not splits or done != features | {"splits": splits}:
+        return False
+    return all(_is_written(builder, split, root, features) for split in splits)
+
+
+def _is_written(builder: Any, split: str, root: Path, features: dict[str, str]) -> bool:
+    done = _done(root / split)
+    known = builder.info.splits
+    expected = known[split].num_examples if split in known else None
+    return done == features | {"examples": done.get("examples")} and expected in (None, done["examples"])
+
+
+def _done(folder: Path) -> dict[str, Any]:
+    try:
+        done = json.loads((folder / DONE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return done if isinstance(done, dict) else {}
+
+
+def _write_split(builder: Any, split: str, root: Path, features: dict[str, str], progress: bool) -> None:
+    """Write the images and captions of a split beside its place, then move them there in one step."""
+    with _alone(root / f".{split}.lock"):
+        # Another process may have done it while this one waited.
+        if _is_written(builder, split, root, features):
+            return
+        part = root / f".{split}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        known = builder.info.splits
+        total = known[split].num_examples if split in known else None
+        count = 0
+        with (part / CAPTIONS).open("w", encoding="utf-8") as lines:
+            examples = _examples(builder, split, features)
+            for image, captions in tqdm(
+                examples,
+                desc=f"writing {builder.name} {split}",
+                total=total,
+                unit="image",
+                delay=1,
+                disable=not progress,
+            ):
+                name = f"{count:08d}.{_suffix(image)}"
+                (part / name).write_bytes(image)
+                lines.write(json.dumps([name, *captions]) + "\n")
+                count += 1
+        (part / DONE).write_text(json.dumps(features | {"examples": count}))
+        shutil.rmtree(root / split, ignore_errors=True)
+        part.rename(root / split)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock between processes, where the system has them; it goes with the process, however that ends."""
+    try:
+        import fcntl  # noqa: PLC0415
+    except ImportError:
+        yield
+        return
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _examples(builder: Any, split: str, features: dict[str, str]) -> Iterator[tuple[bytes, list[str]]]:
+    """Encoded image and captions of each example."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    image, caption = (_find_feature(builder, key, path) for key, path in features.items())
+    dataset = _open_split(builder, split, image, caption)
+    read_image = _image_reader(dataset.element_spec, image, features["image"])
+    try:
+        for example in dataset:
+            yield read_image(_follow(example, image)), _strings(_follow(example, caption), features["caption"])
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{builder.info.full_name}: reading the split {split!r} broke off: {_one_line(error)}"
+        ) from None
+
+
+def _open_split(builder: Any, split: str, image: tuple[str, ...], caption: tuple[str, ...]) -> Any:
+    import tensorflow_datasets as tfds  # noqa: PLC0415
+
+    skip = _nest(image, tfds.decode.SkipDecoding())
+    ways: list[Callable[[], Any]] = [
+        # The rest of an example (boxes, masks) is not even parsed.
+        lambda: tfds.decode.PartialDecoding(_merge(_nest(image, True), _nest(caption, True)), decoders=skip),
+        lambda: skip,
+        # An image that is stored as an array, or a builder that cannot hand out encoded bytes (the mocked one).
+        lambda: None,
+    ]
+    read_config = tfds.ReadConfig(try_autocache=False)
+    for way in ways:
+        try:
+            dataset = builder.as_dataset(split=split, decoders=way(), shuffle_files=False, read_config=read_config)
+            for _ in dataset.take(1):
+                break
+            return dataset
+        except Exception as error:
+            reason = _one_line(error)
+    raise UserError(f"{builder.info.full_name}: the split {split!r} cannot be read: {reason}")
+
+
+def _image_reader(spec: Any, path: tuple[str, ...], name: str) -> Callable[[Any], bytes]:
+    import tensorflow as tf  # noqa: PLC0415
+
+    leaf = _follow(spec, path)
+    dtype, rank = getattr(leaf, "dtype", None), getattr(getattr(leaf, "shape", None), "rank", None)
+    if dtype == tf.string and rank == 0:
+        return lambda value: bytes(value.numpy())
+    if dtype in (tf.uint8, tf.uint16) and rank in (None, 3):
+        return lambda value: bytes(tf.io.encode_png(value).numpy())
+    raise UserError(f"--data.tfds.image_feature {name}: it is no image but {leaf}")
+
+
+def _strings(value: Any, name: str) -> list[str]:
+    import tensorflow as tf  # noqa: PLC0415
+
+    flat = value.flat_values if isinstance(value, tf.RaggedTensor) else value
+    if getattr(flat, "dtype", None) != tf.string:
+        raise UserError(f"--data.tfds.caption_feature {name}: it is no text but {getattr(flat, 'dtype', type(flat))}")
+    # Bytes that are not UTF-8 are found as problems later.
+    return [text.decode("utf-8", "surrogateescape") for text in np.ravel(flat.numpy()).tolist()]
+
+
+def _find_feature(builder: Any, key: str, path: str) -> tuple[str, ...]:
+    """The keys that lead to a feature. A key may itself hold a `/`, as `image/filename` of `coco_captions` does."""
+
+    def find(feature: Any, rest: str) -> tuple[str, ...] | None:
+        if not rest:
+            return ()
+        feature = getattr(feature, "feature", feature)
+        names = list(feature.keys()) if hasattr(feature, "keys") else []
+        for name in sorted(names, key=len, reverse=True):
+            if rest == name or rest.startswith(f"{name}/"):
+                found = find(feature[name], rest[len(name) + 1 :])
+                if found is not None:
+                    return name, *found
+        return None
+
+    found = find(builder.info.features, path)
+    if not found:
+        raise UserError(
+            f"--data.tfds.{key}_feature {path}: {builder.info.full_name} has no such feature; there are: "
+            f"{', '.join(_paths(builder.info.features))}"
+        )
+    return found
+
+
+def _paths(feature: Any) -> list[str]:
+    feature = getattr(feature, "feature", feature)
+    if not hasattr(feature, "keys"):
+        return [""]
+    return [f"{name}/{rest}".rstrip("/") for name in feature for rest in _paths(feature[name])]
+
+
+def _follow(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(one)
+    for key, value in other.items():
+        merged[key] = _merge(merged[key], value) if isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def _suffix(image: bytes) -> str:
+    try:
+        name = read_header(image).format
+    except ValueError:
+        return "bin"
+    return "jpg" if name == "jpeg" else name
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.split("\n")[0][:300] or type(error).__name__

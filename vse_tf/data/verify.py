@@ -1,0 +1,222 @@
+"""Checks image files before they are needed, once: the result is kept until a file changes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from vse_tf.config import Verify
+from vse_tf.data.cache import keep, kept
+
+# Enough for the header of nearly every photo; where it is not, the whole file is read.
+HEADER_BYTES = 65536
+# Part of a kept file: raise it when the rules for what is a good image change.
+RULES = 1
+# Files handed to the threads at a time, so that a large set does not become a million futures at once.
+BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What is known about one image file.
+
+    Args:
+        size: size in bytes of the file that was checked.
+        mtime_ns: its modification time in nanoseconds.
+        how: the check that was made.
+        pixels: width times height from its header; 0 where that could not be read.
+        reason: why it is no good, or nothing.
+        lasting: the same file will give the same result again.
+    """
+
+    size: int
+    mtime_ns: int
+    how: Literal["headers", "decode"]
+    pixels: int
+    reason: str
+    lasting: bool = True
+
+    def settles(self, how: Verify, max_pixels: int) -> bool:
+        """Whether nothing more need be looked at for the wanted check."""
+        return how == "headers" or self.how == "decode" or bool(self.reason) or self.pixels > max_pixels
+
+    def verdict(self, max_pixels: int) -> str:
+        """Why the image cannot be used under this limit, or nothing."""
+        if not self.reason and self.pixels > max_pixels:
+            return f"{self.pixels} pixels, more than data.max_pixels={max_pixels}"
+        return self.reason
+
+
+def verify(
+    paths: Sequence[str],
+    how: Verify,
+    max_pixels: int,
+    cache_dir: Path,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Find the image files that cannot be used.
+
+    Args:
+        paths: image files.
+        how: `headers` reads the first 64 KiB of each (kind, width and height), `decode` decodes each once as training
+            does, `none` looks at nothing.
+        max_pixels: images whose header announces more pixels are no good.
+        cache_dir: results are kept in `verify/` there, by path, size and modification time; a `decode` result serves
+            for `headers` too.
+        workers: parallel checks (default: number of CPU cores).
+        progress: show a progress bar when it takes longer than a second.
+
+    Returns:
+        The reason, one line, for each file that cannot be used.
+
+    Example:
+        >>> verify(["a.jpg", "notes.jpg"], "headers", 10**8, Path("cache"))
+        {'notes.jpg': 'not a JPEG, PNG, GIF, BMP or WebP image'}
+    """
+    if how == "none" or not paths:
+        return {}
+    file = _kept_file(paths, cache_dir)
+    known = _load(file)
+    checks: dict[str, Check] = {}
+    todo: list[str] = []
+    for path in dict.fromkeys(paths):
+        found = known.get(os.path.abspath(path))  # noqa: PTH100 - links need not be resolved
+        if found and found.settles(how, max_pixels) and _unchanged(path, found):
+            checks[path] = found
+        else:
+            todo.append(path)
+    if todo:
+        check = _decode_check(max_pixels) if how == "decode" else check_header
+        try:
+            for path, result in _run(check, todo, workers, progress):
+                checks[path] = result
+        finally:
+            # Also when interrupted: what has been looked at need not be looked at again.
+            new = {os.path.abspath(path): checks[path] for path in todo if path in checks}  # noqa: PTH100
+            _save(file, known | {path: result for path, result in new.items() if result.lasting})
+    verdicts = {path: checks[path].verdict(max_pixels) for path in dict.fromkeys(paths)}
+    return {path: verdict for path, verdict in verdicts.items() if verdict}
+
+
+def check_header(path: str) -> Check:
+    """Check one file by its header.
+
+    Args:
+        path: image file.
+    """
+    return _check_contents(path, HEADER_BYTES)[0]
+
+
+@functools.lru_cache(maxsize=2)
+def _decode_check(max_pixels: int) -> Callable[[str], Check]:
+    import tensorflow as tf  # noqa: PLC0415
+
+    from vse_tf.data.images import decode  # noqa: PLC0415
+
+    # One traced graph, kept for the next call: eager decoding spends longer in Python than in the decoder.
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def size(contents: tf.Tensor) -> tf.Tensor:
+        return tf.shape(decode(contents, max_pixels))
+
+    size.get_concrete_function()
+
+    def check(path: str) -> Check:
+        header, contents = _check_contents(path, None)
+        if header.reason or header.pixels > max_pixels:
+            return header
+        reason, lasting = "", True
+        try:
+            with tf.device("CPU:0"):
+                size(tf.constant(contents))
+        except (tf.errors.OpError, ValueError) as error:
+            reason = _first_line(error)
+            lasting = isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
+        return Check(header.size, header.mtime_ns, "decode", header.pixels, reason, lasting)
+
+    return check
+
+
+def _check_contents(path: str, limit: int | None) -> tuple[Check, bytes]:
+    from vse_tf.data.image_headers import NOT_AN_IMAGE, REASONS, read_header  # noqa: PLC0415
+
+    size = mtime_ns = pixels = 0
+    contents, reason = b"", ""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path a file is a third of the time here
+            stat = os.fstat(file.fileno())
+            size, mtime_ns = stat.st_size, stat.st_mtime_ns
+            contents = file.read() if limit is None else file.read(limit)
+            try:
+                header = read_header(contents)
+            except ValueError as error:
+                # A camera's notes can push the frame header of a JPEG past the first part.
+                if len(contents) >= size or str(error) == REASONS[NOT_AN_IMAGE]:
+                    raise
+                header = read_header(contents + file.read())
+            pixels = header.width * header.height
+    except OSError as error:
+        return Check(size, mtime_ns, "headers", 0, f"cannot be read: {error.strerror or error}", False), b""
+    except ValueError as error:
+        reason = str(error) if size else "empty file"
+    return Check(size, mtime_ns, "headers", pixels, reason), contents
+
+
+def _run(
+    check: Callable[[str], Check], paths: list[str], workers: int | None, progress: bool
+) -> Iterator[tuple[str, Check]]:
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    bar = tqdm(total=len(paths), desc="checking images", unit="image", delay=1, disable=not progress)
+    try:
+        for start in range(0, len(paths), BLOCK):
+            block = paths[start : start + BLOCK]
+            for path, result in zip(block, pool.map(check, block), strict=True):
+                bar.update()
+                yield path, result
+    finally:
+        bar.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _kept_file(paths: Sequence[str], cache_dir: Path) -> Path:
+    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}  # noqa: PTH100, PTH120
+    place = os.path.commonpath(folders)
+    return cache_dir / "verify" / f"images-{hashlib.sha256(os.fsencode(place)).hexdigest()[:24]}.json"
+
+
+def _load(file: Path) -> dict[str, Check]:
+    found = kept(file)
+    if not isinstance(found, dict) or found.get("rules") != RULES:
+        return {}
+    try:
+        return {path: Check(*fields) for path, fields in found["images"].items()}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _save(file: Path, checks: dict[str, Check]) -> None:
+    images = {path: [c.size, c.mtime_ns, c.how, c.pixels, c.reason] for path, c in checks.items()}
+    keep(file, {"rules": RULES, "images": images})
+
+
+def _unchanged(path: str, check: Check) -> bool:
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - as above
+    except OSError:
+        return False
+    return (stat.st_size, stat.st_mtime_ns) == (check.size, check.mtime_ns)
+
+
+def _first_line(error: Exception) -> str:
+    # TensorFlow wraps the message: "{{function_node …}} message [Op:DecodeImage]" and then a trace.
+    text = (getattr(error, "message", None) or str(error)).strip()
+    text = text.split("}} ")[-1] if text.startswith("{{") else text
+    return text.split("\n")[0].split(" [Op:")[0] or type(error).__name__
