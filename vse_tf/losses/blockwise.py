@@ -1,0 +1,259 @@
+"""Similarities in row blocks: exact losses and gradients of large batches in little memory.
+
+A batch of B pairs has B x B similarities. Up to `DENSE_ELEMENTS` of them are held at once, which is fastest. Above,
+rows are worked through in blocks of about `BLOCK_ELEMENTS`, and the backward pass computes each block's similarities
+again instead of keeping them: one more matrix product, and memory that grows with B instead of B squared. The choice
+is made from the shapes. Compute inside a `tf.function`, as `fit` does: run eagerly the result is the same, slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from vse_tf.losses.base import LOWEST, Pairs, positive_similarity, same_image, similarity
+
+DENSE_ELEMENTS = 4096 * 4096
+"""Similarity matrices of more elements than this (64 MiB of float32) are worked through in row blocks."""
+
+BLOCK_ELEMENTS = 2**23
+"""Elements of one block's similarity matrix (32 MiB of float32); a block has at least one row."""
+
+RowLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+"""From similarities `(r, B)`, same-image mask `(r, B)` and positives' similarities `(r,)` to losses `(r,)`, or
+`(r, k)` for k values a row."""
+
+
+def both_directions(
+    loss: RowLoss, pairs: Pairs, scale: Any = 1.0, blocked: Callable[[], tuple[tf.Tensor, tf.Tensor]] | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Image anchors against all captions, and caption anchors against all images.
+
+    Args:
+        loss: the loss of each row of similarities.
+        pairs: the local pairs and the global batch.
+        scale: factor on all similarities, for example one over the temperature.
+        blocked: what to run on large batches where a loss has a cheaper blocked form of its own.
+
+    Returns:
+        The losses of the local pairs in each direction, `(b,)` or what `loss` gives: images first, captions second.
+    """
+    positive = positive_similarity(pairs) * scale
+    image, text = pairs.image * scale, pairs.text * scale
+
+    def dense() -> tuple[tf.Tensor, tf.Tensor]:
+        same = same_image(pairs.ids, pairs.all_ids)
+        to_text = similarity(image, pairs.texts)
+        # On one replica the second direction is the first one's transpose: one matrix product instead of two.
+        to_image = tf.transpose(to_text) if pairs.replicas == 1 else similarity(text, pairs.images)
+        return loss(to_text, same, positive), loss(to_image, same, positive)
+
+    def blocked_rows() -> tuple[tf.Tensor, tf.Tensor]:
+        to_text = _blocked_rows(loss, image, pairs.texts, pairs.ids, pairs.all_ids, positive)
+        return to_text, _blocked_rows(loss, text, pairs.images, pairs.ids, pairs.all_ids, positive)
+
+    return by_size(image, pairs.texts, dense, blocked or blocked_rows)
+
+
+def each_row(
+    loss: RowLoss, anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor, all_ids: tf.Tensor, positive: tf.Tensor
+) -> tf.Tensor:
+    """One direction: the loss of each anchor against all candidates.
+
+    Args:
+        loss: the loss of each row of similarities.
+        anchors: `(b, dim)`.
+        candidates: `(B, dim)`.
+        ids: `(b,)` identities of the anchors' images.
+        all_ids: `(B,)` identities of the candidates' images.
+        positive: `(b,)` similarity of each anchor's positive.
+
+    Returns:
+        `(b,)`, or `(b, k)` if `loss` gives k values a row.
+    """
+
+    def dense() -> tf.Tensor:
+        return loss(similarity(anchors, candidates), same_image(ids, all_ids), positive)
+
+    def blocked() -> tf.Tensor:
+        return _blocked_rows(loss, anchors, candidates, ids, all_ids, positive)
+
+    return by_size(anchors, candidates, dense, blocked)
+
+
+def by_size(anchors: tf.Tensor, candidates: tf.Tensor, dense: Callable[[], Any], blocked: Callable[[], Any]) -> Any:
+    """Run `dense` or `blocked`, as the number of similarities asks; where a size is unknown, the graph decides."""
+    rows, columns = anchors.shape[0], candidates.shape[0]
+    if rows is not None and columns is not None:
+        return dense() if rows * columns <= DENSE_ELEMENTS else blocked()
+    elements = tf.shape(anchors, tf.int64)[0] * tf.shape(candidates, tf.int64)[0]
+    return tf.cond(elements <= DENSE_ELEMENTS, dense, blocked)
+
+
+def negative_log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Log-sum-exp over the negatives of every row and every column of `image @ text.T`, in row blocks.
+
+    Both directions come from one pass: forward one matrix product, backward three. Columns keep a running maximum and
+    a running sum. An entry's gradient is its softmax weight in its row plus that in its column.
+
+    Args:
+        image: `(B, dim)` rows, the temperature divided out.
+        text: `(B, dim)` columns.
+        ids: `(B,)` identities of the images; entries of equal identities are left out.
+
+    Returns:
+        `(B,)` over each row and `(B,)` over each column; about `LOWEST` where no negative is left.
+    """
+    blocks = _Blocks(image, text)
+
+    def logits(image: tf.Tensor, text: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+        return tf.where(same_image(tf.gather(ids, at), ids), LOWEST, similarity(tf.gather(image, at), text))
+
+    @tf.custom_gradient
+    def log_sum_exp(image: tf.Tensor, text: tf.Tensor) -> Any:
+        def forward(i: tf.Tensor, rows: Any, peak: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
+            at, weight = blocks.rows(i)
+            z = logits(image, text, at)
+            higher = tf.maximum(peak, tf.reduce_max(z, axis=0))
+            here = tf.linalg.matvec(tf.exp(z - higher), weight, transpose_a=True)
+            return i + 1, rows.write(i, tf.reduce_logsumexp(z, axis=1)), higher, total * tf.exp(peak - higher) + here
+
+        start = (0, blocks.array(), tf.fill(tf.shape(ids), LOWEST), tf.zeros_like(ids, tf.float32))
+        with _off_the_tape():
+            _, rows, peak, total = blocks.loop(forward, start)
+            by_row, by_column = blocks.join(rows), peak + tf.math.log(total)
+
+        def gradient(of_row: tf.Tensor, of_column: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            def backward(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
+                at, weight = blocks.rows(i)
+                z = logits(image, text, at)
+                in_row = tf.exp(z - tf.gather(by_row, at)[:, None]) * tf.gather(of_row, at)[:, None]
+                weights = in_row + tf.exp(z - by_column) * of_column
+                anchors = tf.gather(image, at) * weight[:, None]
+                d_text += tf.matmul(weights, anchors, transpose_a=True)
+                return i + 1, d_image.write(i, tf.matmul(weights, text)), d_text
+
+            _, d_image, d_text = blocks.loop(backward, (0, blocks.array(), tf.zeros_like(text)))
+            return blocks.join(d_image), d_text
+
+        return (by_row, by_column), gradient
+
+    # Inside a branch of `tf.cond` a custom gradient finds only tensors that the branch itself made.
+    return log_sum_exp(tf.identity(image), tf.identity(text))
+
+
+def hardest_negatives(
+    anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor, all_ids: tf.Tensor, count: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Find each anchor's most similar negatives. No gradient: gather what was found and compare it again.
+
+    Args:
+        anchors: `(b, dim)`.
+        candidates: `(B, dim)`.
+        ids: `(b,)` identities of the anchors' images.
+        all_ids: `(B,)` identities of the candidates' images.
+        count: how many; a batch of fewer candidates gives fewer.
+
+    Returns:
+        `(b, k)` positions among the candidates, hardest first, and `(b, k)` bool: whether that one is a negative, which
+        it is not where an anchor has fewer than k.
+    """
+    anchors, candidates = tf.stop_gradient(anchors), tf.stop_gradient(candidates)
+
+    def hardest(at: tf.Tensor) -> tf.Tensor:
+        same = same_image(tf.gather(ids, at), all_ids)
+        z = tf.where(same, LOWEST, similarity(tf.gather(anchors, at), candidates))
+        return tf.math.top_k(z, tf.minimum(count, tf.shape(candidates)[0]))[1]
+
+    def blocked() -> tf.Tensor:
+        blocks = _Blocks(anchors, candidates)
+        start = (0, blocks.array(tf.int32))
+        return blocks.join(blocks.loop(lambda i, found: (i + 1, found.write(i, hardest(blocks.rows(i)[0]))), start)[1])
+
+    with _off_the_tape():
+        found = by_size(anchors, candidates, lambda: hardest(tf.range(tf.shape(anchors)[0])), blocked)
+        return found, tf.not_equal(ids[:, None], tf.gather(all_ids, found))
+
+
+def _blocked_rows(
+    loss: RowLoss, anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor, all_ids: tf.Tensor, positive: tf.Tensor
+) -> tf.Tensor:
+    """`each_row` in row blocks; the backward pass runs each block again under its own tape."""
+    blocks = _Blocks(anchors, candidates)
+
+    def block(at: tf.Tensor, anchors: tf.Tensor, candidates: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
+        return loss(similarity(anchors, candidates), same_image(tf.gather(ids, at), all_ids), positive)
+
+    @tf.custom_gradient
+    def rows(anchors: tf.Tensor, candidates: tf.Tensor, positive: tf.Tensor) -> Any:
+        def forward(i: tf.Tensor, losses: Any) -> tuple[Any, ...]:
+            at, _ = blocks.rows(i)
+            return i + 1, losses.write(i, block(at, tf.gather(anchors, at), candidates, tf.gather(positive, at)))
+
+        with _off_the_tape():
+            losses = blocks.join(blocks.loop(forward, (0, blocks.array()))[1])
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            def backward(i: tf.Tensor, d_anchors: Any, d_candidates: tf.Tensor, d_positive: Any) -> tuple[Any, ...]:
+                at, weight = blocks.rows(i)
+                inputs = [tf.gather(anchors, at), tf.identity(candidates), tf.gather(positive, at)]
+                with tf.GradientTape() as tape:
+                    tape.watch(inputs)
+                    losses = block(at, *inputs)
+                of_losses = tf.gather(upstream, at)
+                of_losses *= tf.reshape(weight, [-1] + [1] * (of_losses.shape.rank - 1))
+                none = tf.UnconnectedGradients.ZERO
+                of_anchors, of_candidates, of_positive = tape.gradient(losses, inputs, of_losses, none)
+                return (
+                    i + 1,
+                    d_anchors.write(i, of_anchors),
+                    d_candidates + of_candidates,
+                    d_positive.write(i, of_positive),
+                )
+
+            start = (0, blocks.array(), tf.zeros_like(candidates), blocks.array())
+            _, d_anchors, d_candidates, d_positive = blocks.loop(backward, start)
+            return blocks.join(d_anchors), d_candidates, blocks.join(d_positive)
+
+        return losses, gradient
+
+    # Inside a branch of `tf.cond` a custom gradient finds only tensors that the branch itself made.
+    return rows(tf.identity(anchors), tf.identity(candidates), tf.identity(positive))
+
+
+class _Blocks:
+    """Row blocks of equal size over `(rows, columns)` similarities; the last one repeats the last row with weight 0."""
+
+    def __init__(self, anchors: tf.Tensor, candidates: tf.Tensor) -> None:
+        rows, columns = (x.shape[0] if x.shape[0] is not None else tf.shape(x)[0] for x in (anchors, candidates))
+        self.count = rows
+        most = (
+            max(1, BLOCK_ELEMENTS // columns) if isinstance(columns, int) else tf.maximum(1, BLOCK_ELEMENTS // columns)
+        )
+        self.blocks = -(-rows // most)
+        self.size = -(-rows // self.blocks)
+
+    def rows(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The positions of block i's rows, `(size,)`, and their weights: 1, or 0 for a repetition."""
+        at = i * self.size + tf.range(self.size)
+        return tf.minimum(at, self.count - 1), tf.cast(at < self.count, tf.float32)
+
+    def array(self, dtype: tf.DType = tf.float32) -> Any:
+        """An empty array that takes one entry a block."""
+        return tf.TensorArray(dtype, size=self.blocks, element_shape=None, infer_shape=True)
+
+    def loop(self, body: Callable[..., tuple[Any, ...]], start: Sequence[Any]) -> Any:
+        """Run the body over all blocks, one at a time: two at once would need twice the memory."""
+        return tf.while_loop(lambda i, *_: i < self.blocks, body, tuple(start), parallel_iterations=1)
+
+    def join(self, array: Any) -> tf.Tensor:
+        """The entries of all blocks below one another, without the repetitions."""
+        return array.concat()[: self.count]
+
+
+def _off_the_tape() -> contextlib.AbstractContextManager[Any]:
+    """Keep eager tapes from holding every block; in a graph nothing is held that no gradient asks for."""
+    return tf.init_scope() if tf.executing_eagerly() else contextlib.nullcontext()
