@@ -1,0 +1,234 @@
+"""Pretrained backbones from KerasHub presets, for both towers. `keras_hub` takes 13 s to import: only where needed.
+
+Some of KerasHub's backbones (EfficientNet, CLIP in a dual preset) do not hand a `dtype` on to their layers: they stay
+float32 under mixed precision, in the tower as trained and as rebuilt from its config alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from vse_tf.errors import UserError
+from vse_tf.models.backbones import PretrainedBackbone, first_line, nearest, pooled
+from vse_tf.models.masking import FillPadding, MaskedMean, SplitPadding
+
+_TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
+class ClassToken(keras.layers.Layer):
+    """The first of the states `(batch, tokens, d)`, in float32: `(batch, d)`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, inputs: Any) -> Any:
+        return inputs[:, 0]
+
+
+def hub_image_size(preset: str) -> tuple[int, int] | None:
+    """Height and width that a preset's own image converter, or else its backbone, asks for; None where neither does.
+
+    Args:
+        preset: preset name, handle or folder.
+
+    Raises:
+        UserError: there is no such preset, or it holds no image converter.
+    """
+    size = _image_converter(preset).image_size
+    if size is None:
+        network = _network(preset, "image.encoder", "float32", load_weights=False)
+        size = _image_shape(network)
+    return (int(size[0]), int(size[1])) if size and None not in size else None
+
+
+def hub_image_backbone(preset: str, size: tuple[int, int], trainable: bool, precision: str) -> PretrainedBackbone:
+    """An image backbone of KerasHub with its preset's own scaling: pixels to one feature vector.
+
+    The vector is what a CLIP or SigLIP preset itself compares with texts; the class token of a vision transformer
+    that has one; and for all others the mean over the last map or the tokens. Of the preset's image converter the
+    scaling is taken; images come in the encoder's size already (see `vse_tf.data.images`).
+
+    Args:
+        preset: preset name (`resnet_50_imagenet`), handle (`hf://…`, `kaggle://…`) or folder.
+        size: height and width of the images.
+        trainable: the weights are fine-tuned.
+        precision: numeric precision.
+
+    Returns:
+        A model named `backbone` from float32 RGB pixels `(batch, h, w, 3)` in 0..255 to float32 `(batch, d)`.
+
+    Raises:
+        UserError: no such preset, no image model, or not of that size.
+
+    Example:
+        >>> hub_image_backbone("resnet_50_imagenet", (224, 224), trainable=False, precision="float32")
+    """
+    converter = _image_converter(preset)
+    network = _network(preset, "image.encoder", precision)
+    dual = hasattr(network, "get_vision_embeddings")
+    if not dual and len(network.inputs) != 1:
+        raise UserError(f"image.encoder: preset {preset!r} ({type(network).__name__}) is no image encoder")
+    shape = _image_shape(network)
+    if any(ours != own for ours, own in zip(size, shape, strict=True) if own is not None):
+        network = _resized(preset, network, size, shape, precision)
+    pixels = keras.Input((*size, 3), name="pixels")
+    scale = 1.0 if converter.scale is None else converter.scale
+    offset = 0.0 if converter.offset is None else converter.offset
+    x = keras.layers.Rescaling(_plain(scale), _plain(offset), dtype="float32", name="preprocessing")(pixels)
+    feature = pooled(network.get_vision_embeddings(x)) if dual else _image_feature(network, x, size)
+    return PretrainedBackbone(pixels, feature, name="backbone", trainable=trainable)
+
+
+def hub_text_backbone(preset: str, max_tokens: int, trainable: bool, precision: str) -> PretrainedBackbone:
+    """A text backbone of KerasHub: token ids to one feature vector.
+
+    The vector is what a CLIP or SigLIP preset itself compares with images (CLIP's state at the end token; SigLIP's at
+    the last position, rows filled up as in its training), and for all others the mean of the states at tokens.
+
+    Args:
+        preset: preset name (`bert_small_en_uncased`), handle (`hf://…`, `kaggle://…`) or folder.
+        max_tokens: length of the longest row.
+        trainable: the weights are fine-tuned.
+        precision: numeric precision.
+
+    Returns:
+        A model named `backbone` from int32 `(batch, length)`, −1 as padding, to float32 `(batch, d)`. Extra padding
+        changes nothing.
+
+    Raises:
+        UserError: no such preset, no text encoder, or `max_tokens` is beyond its positions.
+
+    Example:
+        >>> hub_text_backbone("bert_small_en_uncased", max_tokens=64, trainable=False, precision="float32")
+    """
+    network = _network(preset, "text.encoder", precision)
+    dual = hasattr(network, "get_text_embeddings")
+    inputs = {tensor.name for tensor in network.inputs}
+    if not dual and not {"token_ids", "padding_mask"} <= inputs <= _TEXT_INPUTS:
+        raise UserError(f"text.encoder: preset {preset!r} ({type(network).__name__}) is no text encoder with a mask")
+    limit = getattr(network.text_encoder if dual else network, "max_sequence_length", None)
+    if limit is not None and max_tokens > limit:
+        raise UserError(f"text.max_tokens: {max_tokens}, but preset {preset!r} reads {limit}; give {limit} or less")
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    if type(network).__name__ == "SigLIPBackbone" and limit is not None:
+        filled = FillPadding(limit, _padding_id(preset), name="fill_padding")(ids)
+        return PretrainedBackbone(
+            ids, pooled(network.get_text_embeddings(filled)), name="backbone", trainable=trainable
+        )
+    tokens, mask = SplitPadding(name="split_padding")(ids)
+    if dual:
+        feature = pooled(network.get_text_embeddings(tokens))
+    else:
+        feeds = {"token_ids": tokens, "padding_mask": keras.ops.cast(mask, "int32")}
+        if "segment_ids" in inputs:
+            feeds["segment_ids"] = keras.ops.zeros_like(tokens)
+        feature = MaskedMean(name="pooling")(_states(network)(feeds), mask)
+    return PretrainedBackbone(ids, feature, name="backbone", trainable=trainable)
+
+
+def _image_shape(network: Any) -> tuple[int | None, int | None]:
+    inputs = [tensor for tensor in network.inputs if len(tensor.shape) == 4]
+    return tuple(inputs[0].shape[1:3]) if inputs else (None, None)
+
+
+def _resized(preset: str, network: Any, size: tuple[int, int], shape: Any, precision: str) -> Any:
+    """The network again for another image size, where its weights allow that."""
+    wrong = f"image.size: {size[0]}x{size[1]}, but preset {preset!r} takes {shape[0]}x{shape[1]}; leave image.size out"
+    parameters = inspect.signature(type(network).__init__).parameters
+    if "image_shape" not in parameters:
+        raise UserError(wrong)
+    try:
+        return _network(preset, "image.encoder", precision, image_shape=(*size, 3))
+    except UserError as error:
+        raise UserError(wrong) from error
+
+
+def _image_feature(network: Any, x: Any, size: tuple[int, int]) -> Any:
+    struct = network.input
+    output = _states(network)(dict.fromkeys(struct, x) if isinstance(struct, dict) else x)
+    patch = getattr(network, "patch_size", None)
+    if len(output.shape) == 3 and patch is not None:
+        height, width = (patch, patch) if isinstance(patch, int) else patch
+        grid = (size[0] // height) * (size[1] // width)
+        # More tokens than patches: a class token (and perhaps registers) come first.
+        prefixed = output.shape[1] is None or output.shape[1] > grid
+        if getattr(network, "use_class_token", prefixed):
+            return ClassToken(name="pooling")(output)
+    return pooled(output)
+
+
+def _states(network: Any) -> Any:
+    """The network up to its states; of a pyramid of maps to the last.
+
+    What lies behind them (BERT's pooler) would have no gradient, and its weights would only be carried along.
+    """
+    outputs = network.output
+    if not isinstance(outputs, dict):
+        return network
+    key = next((key for key in ("sequence_output", "last_hidden_state") if key in outputs), sorted(outputs)[-1])
+    return keras.Model(network.input, outputs[key], name=network.name)
+
+
+def _padding_id(preset: str) -> int:
+    import keras_hub  # noqa: PLC0415 (13 s)
+
+    try:
+        return int(keras_hub.tokenizers.Tokenizer.from_preset(_located(preset, "text.encoder")).pad_token_id)
+    except Exception as error:  # as below
+        raise UserError(
+            f"text.encoder: preset {preset!r} needs its tokenizer's padding token; {first_line(error)}"
+        ) from error
+
+
+def _image_converter(preset: str) -> Any:
+    import keras_hub  # noqa: PLC0415 (13 s)
+
+    located = _located(preset, "image.encoder")
+    try:
+        return keras_hub.layers.ImageConverter.from_preset(located)
+    except Exception as error:  # a download's, a missing file's and Keras' own errors have no class in common
+        raise UserError(
+            f"image.encoder: preset {preset!r} gives no image converter, which holds the scaling of its pixels; "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _network(preset: str, key: str, precision: str, **kwargs: Any) -> Any:
+    import keras_hub  # noqa: PLC0415 (13 s)
+
+    located = _located(preset, key)
+    try:
+        return keras_hub.models.Backbone.from_preset(located, dtype=precision, **kwargs)
+    except Exception as error:  # as above
+        raise UserError(f"{key}: preset {preset!r} cannot be loaded; {first_line(error)}") from error
+
+
+def _located(preset: str, key: str) -> str:
+    """The preset as KerasHub takes it, checked as far as that goes without a network."""
+    import keras_hub  # noqa: PLC0415 (13 s)
+
+    if "://" in preset:
+        return preset
+    folder = Path(preset).expanduser()
+    if folder.is_dir():
+        try:
+            json.loads((folder / "config.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{key}: folder {preset!r} is no KerasHub preset; {first_line(error)}") from error
+        return str(folder)
+    names = keras_hub.models.Backbone.presets
+    if preset in names:
+        return preset
+    hint = nearest(preset, names)
+    raise UserError(f"{key}: no KerasHub preset or folder {preset!r}{hint}; give a preset's name or its folder")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON has them: a float, or a list of floats."""
+    return [float(item) for item in value] if hasattr(value, "__len__") else float(value)
