@@ -1,0 +1,287 @@
+"""The command, end to end on the built-in set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import vse_tf
+from tests.tiny import arguments, rows_of, tiny_settings
+from vse_tf import evaluate, train
+from vse_tf.embedder import load
+from vse_tf.errors import UserError
+from vse_tf.retrieval.metrics import METRICS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "shapes"
+    train.main(arguments(folder, train__examples=2, train__projector=10))
+    return folder
+
+
+def test_the_run_folder_holds_what_it_promises(run):
+    there = {path.name for path in run.iterdir()}
+    assert there >= {"config.yaml", "model.json", "tokenizer", "checkpoints", "logs", "metrics.jsonl", "results.json"}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [4, 8]
+    assert all(set(row["metrics"]) == set(METRICS) for row in rows)
+    results = json.loads((run / "results.json").read_text())
+    best = max(rows, key=lambda row: row["metrics"]["rsum"])
+    assert results["best"]["metrics"] == best["metrics"]
+    assert results["last"]["epoch"] == 2
+    assert set(results["galleries"]) == {"val", "test", "hard"}
+    assert results["provenance"]["versions"]["keras"]
+    assert "time" not in json.dumps(results["last"])
+
+
+def test_the_command_reports_table_folder_and_next_commands(run, capsys):
+    train.main(arguments(run, train__examples=2, train__projector=10))
+    told = capsys.readouterr().out
+    for expected in ("val", "hard", "R@1", str(run), "tensorboard --logdir", "python -m vse_tf.evaluate --run"):
+        assert expected in told
+
+
+def test_evaluate_reproduces_the_best_row_in_a_new_process(run, tmp_path):
+    output = tmp_path / "found.json"
+    command = ["-m", "vse_tf.evaluate", "--run", str(run), "--split", "val", "--output", str(output)]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=tmp_path)
+    found = json.loads(output.read_text())
+    assert found["split"] == "val"
+    assert found["metrics"] == max(rows_of(run), key=lambda row: row["metrics"]["rsum"])["metrics"]
+    assert found["provenance"]["seed"] == 0
+
+
+def test_evaluate_measures_the_galleries_of_the_results(run, tmp_path):
+    evaluate.main(["--run", str(run), "--split", "hard", "--output", str(tmp_path / "hard.json")])
+    results = json.loads((run / "results.json").read_text())
+    assert json.loads((tmp_path / "hard.json").read_text())["metrics"] == results["galleries"]["hard"]
+
+
+def test_evaluate_takes_other_data_and_folds(run, capsys):
+    evaluate.main(["--run", str(run), "--split", "val", "--data.shapes.gallery_scenes", "40", "--folds", "5"])
+    assert "val" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [(["--split", "nope"], "nope.*val"), (["--folds", "0"], "--folds"), (["--output", "no/such/x.json"], "--output")],
+)
+def test_a_mistake_in_evaluate_is_one_line(run, argv, named):
+    with pytest.raises(UserError, match=named):
+        evaluate.main(["--run", str(run), *argv])
+
+
+def test_tensorboard_has_scalars_pictures_projector_and_hyper_parameters(run):
+    tags, images = set(), {}
+    for file in (run / "logs").glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                tags.add(value.tag)
+                if value.metadata.plugin_data.plugin_name == "images":
+                    images[value.tag] = tf.io.decode_png(value.tensor.string_val[2]).shape
+    assert tags >= {
+        "train/loss",
+        "train/learning_rate",
+        "train/pairs_per_second",
+        "val/rsum",
+        "val/i2t_r1",
+        "epoch/pairs_per_second",
+    }
+    assert any("accuracy" in tag for tag in tags)
+    assert any("gap" in tag for tag in tags)
+    assert any("hparams" in tag for tag in tags)
+    assert len(images) == 2
+    assert (run / "logs" / "projector_config.pbtxt").exists()
+    vectors = np.loadtxt(run / "logs" / "projector" / "images.tsv")
+    assert vectors.shape == (10, 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    assert tf.io.decode_png(tf.io.read_file(str(run / "logs/projector/sprite.png"))).shape == (4 * 48, 4 * 48, 3)
+
+
+def test_load_encodes_images_and_texts(run, tmp_path):
+    model = vse_tf.load(run)
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    tf.io.write_file(str(tmp_path / "a.png"), tf.io.encode_png(image))
+    from_path = model.encode_images([tmp_path / "a.png"])
+    from_array = model.encode_images([image, image[:, :20]])
+    assert from_array.shape == (2, 8)
+    np.testing.assert_allclose(from_path[0], from_array[0], atol=1e-6)
+    texts = model.encode_texts(["a red circle", "", "Ein roter Kreis 😀 " * 5000])
+    np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(model.encode_texts(["a red circle"]), texts[:1])
+    assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, 8)
+    assert model.image_tower.output_shape == model.text_tower.output_shape == (None, 8)
+    with pytest.raises(UserError, match=r"missing\.png"):
+        model.encode_images([tmp_path / "missing.png"])
+    with pytest.raises(TypeError):
+        model.encode_texts("one string")
+
+
+def test_a_run_folder_works_elsewhere(run, tmp_path):
+    moved = tmp_path / "moved"
+    run.rename(moved)
+    try:
+        first = load(moved).encode_texts(["a red circle"])
+    finally:
+        moved.rename(run)
+    np.testing.assert_array_equal(first, load(run).encode_texts(["a red circle"]))
+
+
+def test_load_of_no_run_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no run here"):
+        vse_tf.load(tmp_path)
+
+
+def test_import_loads_no_tensorflow():
+    code = "import sys, vse_tf; print('tensorflow' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_same_seed_same_weights_when_deterministic(tmp_path):
+    for name in ("a", "b"):
+        train.main(arguments(tmp_path / name, train__deterministic="true", model__dropout=0.1))
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    first, second = (load(tmp_path / name, "last").model for name in ("a", "b"))
+    for mine, other in zip(first.variables, second.variables, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), other.numpy(), err_msg=mine.path)
+    train.main(arguments(tmp_path / "c", train__deterministic="true", model__dropout=0.1, train__seed=1))
+    assert rows_of(tmp_path / "c") != rows_of(tmp_path / "a")
+
+
+def test_two_replicas_train_through_the_command(tmp_path):
+    # 2 of the logical CPU devices that the test run has
+    train.main(arguments(tmp_path / "two", distribution__strategy="mirrored", distribution__virtual_cpus=2))
+    train.main(arguments(tmp_path / "one"))
+    for two, one in zip(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), strict=True):
+        assert two["train"]["loss"] == pytest.approx(one["train"]["loss"], rel=1e-4)
+        assert two["metrics"].keys() == one["metrics"].keys()
+
+
+def test_growing_epochs_continues_and_ends_with_the_epochs_asked_for(tmp_path):
+    folder = tmp_path / "run"
+    train.main(arguments(folder, train__schedule="constant", train__epochs=1))
+    train.main(arguments(folder, train__schedule="constant", train__epochs=3))
+    straight = tmp_path / "straight"
+    train.main(arguments(straight, train__schedule="constant", train__epochs=3))
+    assert [row["epoch"] for row in rows_of(folder)] == [1, 2, 3]
+    for mine, other in zip(rows_of(folder), rows_of(straight), strict=True):
+        assert mine["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=1e-5)
+    steps = [
+        event.step
+        for file in (folder / "logs").glob("events.*")
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        if any(value.tag == "val/rsum" for value in event.summary.value)
+    ]
+    assert sorted(steps) == [4, 8, 12]
+    with pytest.raises(UserError, match=r"train\.epochs: 2.*3 epochs"):
+        train.main(arguments(folder, train__schedule="constant", train__epochs=2))
+
+
+def test_other_settings_do_not_continue_a_run(tmp_path):
+    folder = tmp_path / "run"
+    train.main(arguments(folder, train__epochs=1))
+    with pytest.raises(UserError, match=r"loss\.temperature \(was 0\.07, is 0\.2\)"):
+        train.main(arguments(folder, loss__temperature=0.2))
+    with pytest.raises(UserError, match=r"train\.resume is never"):
+        train.main(arguments(folder, train__epochs=1, train__resume="never"))
+    train.main(arguments(folder, loss__temperature=0.2, train__resume="force"))
+    assert [row["epoch"] for row in rows_of(folder)] == [1, 2]
+
+
+def test_a_killed_run_ends_with_the_epochs_asked_for(tmp_path):
+    folder = tmp_path / "run"
+    argv = arguments(folder, train__epochs=6, data__shapes__train_scenes=640)
+    process = subprocess.Popen([sys.executable, "-m", "vse_tf.train", *argv], stderr=subprocess.DEVNULL)
+    try:
+        give_up = time.monotonic() + 120
+        while not (folder / "results.json").exists() and process.poll() is None and time.monotonic() < give_up:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    before = len(rows_of(folder))
+    assert 1 <= before < 6
+    train.main(argv)
+    assert [row["epoch"] for row in rows_of(folder)] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((folder / "results.json").read_text())["last"]["epoch"] == 6
+
+
+def test_early_stopping_says_so_and_stays_stopped(tmp_path, capsys):
+    argv = arguments(tmp_path / "run", train__epochs=9, train__patience=1, train__learning_rate=1e-9)
+    train.main(argv)
+    told = capsys.readouterr().out
+    assert "stopped early" in told
+    epochs = len(rows_of(tmp_path / "run"))
+    assert epochs < 9
+    train.main(argv)
+    assert len(rows_of(tmp_path / "run")) == epochs
+
+
+def test_a_diverged_run_stops_with_a_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"(loss is (nan|inf)|not finite)"):
+        train.main(arguments(tmp_path / "run", train__learning_rate=1e38, train__clip_norm=0, train__warmup_epochs=0))
+    rows = rows_of(tmp_path / "run") if (tmp_path / "run" / "metrics.jsonl").exists() else []
+    assert all(np.isfinite(row["train"]["loss"]) for row in rows)
+
+
+def test_non_finite_weights_give_no_score(tmp_path):
+    folder = tmp_path / "run"
+    train.main(arguments(folder, train__epochs=1))
+    embedder = load(folder)
+    weight = embedder.text_tower.trainable_variables[-1]
+    weight.assign(np.full(weight.shape, np.nan))
+    from vse_tf.training.checkpoints import Checkpoints, Position  # noqa: PLC0415
+
+    embedder.model.compile("adam")
+    Checkpoints(folder / "checkpoints").save(embedder.model, Position(1, 4), best=True)
+    with pytest.raises(UserError, match=r"text.*row 0"):
+        evaluate.main(["--run", str(folder), "--split", "val", "--output", str(tmp_path / "x.json")])
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"train\.run_dir"):
+        train.main(arguments(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_fewer_pairs_than_a_batch_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"train\.batch_size: 128.*64"):
+        train.main(arguments(tmp_path / "run", train__batch_size=128))
+
+
+def test_init_from_takes_the_weights_over(tmp_path, capsys):
+    train.main(arguments(tmp_path / "base"))
+    train.main(
+        arguments(
+            tmp_path / "plus",
+            train__init_from=tmp_path / "base",
+            loss__name="convse++",
+            train__learning_rate=1e-12,
+            train__epochs=1,
+            model__head="true",
+            model__head_units=8,
+        )
+    )
+    told = capsys.readouterr().out
+    assert "weights loaded" in told
+    assert "start fresh" in told
+    base, plus = load(tmp_path / "base"), load(tmp_path / "plus")
+    np.testing.assert_allclose(
+        base.text_tower.get_layer("gru").get_weights()[1], plus.text_tower.get_layer("gru").get_weights()[1], atol=1e-6
+    )
+
+
+def test_settings_of_tiny_runs_are_complete(tmp_path):
+    assert tiny_settings(tmp_path).train.epochs == 2

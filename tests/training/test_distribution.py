@@ -1,0 +1,64 @@
+"""Replicas against one device: losses, gradients, clip-norm and all."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training.replicas import dataset, run_all, trained
+from vse_tf.config import DistributionSettings
+from vse_tf.errors import UserError
+from vse_tf.losses import LOSSES, build
+from vse_tf.training.distribution import distribute, is_chief, make_strategy
+
+HEART = ("convse", "convse++")
+BASELINES = tuple(name for name in LOSSES if name not in HEART)
+
+
+@pytest.mark.parametrize(
+    "names", [HEART, pytest.param(BASELINES, marks=pytest.mark.evidence)], ids=["heart", "baselines"]
+)
+def test_two_and_four_replicas_end_in_one_devices_weights(names, tmp_path):
+    expected = run_all(tf.distribute.get_strategy(), names)
+    for replicas in (2, 4):
+        # A process of its own: TensorFlow's CPU collectives know one group size a process.
+        output = tmp_path / f"{replicas}.npz"
+        command = [sys.executable, "-m", "tests.training.replicas", str(replicas), str(output), *names]
+        subprocess.run(command, check=True, capture_output=True)
+        found = np.load(output, allow_pickle=False)
+        assert set(found) == set(expected)
+        for name, one in expected.items():
+            assert np.linalg.norm(found[name] - one) <= 1e-5 * np.linalg.norm(one) + 1e-7, (replicas, name)
+
+
+def test_the_clip_norm_bites():
+    loose, tight = (trained(tf.distribute.get_strategy(), build("convse"), norm) for norm in (0.0, 0.05))
+    assert any(np.abs(loose[name] - tight[name]).max() > 1e-3 for name in loose)
+
+
+def test_a_batch_that_cannot_be_divided_names_the_next_one():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"])
+    with pytest.raises(UserError, match=r"train\.batch_size: 16 .* 3 replicas; choose 15"):
+        distribute(strategy, 16, lambda shard, replicas: dataset(16))
+
+
+def test_strategies_by_name(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert make_strategy(DistributionSettings()).num_replicas_in_sync == 1
+    assert make_strategy(DistributionSettings(strategy="none", virtual_cpus=2)).num_replicas_in_sync == 1
+    assert make_strategy(DistributionSettings(virtual_cpus=2)).num_replicas_in_sync == 2
+    assert is_chief(make_strategy(DistributionSettings(strategy="mirrored", virtual_cpus=4)))
+    with pytest.raises(UserError, match="virtual_cpus: 99"):
+        make_strategy(DistributionSettings(virtual_cpus=99))
+
+
+@pytest.mark.parametrize("value", [None, "{", json.dumps({"cluster": {}})])
+def test_multi_worker_without_a_cluster_says_what_to_set(monkeypatch, value):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if value:
+        monkeypatch.setenv("TF_CONFIG", value)
+    with pytest.raises(UserError, match="TF_CONFIG"):
+        make_strategy(DistributionSettings(strategy="multi_worker"))

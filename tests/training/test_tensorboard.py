@@ -1,0 +1,38 @@
+import tensorflow as tf
+
+from vse_tf.training.tensorboard import Board, purge
+
+
+def steps(folder):
+    found = []
+    for file in sorted(folder.glob("events.*")):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            found += [event.step for value in event.summary.value if value.tag == "loss"]
+    return found
+
+
+def test_purge_drops_what_lies_past_the_checkpoint(tmp_path):
+    board = Board(tmp_path)
+    for step in range(10):
+        board.scalars({"loss": 1.0 / (step + 1)}, step)
+    board.close()
+    assert steps(tmp_path) == list(range(10))
+    assert purge(tmp_path, 6) == 3
+    assert steps(tmp_path) == list(range(7))
+    assert purge(tmp_path, 6) == 0
+
+
+def test_purge_mends_a_file_that_was_cut_in_the_middle_of_a_record(tmp_path):
+    board = Board(tmp_path)
+    for step in range(5):
+        board.scalars({"loss": 1.0}, step)
+    board.close()
+    (file,) = tmp_path.glob("events.*")
+    file.write_bytes(file.read_bytes()[:-7])
+    purge(tmp_path, 100)
+    assert steps(tmp_path) == list(range(4))
+
+
+def test_purge_of_nothing_does_nothing(tmp_path):
+    assert purge(tmp_path / "absent", 0) == 0

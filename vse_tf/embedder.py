@@ -1,0 +1,222 @@
+"""A trained (or training) model with everything around it that turns photos and sentences into vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from vse_tf.config import Settings
+from vse_tf.data import text
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.pipeline import ImageView, image_batches
+from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.errors import UserError
+from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.projection import head_of
+from vse_tf.training.checkpoints import Checkpoints
+from vse_tf.training.run_folder import RunFolder, read_json, write_json
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """The embeddings of one split.
+
+    Args:
+        image: float32 `(images, dim)`.
+        text: float32 `(captions, dim)`.
+        text_rows: int64 `(captions,)`, the position in `image` of each caption's image.
+        rows: int64 `(images,)`, the split's row of each image; images that could not be read are missing.
+    """
+
+    image: np.ndarray
+    text: np.ndarray
+    text_rows: np.ndarray
+    rows: np.ndarray
+
+
+class Embedder:
+    """Turns images and sentences into unit vectors of one space.
+
+    Args:
+        model: the dual encoder.
+        tokenizer: its tokenizer.
+        view: how images are prepared.
+        settings: the run's settings.
+
+    Example:
+        >>> model = vse_tf.load("runs/shapes-convse-0")
+        >>> photos = model.encode_images(["a.jpg", "b.png"])
+        >>> model.encode_texts(["two dogs in the snow"]) @ photos.T
+    """
+
+    def __init__(self, model: DualEncoder, tokenizer: Any, view: ImageView, settings: Settings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.view = view
+        self.settings = settings
+        self._encode_image = _compiled(model.image_tower)
+        self._encode_features = _compiled(head_of(model.image_tower))
+        self._encode_text = _compiled(model.text_tower)
+
+    @property
+    def image_tower(self) -> keras.Model:
+        """Pixels float32 `(batch, h, w, 3)` in 0..255 (or features) to unit vectors `(batch, dim)`."""
+        return self.model.image_tower
+
+    @property
+    def text_tower(self) -> keras.Model:
+        """Token ids int32 `(batch, length)`, −1 as padding, to unit vectors `(batch, dim)`."""
+        return self.model.text_tower
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the space."""
+        return self.text_tower.output_shape[-1]
+
+    def encode_images(
+        self, images: Sequence[str | Path | np.ndarray], batch_size: int | None = None, progress: bool = False
+    ) -> np.ndarray:
+        """Embed images.
+
+        Args:
+            images: paths of image files, uint8 arrays `(h, w, 3)` of any size, or, for a model of features, float
+                arrays `(d,)` or `(regions, d)`; one kind in a call.
+            batch_size: images at a time (default: the run's `train.eval_batch_size`).
+            progress: show a bar.
+
+        Returns:
+            float32 `(len(images), dim)`, unit rows.
+
+        Raises:
+            UserError: an image cannot be read; the message names it.
+
+        Example:
+            >>> model.encode_images(["photo.jpg"]).shape
+            (1, 128)
+        """
+        if not len(images):
+            return np.zeros([0, self.dim], np.float32)
+        if isinstance(images[0], (str, Path)):
+            if self.view.size is None:
+                raise UserError("this model takes precomputed features, not image files")
+            files = FileImages(tuple(str(path) for path in images))
+            bad = BadImages("fail", self.view.max_pixels)
+            return self._encode_image_rows(files, bad, batch_size, progress)[0]
+        size = batch_size or self.settings.train.eval_batch_size
+        starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, unit="batch")
+        return np.concatenate([self._encode_arrays(images[start : start + size]) for start in starts])
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> np.ndarray:
+        """Embed sentences.
+
+        Args:
+            texts: the sentences, in any language; a blank one has a vector too.
+            batch_size: sentences at a time (default: the run's `train.eval_batch_size`).
+            progress: show a bar.
+
+        Returns:
+            float32 `(len(texts), dim)`, unit rows.
+
+        Example:
+            >>> model.encode_texts(["a red circle", "ein roter Kreis"]).shape
+            (2, 128)
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; pass a list of strings")
+        result = np.zeros([len(texts), self.dim], np.float32)
+        if not len(texts):
+            return result
+        values, splits = text.tokenise_all(self.tokenizer, list(texts))
+        tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+        # Sentences of like length together: little padding, and the result does not depend on it.
+        order = np.argsort(np.diff(splits), kind="stable")
+        size = batch_size or self.settings.train.eval_batch_size
+        for start in tqdm(range(0, len(order), size), desc="captions", disable=not progress, unit="batch"):
+            part = order[start : start + size]
+            ids = text.pad(tf.gather(tokens, part), self.settings.text.buckets, self.settings.text.max_tokens)
+            result[part] = self._encode_text(ids).numpy()
+        return result
+
+    def encode_split(self, split: Split, bad: BadImages, progress: bool = False) -> EncodedSplit:
+        """Embed a split: every image and every caption once.
+
+        Args:
+            split: the split.
+            bad: what to do with images that cannot be read.
+            progress: show bars.
+        """
+        image, rows = self._encode_image_rows(split.images, bad, None, progress)
+        place = np.full(len(split), -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        text_rows = place[np.array(split.caption_rows, np.int64)]
+        captions = [caption for caption, row in zip(split.captions, text_rows, strict=True) if row >= 0]
+        return EncodedSplit(image, self.encode_texts(captions, progress=progress), text_rows[text_rows >= 0], rows)
+
+    def _encode_arrays(self, arrays: Sequence[Any]) -> np.ndarray:
+        if self.view.size is None:
+            return self._encode_image(np.stack(arrays).astype(np.float32)).numpy()
+        prepared = [self.view.of_pixels(tf.constant(np.asarray(array), tf.uint8), None) for array in arrays]
+        return self._encode_image(tf.stack(prepared)).numpy()
+
+    def _encode_image_rows(
+        self, images: Images, bad: BadImages, batch_size: int | None, progress: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        size = batch_size or self.settings.train.eval_batch_size
+        cached = images.kind == "features" and self.view.size is not None
+        encode = self._encode_features if cached else self._encode_image
+        batches = image_batches(images, self.view, size, bad, self.settings.data.workers)
+        vectors, rows = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)]
+        try:
+            with tqdm(total=len(images), desc="images", disable=not progress, unit="image") as bar:
+                for batch, got in batches:
+                    read = got.numpy() >= 0
+                    vectors.append(encode(batch).numpy()[read])
+                    rows.append(got.numpy()[read])
+                    bar.update(len(read))
+        except tf.errors.OpError as error:
+            raise bad.raised(error) from None
+        return np.concatenate(vectors), np.concatenate(rows).astype(np.int64)
+
+
+def save_model(folder: RunFolder, model: DualEncoder, tokenizer: Any, view: ImageView) -> None:
+    """Write the model's own description, the image view and the tokenizer into a run folder."""
+    description = {"model": model.get_config(), "view": asdict(view)}
+    write_json(folder.model, description)
+    tokenizer.save(folder.tokenizer)
+
+
+def load(run: str | Path, checkpoint: str = "best") -> Embedder:
+    """Load a run; `vse_tf.load` is its public name."""
+    folder = RunFolder(run)
+    settings = folder.settings()
+    if not folder.model.exists():
+        raise UserError(f"{folder.path}: the run has no model yet; it stopped before training began: train again")
+    description = read_json(folder.model)
+    view = ImageView.of_dict(description["view"])
+    _register_classes(settings)
+    model = DualEncoder.from_config(description["model"])
+    Checkpoints(folder.checkpoints).restore(model, checkpoint, training=False)
+    return Embedder(model, text.load_tokenizer(folder.tokenizer), view, settings)
+
+
+def _register_classes(settings: Settings) -> None:
+    """Import what registers the layers that a model's description may name."""
+    from vse_tf.models import backbones, masking  # noqa: F401, PLC0415
+
+    if "hub:" in settings.image.encoder + settings.text.encoder or settings.text.encoder == "transformer":
+        # 13 s, so only where it is needed.
+        import keras_hub  # noqa: F401, PLC0415
+
+        from vse_tf.models import hub_backbones  # noqa: F401, PLC0415
+
+
+def _compiled(tower: keras.Model) -> Any:
+    spec = [tf.TensorSpec([None, *tower.input_shape[1:]], tower.inputs[0].dtype)]
+    return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec)

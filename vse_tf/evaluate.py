@@ -1,0 +1,70 @@
+"""`python -m vse_tf.evaluate`: recalls of a trained run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser as PlainParser
+from pathlib import Path
+
+from vse_tf.config import DataSettings
+from vse_tf.errors import UserError, run_command
+from vse_tf.settings_parser import data_parser, parse_with_data
+from vse_tf.training.run_folder import RunFolder, write_json
+
+PROG = "python -m vse_tf.evaluate"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        argv: its arguments (default: those of the process).
+
+    Raises:
+        UserError: no such run or split, data that cannot be read, or embeddings that are not finite.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = data_parser(PROG, "Measure the recalls of a trained run.")
+    parser.add_argument("--run", type=str, required=True, help="run folder")
+    parser.add_argument("--split", type=str | None, help="split to measure (default: test if there is one, else val)")
+    parser.add_argument("--folds", type=int, default=1, help="mean over so many parts of the gallery; COCO 1K is 5")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
+    parser.add_argument("--output", type=str | None, help="write the metrics to this JSON file")
+    known = PlainParser(add_help=False)
+    # Whatever is wrong with it, the real parser will say so.
+    known.add_argument("--run", nargs="?")
+    run = known.parse_known_args(argv)[0].run
+    asks_help = {"-h", "--help"} & set(argv)
+    data = RunFolder(run).settings().data if run and not asks_help else DataSettings()
+    arguments, data = parse_with_data(parser, argv, data)
+    if arguments.folds < 1:
+        raise UserError(f"--folds: {arguments.folds} is not above 0")
+    output = Path(arguments.output) if arguments.output else None
+    if output and not output.absolute().parent.is_dir():
+        raise UserError(f"--output: the folder {output.absolute().parent} does not exist")
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import vse_tf  # noqa: PLC0415
+    from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
+    from vse_tf.data.sources import read  # noqa: PLC0415
+    from vse_tf.provenance import provenance  # noqa: PLC0415
+    from vse_tf.retrieval.measuring import measure  # noqa: PLC0415
+    from vse_tf.retrieval.report import table  # noqa: PLC0415
+    from vse_tf.training.feature_cache import with_features  # noqa: PLC0415
+
+    collection = read(data)
+    split = collection.split(arguments.split or ("test" if "test" in collection.splits else "val"))
+    embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: print(f"left out: {problem}", file=sys.stderr))
+    seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
+    metrics = measure(embedder.encode_split(seen, bad, progress=True), arguments.folds)
+    print(table({split.name: metrics}))
+    if output:
+        found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
+        write_json(output, found)
+        print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    run_command(main)

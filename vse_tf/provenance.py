@@ -1,0 +1,69 @@
+"""Where a result comes from: versions, seed, settings, data, revision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import vse_tf
+from vse_tf.config import Settings, to_dict
+from vse_tf.data.records import Collection
+
+
+def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
+    """What is needed to obtain a result again.
+
+    Args:
+        settings: the run's settings.
+        collection: its data.
+
+    Returns:
+        Versions, seed, settings and their hash, the data's fingerprint, and the git revision where there is one.
+    """
+    values = to_dict(settings)
+    return {
+        "vse_tf": vse_tf.__version__,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("tensorflow", "keras", "keras-hub", "numpy")},
+        "seed": settings.train.seed,
+        "settings": values,
+        "settings_sha256": _sha256(json.dumps(values, sort_keys=True)),
+        "data": {name: len(split) for name, split in collection.splits.items()},
+        "data_sha256": fingerprint(collection),
+        "skipped": len(collection.skipped),
+        "git": _revision(),
+    }
+
+
+def fingerprint(collection: Collection) -> str:
+    """A hash of all splits, image names and captions in their order."""
+    digest = hashlib.sha256()
+    for name, split in sorted(collection.splits.items()):
+        for record in split.records:
+            digest.update(json.dumps([name, Path(record.image).name, record.captions]).encode())
+    return digest.hexdigest()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _revision() -> str | None:
+    """The revision of the checkout that this package runs from."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

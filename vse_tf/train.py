@@ -1,0 +1,45 @@
+"""`python -m vse_tf.train`: train a dual encoder, or continue a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from vse_tf.errors import run_command
+from vse_tf.settings_parser import parse_settings
+
+PROG = "python -m vse_tf.train"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        argv: its arguments (default: those of the process).
+
+    Raises:
+        UserError: see `vse_tf.training.trainer.train`.
+    """
+    settings = parse_settings(
+        sys.argv[1:] if argv is None else argv,
+        PROG,
+        "Train a visual-semantic embedding. Without arguments: ConVSE on the built-in shapes set.",
+    )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from vse_tf.retrieval.report import table  # noqa: PLC0415
+    from vse_tf.training.trainer import train  # noqa: PLC0415
+
+    run, results = train(settings)
+    print()
+    print(table(results["galleries"]))
+    best = results["best"]
+    print(f"\nbest model: epoch {best['epoch']} of {results['last']['epoch']} by rsum on the validation split")
+    if results["stopped"]:
+        print(f"stopped early: {results['stopped']}")
+    print(f"run folder: {run.path}")
+    print(f"look at it: tensorboard --logdir {run.logs}")
+    print(f"measure it: python -m vse_tf.evaluate --run {run.path}")
+
+
+if __name__ == "__main__":
+    run_command(main)

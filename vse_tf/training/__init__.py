@@ -1,0 +1,1 @@
+"""Training: devices, optimizer, checkpoints, callbacks, the run folder."""

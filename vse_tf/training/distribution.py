@@ -1,0 +1,105 @@
+"""Devices: the strategy that the settings ask for, and its view of the input."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from vse_tf.config import DistributionSettings
+from vse_tf.errors import UserError
+
+
+def make_strategy(distribution: DistributionSettings) -> tf.distribute.Strategy:
+    """The strategy to train under; the default strategy (one device) for `none`.
+
+    Call it before anything else uses TensorFlow: devices cannot be split afterwards.
+
+    Args:
+        distribution: the settings.
+
+    Raises:
+        UserError: the devices asked for are not there, or `multi_worker` without a valid TF_CONFIG.
+    """
+    if distribution.virtual_cpus:
+        _split_cpu(distribution.virtual_cpus)
+    name = distribution.strategy
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "auto":
+        name = "multi_worker" if os.environ.get("TF_CONFIG") else "mirrored"
+        if name == "mirrored" and len(gpus) < 2 and distribution.virtual_cpus < 2:
+            name = "none"
+    if name == "none":
+        return tf.distribute.get_strategy()
+    if name == "multi_worker":
+        _check_tf_config()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if distribution.virtual_cpus:
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(distribution.virtual_cpus)])
+    return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus] or ["CPU:0"])
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the run folder."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    chiefs = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" if chiefs else resolver.task_type == "worker" and resolver.task_id == 0
+
+
+def distribute(
+    strategy: tf.distribute.Strategy, batch_size: int, make: Callable[[tuple[int, int], int], tf.data.Dataset]
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+    """The training input under a strategy: every worker reads its own slice of each global batch.
+
+    Args:
+        strategy: the strategy.
+        batch_size: the global batch.
+        make: builds the dataset of one worker from its shard (number, count) and its number of replicas.
+
+    Raises:
+        UserError: the global batch cannot be divided evenly.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            f"train.batch_size: {batch_size} is not a multiple of the {replicas} replicas; "
+            f"choose {batch_size // replicas * replicas or replicas}"
+        )
+    if replicas == 1:
+        return make((0, 1), 1)
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        count = context.num_input_pipelines
+        return make((context.input_pipeline_id, count), replicas // count)
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def _split_cpu(count: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError:
+        there = len(tf.config.list_logical_devices("CPU"))
+        if there < count:
+            raise UserError(
+                f"distribution.virtual_cpus: {count}, but TensorFlow has started with {there} CPU device(s); "
+                "set it in a new process"
+            ) from None
+
+
+def _check_tf_config() -> None:
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        config = json.loads(text)
+        config["cluster"]["worker"], config["task"]["type"], config["task"]["index"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            "distribution.strategy: multi_worker needs the environment variable TF_CONFIG with "
+            '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}; it is '
+            + (f"{text!r}" if text else "not set")
+        ) from None

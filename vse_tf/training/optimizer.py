@@ -1,0 +1,63 @@
+"""Adam with a learning-rate factor a variable, so that towers can learn at different rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from vse_tf.config import TrainSettings
+from vse_tf.models.backbones import backbone_of
+from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.training.schedules import learning_rate
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
+class TowerAdam(keras.optimizers.Adam):
+    """Adam whose step is scaled by a factor of each variable's own.
+
+    Scaling the gradient would do nothing: Adam divides it out again.
+
+    Args:
+        learning_rate: rate or schedule.
+        rates: a factor for each trainable variable, in the model's order; None is 1 for all.
+        **kwargs: as for `keras.optimizers.Adam`. Leave its clip arguments unset: `DualEncoder` clips the gradient of
+            the global batch.
+
+    Example:
+        >>> TowerAdam(2e-4, rates=[0.1 if "backbone" in v.path else 1.0 for v in model.trainable_variables])
+    """
+
+    def __init__(self, learning_rate: Any = 1e-3, rates: Sequence[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.rates = None if rates is None else [float(rate) for rate in rates]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if self.rates is not None:
+            learning_rate = learning_rate * self.rates[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rates": self.rates}
+
+
+def make_optimizer(train: TrainSettings, model: DualEncoder, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The optimizer that the settings describe, for this model's trainable variables."""
+    rates = _rates(train, model)
+    return TowerAdam(
+        learning_rate(train, steps_per_epoch),
+        rates=None if set(rates) == {1.0} else rates,
+        epsilon=train.optimizer_epsilon,
+    )
+
+
+def _rates(train: TrainSettings, model: DualEncoder) -> list[float]:
+    factors = {id(variable): 1.0 for variable in model.trainable_variables}
+    for tower, factor in ((model.image_tower, train.image_rate), (model.text_tower, train.text_rate)):
+        for variable in tower.trainable_variables:
+            factors[id(variable)] = factor
+        backbone = backbone_of(tower)
+        for variable in backbone.trainable_variables if backbone else []:
+            factors[id(variable)] = factor * train.backbone_rate
+    return [factors[id(variable)] for variable in model.trainable_variables]

@@ -1,0 +1,72 @@
+"""Learning rate over the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from vse_tf.config import TrainSettings
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Raises the rate linearly from 0, then follows another schedule, counted from the start of the run.
+
+    Args:
+        schedule: the schedule (or constant rate) that takes over.
+        warmup_steps: steps of warm-up.
+
+    Example:
+        >>> WarmUp(2e-4, warmup_steps=100)(50)
+        1e-4
+    """
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule | float, warmup_steps: int) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step: Any) -> Any:
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        step = ops.cast(step, "float32")
+        # The first step trains already: step 0 has 1/warmup_steps of the rate.
+        return rate * ops.minimum(1.0, (step + 1.0) / self.warmup_steps)
+
+    def get_config(self) -> dict[str, Any]:
+        schedule = self.schedule
+        if callable(schedule):
+            schedule = keras.optimizers.schedules.serialize(schedule)
+        return {"schedule": schedule, "warmup_steps": self.warmup_steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WarmUp:
+        if isinstance(config["schedule"], dict):
+            config = {**config, "schedule": keras.optimizers.schedules.deserialize(config["schedule"])}
+        return cls(**config)
+
+
+def learning_rate(
+    train: TrainSettings, steps_per_epoch: int
+) -> keras.optimizers.schedules.LearningRateSchedule | float:
+    """The schedule that the settings describe.
+
+    Args:
+        train: the settings; `schedule` is constant, step (times `decay_factor` after each of `decay_epochs`) or cosine
+            (to 0 at the end of `epochs`), all after `warmup_epochs` of linear warm-up.
+        steps_per_epoch: optimizer steps in an epoch.
+
+    Returns:
+        A `LearningRateSchedule`, or the rate where it never changes.
+    """
+    peak = train.learning_rate
+    rate: Any = peak
+    if train.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(peak, max(1, train.epochs * steps_per_epoch))
+    elif train.schedule == "step" and train.decay_epochs:
+        bounds = [epoch * steps_per_epoch for epoch in train.decay_epochs]
+        rates = [peak * train.decay_factor**i for i in range(len(bounds) + 1)]
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(bounds, rates)
+    warmup_steps = round(train.warmup_epochs * steps_per_epoch)
+    return WarmUp(rate, warmup_steps) if warmup_steps else rate

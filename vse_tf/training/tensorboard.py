@@ -1,0 +1,149 @@
+"""TensorBoard: scalars, pictures of nearest neighbours, the embedding projector, hyper-parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.projector import ProjectorConfig
+
+from vse_tf.data.records import Split
+from vse_tf.embedder import EncodedSplit
+from vse_tf.retrieval.ranking import nearest
+from vse_tf.settings_parser import flat
+from vse_tf.training import pictures
+
+
+class Board:
+    """Writes a run's TensorBoard.
+
+    Args:
+        folder: the run's `logs/`.
+
+    Example:
+        >>> board = Board(run.logs)
+        >>> board.scalars({"train/loss": 1.3}, step=10)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write scalars of one step."""
+        with self._writer.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def hyper_parameters(self, settings: Any) -> None:
+        """Write the settings for the HPARAMS tab; metrics appear beside them by their names."""
+        plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in flat(settings).items()}
+        with self._writer.as_default(0):
+            hparams.hparams(plain, trial_id=self.folder.parent.name or "run")
+
+    def neighbours(
+        self, split: Split, thumbnails: np.ndarray, rows: list[int], encoded: EncodedSplit, step: int
+    ) -> None:
+        """Show, for some images, the nearest captions, and for one caption of each the nearest images.
+
+        Args:
+            split: the split.
+            thumbnails: uint8 `(images, h, w, 3)` of the split's encoded images.
+            rows: positions in `encoded.image` of the images to show.
+            encoded: the split's embeddings.
+            step: the step they belong to.
+        """
+        captions = [split.records[row].captions for row in encoded.rows]
+        flat_captions = [caption for group in captions for caption in group]
+        found, scores = nearest(encoded.image[rows], encoded.text, 5)
+        by_image = [
+            [(flat_captions[i], float(s), encoded.text_rows[i] == row) for i, s in zip(f, sc, strict=True)]
+            for row, f, sc in zip(rows, found, scores, strict=True)
+        ]
+        queries = [int(np.flatnonzero(encoded.text_rows == row)[0]) for row in rows]
+        found, scores = nearest(encoded.text[queries], encoded.image, 5)
+        by_caption = [
+            (
+                flat_captions[query],
+                [(thumbnails[i], float(s), i == encoded.text_rows[query]) for i, s in zip(f, sc, strict=True)],
+            )
+            for query, f, sc in zip(queries, found, scores, strict=True)
+        ]
+        sheets = {
+            "image_to_captions": pictures.image_to_captions([thumbnails[row] for row in rows], by_image),
+            "caption_to_images": pictures.captions_to_images(by_caption),
+        }
+        with self._writer.as_default(step):
+            for name, sheet in sheets.items():
+                tf.summary.image(name, sheet[None])
+
+    def projector(self, thumbnails: np.ndarray, labels: list[str], vectors: np.ndarray) -> None:
+        """Write image embeddings with their pictures for the PROJECTOR tab.
+
+        Args:
+            thumbnails: uint8 `(n, h, w, 3)`.
+            labels: one line an image.
+            vectors: float32 `(n, dim)`.
+        """
+        size = 48
+        folder = self.folder / "projector"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savetxt(folder / "images.tsv", vectors, delimiter="\t", fmt="%.6g")
+        clean = [" ".join(label.split()) for label in labels]
+        (folder / "labels.tsv").write_text("\n".join(clean) + "\n", encoding="utf-8")
+        sprite = pictures.sprite(list(thumbnails), size)
+        tf.io.write_file(str(folder / "sprite.png"), tf.io.encode_png(sprite))
+        config = ProjectorConfig()
+        embedding = config.embeddings.add()
+        embedding.tensor_name = "images"
+        embedding.tensor_path = "projector/images.tsv"
+        embedding.metadata_path = "projector/labels.tsv"
+        embedding.sprite.image_path = "projector/sprite.png"
+        embedding.sprite.single_image_dim.extend([size, size])
+        (self.folder / "projector_config.pbtxt").write_text(str(config), encoding="utf-8")
+
+    def flush(self) -> None:
+        """Hand everything to the file system."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+def purge(folder: Path, step: int) -> int:
+    """Drop all event records past a step, so that a continued run shows every step once.
+
+    TensorBoard's own purge works on restarts it notices, not on overlapping steps.
+
+    Args:
+        folder: the run's `logs/`.
+        step: the last step to keep.
+
+    Returns:
+        How many records were dropped.
+    """
+    dropped = 0
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        kept, here = [], 0
+        try:
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                if Event.FromString(record).step <= step:
+                    kept.append(record)
+                else:
+                    here += 1
+        except tf.errors.DataLossError:
+            # The process was killed in the middle of a record: what stands before it is whole.
+            here += 1
+        if here:
+            beside = path.with_name(f"writing.{path.name}.tmp")
+            with tf.io.TFRecordWriter(str(beside)) as writer:
+                for record in kept:
+                    writer.write(record)
+            beside.replace(path)
+        dropped += here
+    return dropped

@@ -1,0 +1,349 @@
+"""A training run from settings to results: builds the rooms, connects them, and hands over to `fit`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vse_tf import losses
+from vse_tf.config import Settings
+from vse_tf.data import text
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.cache import cache_folder
+from vse_tf.data.features import CachedFeatures
+from vse_tf.data.order import Order
+from vse_tf.data.pipeline import ImageView, training_batches
+from vse_tf.data.records import Collection, Problem, Split
+from vse_tf.data.sources import read
+from vse_tf.embedder import Embedder, save_model
+from vse_tf.errors import UserError
+from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.image_tower import build_image_tower, image_size
+from vse_tf.models.text_tower import build_text_tower
+from vse_tf.provenance import provenance
+from vse_tf.retrieval.measuring import measure
+from vse_tf.settings_parser import differences
+from vse_tf.training.callbacks import BoardWriter, Progress, StepWatch, Validation, thumbnails
+from vse_tf.training.checkpoints import Checkpoints, Position
+from vse_tf.training.distribution import distribute, is_chief, make_strategy
+from vse_tf.training.feature_cache import FeatureCache, training_views, with_features
+from vse_tf.training.optimizer import make_optimizer
+from vse_tf.training.run_folder import RunFolder
+from vse_tf.training.tensorboard import Board, purge
+from vse_tf.training.warm_start import warm_start
+
+# A continued run may differ in these: they change what is shown and kept, or how far it goes, not what a step does.
+MAY_DIFFER = {
+    "data.cache_dir",
+    "data.verify",
+    "data.workers",
+    "train.epochs",
+    "train.examples",
+    "train.keep_checkpoints",
+    "train.log_steps",
+    "train.patience",
+    "train.projector",
+    "train.resume",
+    "train.run_dir",
+}
+THUMBNAIL = 96
+
+
+def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | None:
+    """The results of a run that has nothing left to do under these settings; None where there is work.
+
+    Raises:
+        UserError: the folder holds a run that these settings do not continue.
+    """
+    if not run.exists:
+        return None
+    train = settings.train
+    if train.resume == "never":
+        raise UserError(
+            f"train.run_dir: {run.path} holds a run already and train.resume is never; choose another folder"
+        )
+    before = run.settings()
+    differing = {k: v for k, v in differences(before, settings).items() if k not in MAY_DIFFER}
+    if differing and train.resume != "force":
+        named = ", ".join(f"{key} (was {was!r}, is {now!r})" for key, (was, now) in differing.items())
+        raise UserError(
+            f"{run.path} holds a run with other settings: {named}; choose another --train.run_dir, or continue it "
+            "all the same with --train.resume force"
+        )
+    results = run.read_results()
+    if not results or not results["finished"]:
+        return None
+    if train.epochs < results["last"]["epoch"]:
+        raise UserError(
+            f"train.epochs: {train.epochs}, but the run in {run.path} has finished {results['last']['epoch']} epochs"
+        )
+    same_patience = train.patience == before.train.patience
+    stopped = results["stopped"] is not None and same_patience and train.epochs <= before.train.epochs
+    return results if stopped or results["last"]["epoch"] == train.epochs else None
+
+
+def train(settings: Settings) -> tuple[RunFolder, dict[str, Any]]:
+    """Train a dual encoder, or continue or look up the run that its folder holds.
+
+    Args:
+        settings: the run's settings.
+
+    Returns:
+        The run folder and its results, as in results.json.
+
+    Raises:
+        UserError: the data, the settings or the run folder do not allow it, or the training has diverged.
+
+    Example:
+        >>> run, results = train(parse_settings(["--config", "configs/shapes.yaml"], "train", ""))
+        >>> results["best"]["metrics"]["rsum"]
+    """
+    settings = absolute(settings)
+    run = RunFolder.of(settings)
+    done = finished_results(run, settings)
+    if done is not None:
+        return run, done
+    strategy = make_strategy(settings.distribution)
+    return run, _Trainer(settings, run, strategy).run()
+
+
+def absolute(settings: Settings) -> Settings:
+    """The settings with all paths made absolute, so that the run folder works from anywhere."""
+
+    def whole(path: str) -> str:
+        return str(Path(path).expanduser().absolute())
+
+    def each(paths: Any) -> Any:
+        return [whole(path) for path in paths] if isinstance(paths, list) else paths and whole(paths)
+
+    def preset(encoder: str) -> str:
+        kind, _, name = encoder.partition(":")
+        return f"{kind}:{whole(name)}" if kind == "hub" and Path(name).expanduser().is_dir() else encoder
+
+    data = settings.data
+    data = dataclasses.replace(
+        data,
+        annotations=each(data.annotations),
+        images=each(data.images),
+        cache_dir=each(data.cache_dir),
+        split_ids=data.split_ids and {name: each(files) for name, files in data.split_ids.items()},
+        tfds=dataclasses.replace(data.tfds, data_dir=each(data.tfds.data_dir)),
+    )
+    weights = settings.image.weights
+    image = dataclasses.replace(
+        settings.image,
+        encoder=preset(settings.image.encoder),
+        weights=whole(weights) if Path(weights).expanduser().is_file() else weights,
+    )
+    text_settings = dataclasses.replace(settings.text, encoder=preset(settings.text.encoder))
+    train_settings = dataclasses.replace(settings.train, init_from=each(settings.train.init_from))
+    return dataclasses.replace(settings, data=data, image=image, text=text_settings, train=train_settings)
+
+
+class _Trainer:
+    """One training run; the methods are its stages."""
+
+    def __init__(self, settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy) -> None:
+        self.settings = settings
+        self.strategy = strategy
+        self.chief = is_chief(strategy)
+        self.folder = run
+        self.checkpoints = Checkpoints(run.checkpoints, settings.train.keep_checkpoints)
+        keras.utils.set_random_seed(settings.train.seed)
+        if settings.train.deterministic:
+            tf.config.experimental.enable_op_determinism()
+
+    def run(self) -> dict[str, Any]:
+        settings, train = self.settings, self.settings.train
+        collection = read(settings.data, progress=self.chief)
+        training, validation = collection.split("train"), _validation_split(collection)
+        bad = BadImages(settings.data.on_bad, settings.data.max_pixels, self._note_bad(collection))
+        tokenizer = self._tokenizer(training)
+        view = ImageView.of(settings.image, image_size(settings.image, training.images), settings.data.max_pixels)
+        with self.strategy.scope():
+            model = self._towers(training, view, tokenizer)
+        if self.chief:
+            self._create_folder(collection)
+        measured = with_features(validation, settings.data, model.image_tower, view, bad)
+        if settings.data.features:
+            cache = FeatureCache(model.image_tower, view, cache_folder(settings.data), bad)
+            training = cache.split(training, training_views(settings.image.flip, settings.data.feature_crops))
+        order = Order(
+            training.records, train.batch_size, settings.data.epoch_over, train.seed, settings.data.group_batches
+        )
+        with self.strategy.scope():
+            self._compile(model, training, order.steps_per_epoch)
+        if self.chief:
+            save_model(self.folder, model, tokenizer, view)
+        position = self._restore(model, tokenizer)
+        embedder = Embedder(model, tokenizer, view, settings)
+        board = Board(self.folder.logs) if self.chief else None
+        measuring = Validation(
+            embedder,
+            measured,
+            bad,
+            self.folder if self.chief else None,
+            self.checkpoints,
+            order.steps_per_epoch,
+            train.patience,
+            provenance(settings, collection),
+        )
+        if self.chief:
+            measuring.rows = self.folder.truncate_metrics(position.epoch)
+        batches = self._batches(training, order, view, tokenizer, bad, position.epoch)
+        if position.epoch < train.epochs:
+            try:
+                model.fit(
+                    batches,
+                    epochs=train.epochs,
+                    initial_epoch=position.epoch,
+                    steps_per_epoch=order.steps_per_epoch,
+                    callbacks=self._callbacks(measuring, validation, board, position, order),
+                    shuffle=False,
+                    verbose=0,
+                )
+            except tf.errors.OpError as error:
+                raise bad.raised(error) from None
+        galleries = self._galleries(embedder, collection, bad, measuring)
+        measuring.write_results(finished=True, galleries=galleries)
+        if board:
+            board.close()
+        return self.folder.read_results() or {}
+
+    def _tokenizer(self, training: Split) -> Any:
+        settings = self.settings.text
+        kind, _, preset = settings.encoder.partition(":")
+        if kind == "hub":
+            return text.PresetTokenizer.from_preset(preset, settings.max_tokens)
+        return text.WordTokenizer.fit(training.captions, settings.min_count, settings.max_tokens)
+
+    def _towers(self, training: Split, view: ImageView, tokenizer: Any) -> DualEncoder:
+        settings = self.settings
+        shape = (*view.size, 3) if view.size else training.images.load(np.zeros([1], np.int64)).shape[1:]
+        return DualEncoder(
+            build_image_tower(settings.image, settings.model, shape),
+            build_text_tower(settings.text, settings.model, tokenizer.vocabulary_size),
+            clip_norm=settings.train.clip_norm,
+            name="dual_encoder",
+        )
+
+    def _compile(self, model: DualEncoder, training: Split, steps_per_epoch: int) -> None:
+        settings, train = self.settings, self.settings.train
+        optimizer = make_optimizer(train, model, steps_per_epoch)
+        if settings.model.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        jit_compile: Any = train.jit_compile
+        if jit_compile == "auto":
+            # XLA helps the GRU and the heads, hurts convolutions on a CPU, and is not for several replicas.
+            jit_compile = training.images.kind == "features" and self.strategy.num_replicas_in_sync == 1
+        model.compile(
+            optimizer=optimizer,
+            loss=losses.build(**dataclasses.asdict(settings.loss)),
+            jit_compile=jit_compile,
+            steps_per_execution=train.steps_per_execution,
+        )
+        optimizer.build(model.trainable_variables)
+
+    def _create_folder(self, collection: Collection) -> None:
+        self.folder.create(self.settings)
+        if collection.skipped:
+            self.folder.write_skipped(list(collection.skipped))
+            print(f"{len(collection.skipped)} problems in the data, left out and listed in {self.folder.skipped}")
+
+    def _restore(self, model: DualEncoder, tokenizer: Any) -> Position:
+        """Continue from the last checkpoint, or begin: fresh, or from another run's weights."""
+        position = self.checkpoints.position()
+        if position is None:
+            init_from = self.settings.train.init_from
+            if init_from:
+                taken = warm_start(model, getattr(tokenizer, "vocabulary", None), init_from)
+                print(f"init_from {init_from}: {taken}")
+            if self.chief:
+                purge(self.folder.logs, -1)
+            return Position(0, 0)
+        self.checkpoints.restore(model)
+        if self.chief:
+            purge(self.folder.logs, position.step)
+            print(f"continuing {self.folder.path} after epoch {position.epoch}")
+        return position
+
+    def _batches(
+        self, training: Split, order: Order, view: ImageView, tokenizer: Any, bad: BadImages, epoch: int
+    ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        settings = self.settings
+        values, splits = text.tokenise_all(tokenizer, training.captions)
+        tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+
+        def make(shard: tuple[int, int], replicas: int) -> tf.data.Dataset:
+            return training_batches(
+                training,
+                order,
+                view,
+                tokens,
+                settings.text.buckets,
+                settings.text.max_tokens,
+                bad,
+                epoch=epoch,
+                workers=settings.data.workers,
+                shard=shard,
+                replicas=replicas,
+            )
+
+        return distribute(self.strategy, settings.train.batch_size, make)
+
+    def _callbacks(
+        self, measuring: Validation, validation: Split, board: Board | None, position: Position, order: Order
+    ) -> list[keras.callbacks.Callback]:
+        train = self.settings.train
+        watch = StepWatch(train.batch_size, order.steps_per_epoch, board, train.log_steps)
+        callbacks: list[keras.callbacks.Callback] = [watch, measuring]
+        if board:
+            board.hyper_parameters(self.settings)
+            small = None
+            if train.examples or train.projector:
+                small = thumbnails(validation, THUMBNAIL, self.settings.data.max_pixels)
+                if small is not None and isinstance(measuring.split.images, CachedFeatures):
+                    small = small[measuring.split.images.rows]
+            callbacks.append(BoardWriter(board, measuring, small, train.examples, train.projector))
+            callbacks.append(Progress(train.epochs, order.steps_per_epoch, position.epoch))
+        return callbacks
+
+    def _note_bad(self, collection: Collection) -> Any:
+        problems = list(collection.skipped)
+
+        def note(problem: Problem) -> None:
+            problems.append(problem)
+            print(f"left out: {problem}")
+            if self.chief:
+                self.folder.write_skipped(problems)
+
+        return note
+
+    def _galleries(
+        self, embedder: Embedder, collection: Collection, bad: BadImages, measuring: Validation
+    ) -> dict[str, dict[str, float]]:
+        """The best model's metrics on every split but train; validation's are known."""
+        if not self.chief or measuring.best is None:
+            return {}
+        self.checkpoints.restore(embedder.model, "best", training=False)
+        galleries = {measuring.split.name: measuring.best["metrics"]}
+        for name, split in collection.splits.items():
+            if name not in ("train", measuring.split.name):
+                seen = with_features(split, self.settings.data, embedder.image_tower, embedder.view, bad)
+                galleries[name] = measure(embedder.encode_split(seen, bad))
+        return galleries
+
+
+def _validation_split(collection: Collection) -> Split:
+    if "val" not in collection.splits:
+        raise UserError(
+            f"no split 'val' to choose the best model by; the {collection.source} data hold "
+            f"{', '.join(collection.splits)}: name one in the caption file, or let images be split with "
+            "--data.val_fraction"
+        )
+    return collection.splits["val"]
