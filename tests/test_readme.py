@@ -1,0 +1,76 @@
+"""The README's commands and code, run as they stand but for reduced settings."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import TINY
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+# What makes the README's training commands small; the built-in set's own keys fit no other source.
+ENCODER = {"image.encoder": "cnn", "image.size": "16"}
+PHOTOS = {key: value for key, value in TINY.items() if not key.startswith("data.shapes")} | ENCODER
+PHOTOS |= {"data.features": "false", "text.min_count": "1", "data.val_fraction": "0.4"}
+REDUCED = {"shapes": TINY, "table": PHOTOS}
+
+
+def commands():
+    """Program and arguments of every `python -m vse_tf.…` in the README's shell blocks, in their order."""
+    shell = "\n".join(body for kind, body in BLOCKS if kind == "sh").replace("\\\n", " ")
+    return [(name, shlex.split(rest)) for name, rest in re.findall(r"python -m vse_tf\.(\w+)(.*)", shell)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory with what a reader of the README has: photos, a caption table, the recipes."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    lines = ["image,caption"]
+    (folder / "photos").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(folder / "photos" / f"{i}.jpg")
+        lines += [f"{i}.jpg,{word} number {i}" for word in ("a photo", "the picture")]
+    (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+    for name in ("photo.jpg", "other.png"):
+        Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(folder / name)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+def test_the_commands_run_one_after_the_other(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("VSE_TF_CACHE", str(place / "cache"))
+    found = commands()
+    assert [name for name, _ in found][:2] == ["train", "train"]
+    for name, argv in found:
+        if name == "train":
+            source = argv[argv.index("--data.source") + 1] if "--data.source" in argv else "shapes"
+            argv += [part for key, value in REDUCED[source].items() for part in (f"--{key}", value)]
+        importlib.import_module(f"vse_tf.{name}").main(argv)
+    told = capsys.readouterr().out
+    assert "runs/shapes-convse-0" in told
+    assert "runs/table-convse-0" in told
+
+
+def test_the_python_blocks_run(place, monkeypatch):
+    monkeypatch.chdir(place)
+    scope: dict = {}
+    blocks = [body for kind, body in BLOCKS if kind == "python"]
+    assert blocks
+    for body in blocks:
+        exec(compile(body, "README.md", "exec"), scope)
+    assert scope["scores"].shape == (1, 2)
+
+
+def test_what_the_readme_names_exists():
+    for name in re.findall(r"^\| `(\w+\.yaml)`", README, re.MULTILINE):
+        assert (ROOT / "configs" / name).exists(), name
+    for name in re.findall(r"\bvse_tf/[\w/]+(?:\.py)?", README):
+        assert (ROOT / name).exists(), name
