@@ -208,7 +208,7 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
 
 def _register_classes(settings: Settings) -> None:
     """Import what registers the layers that a model's description may name."""
-    from vse_tf.models import backbones, masking  # noqa: F401, PLC0415
+    from vse_tf.models import backbones, masking, packed_gru  # noqa: F401, PLC0415
 
     if "hub:" in settings.image.encoder + settings.text.encoder or settings.text.encoder == "transformer":
         # 13 s, so only where it is needed.

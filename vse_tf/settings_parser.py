@@ -162,12 +162,19 @@ def check(settings: Settings) -> Settings:
     fractions = settings.data.val_fraction, settings.data.test_fraction
     if min(fractions) < 0 or sum(fractions) >= 1:
         raise UserError(f"data.val_fraction and data.test_fraction: {fractions} leave no image to train on")
+    _check_combinations(settings)
+    return settings
+
+
+def _check_combinations(settings: Settings) -> None:
+    train, text, image = settings.train, settings.text, settings.image
+    if train.jit_compile is True and text.encoder == "gru" and text.packed:
+        raise UserError("train.jit_compile: true does not go with text.packed true; set --text.packed false")
     if (settings.data.source == "precomp") != (image.encoder == "features"):
         raise UserError(
             f"image.encoder: {image.encoder} does not go with data.source {settings.data.source}; "
             "precomp data hold features, and only they do: use both or neither of precomp and features"
         )
-    return settings
 
 
 class _OneLineParser(ArgumentParser):

@@ -10,6 +10,7 @@ from vse_tf.config import ModelSettings, TextSettings
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import split_encoder
 from vse_tf.models.masking import MaskedMean, SplitPadding
+from vse_tf.models.packed_gru import PackedGRU
 from vse_tf.models.projection import build_head
 
 
@@ -67,7 +68,7 @@ def _gru(tokens: Any, mask: Any, text: TextSettings, dtype: str, vocabulary_size
     )(tokens)
     if text.dropout:
         x = keras.layers.Dropout(text.dropout, dtype=dtype, name="word_dropout")(x)
-    gru = keras.layers.GRU(text.units, dtype=dtype, name="gru")
+    gru = (PackedGRU if text.packed else keras.layers.GRU)(text.units, dtype=dtype, name="gru")
     if text.bidirectional:
         return keras.layers.Bidirectional(gru, merge_mode="ave", dtype=dtype, name="bidirectional")(x, mask=mask)
     return gru(x, mask=mask)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from vse_tf.config import TrainSettings
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.training.schedules import learning_rate
+
+COMPILE_FROM = 1_000_000
+"""From so many weights on the update of all variables is compiled as one: Adam's dozen passes over them become one."""
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -32,6 +37,17 @@ class TowerAdam(keras.optimizers.Adam):
     def __init__(self, learning_rate: Any = 1e-3, rates: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.rates = None if rates is None else [float(rate) for rate in rates]
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        if not self.built:
+            self.build(trainable_variables)
+        context = tf.distribute.get_replica_context()
+        alone = context is not None and context.num_replicas_in_sync == 1
+        if alone and sum(math.prod(variable.shape) for variable in self._trainable_variables) >= COMPILE_FROM:
+            apply = super().apply
+            tf.function(lambda grads: apply(grads, trainable_variables), jit_compile=True)(list(grads))
+        else:
+            super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if self.rates is not None:

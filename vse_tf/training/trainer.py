@@ -239,8 +239,10 @@ class _Trainer:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         jit_compile: Any = train.jit_compile
         if jit_compile == "auto":
-            # XLA helps the GRU and the heads, hurts convolutions on a CPU, and is not for several replicas.
-            jit_compile = training.images.kind == "features" and self.strategy.num_replicas_in_sync == 1
+            # XLA helps a padded GRU and the heads, hurts convolutions on a CPU, is not for several replicas, and needs
+            # shapes that a packed GRU does not have.
+            packed = settings.text.encoder == "gru" and settings.text.packed
+            jit_compile = training.images.kind == "features" and self.strategy.num_replicas_in_sync == 1 and not packed
         model.compile(
             optimizer=optimizer,
             loss=losses.build(**dataclasses.asdict(settings.loss)),
