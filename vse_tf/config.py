@@ -205,15 +205,36 @@ class LossSettings:
 
     Args:
         name: objective.
-        temperature: temperature that divides the similarities.
+        temperature: temperature that divides the similarities; where it is learned, its initial value.
+        learn_temperature: train the temperature (and sigmoid's bias) with the model; auto does so for sigmoid alone.
+        temperature_limits: smallest and largest learned temperature.
+        bias: sigmoid only: bias on the logits; where the temperature is learned, its initial value.
         margin: margin of the hinge objectives.
         mask_same_image: other captions of an anchor's own image are not its negatives.
+        multiple_positives: convse only: other captions of an anchor's image in the batch are positives too.
+        hardest: convse++ only: mean over so many hardest negatives of each anchor; null takes all.
+        hardness: convse++ only: from 0, the mean over all negatives, to 1, that over the hardest.
+        hardness_steps: convse++ only: the hardness rises to its value from 0 over so many steps.
+        hardness_epochs: the same in epochs, fractions allowed; one of the two.
     """
 
     name: Literal["convse", "convse++", "triplet_sum", "triplet_max", "simclr", "npairs_angular", "sigmoid"] = "convse"
     temperature: float = 0.1
+    learn_temperature: bool | Literal["auto"] = "auto"
+    temperature_limits: tuple[float, float] = (0.01, 1.0)
+    bias: float = -10.0
     margin: float = 0.2
     mask_same_image: bool = True
+    multiple_positives: bool = False
+    hardest: int | None = 1
+    hardness: float = 1.0
+    hardness_steps: int = 0
+    hardness_epochs: float = 0.0
+
+    @property
+    def learned(self) -> bool:
+        """Whether the temperature is a weight of the model."""
+        return self.name == "sigmoid" if self.learn_temperature == "auto" else self.learn_temperature
 
 
 @dataclass(frozen=True)
@@ -224,6 +245,8 @@ class TrainSettings:
         run_dir: run folder (default: runs/<source>-<loss>-<seed>).
         epochs: number of epochs.
         batch_size: pairs in a global batch, all replicas together.
+        micro_batch: encode so many pairs of the global batch at a time, with the exact gradient of the whole batch, to
+            train on batches that do not fit into memory; 0 encodes the whole batch at once.
         seed: seed of weights, order, augmentation and dropout.
         deterministic: same seed, same weights, at some cost in speed.
         init_from: a run folder whose best model's weights this run starts from; what does not fit starts fresh.
@@ -240,6 +263,8 @@ class TrainSettings:
         backbone_rate: factor on a trainable pretrained backbone's learning rate, on top of its tower's.
         clip_norm: gradients are clipped to this global norm; 0 switches it off.
         patience: stop after so many epochs without a better validation rsum; 0 never stops early.
+        collapse_steps: stop with an error when the loss has been that of a collapsed model for so many steps; 0 never
+            does.
         eval_batch_size: images or captions encoded at a time when measuring.
         keep_checkpoints: last checkpoints kept besides the best.
         jit_compile: compile the training step with XLA; auto does so where it is known to help.
@@ -252,6 +277,7 @@ class TrainSettings:
     run_dir: str | None = None
     epochs: int = 30
     batch_size: int = 128
+    micro_batch: int = 0
     seed: int = 0
     deterministic: bool = False
     init_from: str | None = None
@@ -267,6 +293,7 @@ class TrainSettings:
     backbone_rate: float = 1.0
     clip_norm: float = 2.0
     patience: int = 0
+    collapse_steps: int = 500
     eval_batch_size: int = 128
     keep_checkpoints: int = 2
     jit_compile: bool | Literal["auto"] = "auto"

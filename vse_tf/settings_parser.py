@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from vse_tf.config import DataSettings, Settings, to_dict
+from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
 
 # The built-in set has its own defaults, so that `python -m vse_tf.train` alone is a complete run; configs/shapes.yaml
@@ -135,10 +135,14 @@ def check(settings: Settings) -> Settings:
             raise UserError(f"{key}: {value} is not a number above 0")
     not_negative = {
         "loss.margin": loss.margin,
+        "loss.hardness_steps": loss.hardness_steps,
+        "loss.hardness_epochs": loss.hardness_epochs,
         "image.units": image.units,
         "train.clip_norm": train.clip_norm,
         "train.warmup_epochs": train.warmup_epochs,
         "train.patience": train.patience,
+        "train.collapse_steps": train.collapse_steps,
+        "train.micro_batch": train.micro_batch,
         "train.examples": train.examples,
         "train.projector": train.projector,
         "train.seed": train.seed,
@@ -147,8 +151,8 @@ def check(settings: Settings) -> Settings:
     for key, value in not_negative.items():
         if not 0 <= value < math.inf:
             raise UserError(f"{key}: {value} is not a number from 0 on")
-    if train.batch_size < 2:
-        raise UserError(f"train.batch_size: {train.batch_size}; a contrastive batch needs 2 pairs at least")
+    _check_batch(train)
+    _check_loss(loss)
     if text.max_tokens < 3:
         raise UserError(f"text.max_tokens: {text.max_tokens}; start, one word and end need 3")
     if not text.buckets or any(b <= 0 for b in text.buckets) or sorted(set(text.buckets)) != text.buckets:
@@ -175,6 +179,47 @@ def _check_combinations(settings: Settings) -> None:
             f"image.encoder: {image.encoder} does not go with data.source {settings.data.source}; "
             "precomp data hold features, and only they do: use both or neither of precomp and features"
         )
+
+
+def _check_batch(train: TrainSettings) -> None:
+    if train.batch_size < 2:
+        raise UserError(f"train.batch_size: {train.batch_size}; a contrastive batch needs 2 pairs at least")
+    if train.micro_batch and train.batch_size % train.micro_batch:
+        raise UserError(f"train.micro_batch: {train.micro_batch} does not divide train.batch_size ({train.batch_size})")
+
+
+def _check_loss(loss: LossSettings) -> None:
+    """Refuse settings of the objective that contradict each other or would be left unused."""
+    default = LossSettings()
+    own = {
+        "convse": ["multiple_positives"],
+        "convse++": ["hardest", "hardness", "hardness_steps", "hardness_epochs"],
+        "sigmoid": ["bias"],
+    }
+    for name, keys in own.items():
+        for key in keys:
+            if name != loss.name and getattr(loss, key) != getattr(default, key):
+                raise UserError(f"loss.{key}: belongs to loss.name {name}, not to {loss.name}")
+    if loss.multiple_positives and not loss.mask_same_image:
+        raise UserError("loss.multiple_positives: needs loss.mask_same_image true; it tells images apart by their row")
+    if loss.hardest is not None and loss.hardest < 1:
+        raise UserError(f"loss.hardest: {loss.hardest} is not a whole number from 1 on, or null for all negatives")
+    if not 0 <= loss.hardness <= 1:
+        raise UserError(f"loss.hardness: {loss.hardness} is not in [0, 1]")
+    if loss.hardness_steps and loss.hardness_epochs:
+        raise UserError("loss.hardness_steps and loss.hardness_epochs: give one of the two")
+    if not math.isfinite(loss.bias):
+        raise UserError(f"loss.bias: {loss.bias} is not a number")
+    if loss.learned:
+        if loss.name not in ("convse", "simclr", "sigmoid"):
+            reason = "a larger one always wins" if loss.name == "convse++" else "it has none"
+            raise UserError(f"loss.learn_temperature: {loss.name} cannot learn its temperature: {reason}; give false")
+        low, high = loss.temperature_limits
+        if not 0 < low <= loss.temperature <= high < math.inf:
+            raise UserError(
+                f"loss.temperature_limits: {low}, {high} are not limits above 0 around loss.temperature "
+                f"({loss.temperature})"
+            )
 
 
 class _OneLineParser(ArgumentParser):

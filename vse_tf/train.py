@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     from vse_tf.training.trainer import train  # noqa: PLC0415
 
     run, results = train(settings)
+    if not results:
+        print(f"this worker is done; the chief has written {run.path}")
+        return
     print()
     print(table(results["galleries"]))
     best = results["best"]

@@ -209,6 +209,13 @@ class PairLoss(keras.losses.Loss):
         """
         return self.collapsed_pair(batch_size) * (batch_size if self.reduction == "sum" else 1)
 
+    def scalars(self) -> dict[str, tf.Tensor]:
+        """What a training step logs besides the loss: temperature and bias, and the hardness where it moves."""
+        values = {name: getattr(self, name, None) for name in ("temperature", "bias", "hardness")}
+        if isinstance(values["hardness"], numbers.Real):
+            del values["hardness"]
+        return {name: scalar(value) for name, value in values.items() if value is not None}
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments; scalar settings as the float they are now."""
         return {**super().get_config(), "mask_same_image": self.mask_same_image}

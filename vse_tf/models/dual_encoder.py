@@ -7,8 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from vse_tf.losses.base import PairLoss
 from vse_tf.losses.statistics import batch_statistics
+from vse_tf.models.gradient_cache import piecewise_gradients
 from vse_tf.models.projection import head_of
+from vse_tf.models.temperature import LearnedTemperature
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -19,6 +22,9 @@ class DualEncoder(keras.Model):
         image_tower: pixels or features to unit vectors `(batch, dim)`.
         text_tower: token ids `(batch, length)`, −1 as padding, to unit vectors `(batch, dim)`.
         clip_norm: the global batch's gradient is clipped to this norm; 0 switches it off.
+        temperature: makes the loss's temperature (and bias) a weight; None leaves them as the loss has them.
+        micro_batch: pairs of the global batch that are encoded at a time, with the gradient of the whole; 0 encodes
+            the whole batch at once.
 
     Call arguments:
         inputs: `{"image": …, "text": …}` of the same batch; the image may be the output of the image tower's frozen
@@ -34,12 +40,31 @@ class DualEncoder(keras.Model):
     """
 
     def __init__(
-        self, image_tower: keras.Model, text_tower: keras.Model, clip_norm: float = 0.0, **kwargs: Any
+        self,
+        image_tower: keras.Model,
+        text_tower: keras.Model,
+        clip_norm: float = 0.0,
+        temperature: LearnedTemperature | None = None,
+        micro_batch: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.clip_norm = clip_norm
+        self.temperature = temperature
+        self.micro_batch = micro_batch
+
+    @property
+    def parts(self) -> dict[str, keras.layers.Layer]:
+        """What holds the model's weights, by name."""
+        parts = {"image_tower": self.image_tower, "text_tower": self.text_tower, "temperature": self.temperature}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+        if self.temperature is not None:
+            self.temperature.bind(loss)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
         tower = self.image_tower
@@ -59,35 +84,43 @@ class DualEncoder(keras.Model):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "image_tower": keras.saving.serialize_keras_object(self.image_tower),
-            "text_tower": keras.saving.serialize_keras_object(self.text_tower),
+            **{name: keras.saving.serialize_keras_object(part) for name, part in self.parts.items()},
             "clip_norm": self.clip_norm,
+            "micro_batch": self.micro_batch,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DualEncoder:
-        towers = {
+        parts = {
             key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects, safe_mode=True)
-            for key in ("image_tower", "text_tower")
+            for key in ("image_tower", "text_tower", "temperature")
+            if config.get(key)
         }
-        return cls(**{**config, **towers})
+        return cls(**{**config, **parts})
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
         """One step; the logs are of the global batch and have one axis, as `fit` over several workers needs it."""
         inputs, rows = data
-        with tf.GradientTape() as tape:
-            embeddings = self(inputs, training=True)
-            loss = self.compute_loss(x=inputs, y=rows, y_pred=embeddings)
-            scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        self.optimizer.apply(self._clipped(tape.gradient(scaled, variables)), variables)
-        logs = {"loss": loss}
         replicas = tf.distribute.get_replica_context()
+        size = self.micro_batch // replicas.num_replicas_in_sync
+        if size and size != inputs["text"].shape[0]:
+            loss, embeddings, gradients = piecewise_gradients(self, inputs, rows, size)
+        else:
+            with tf.GradientTape() as tape:
+                embeddings = self(inputs, training=True)
+                loss = self.compute_loss(x=inputs, y=rows, y_pred=embeddings)
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled, self.trainable_variables)
+        logs = {"loss": loss}
         if replicas.num_replicas_in_sync > 1:
             # Keras divided the replica's loss by the number of replicas.
             logs = {"loss": replicas.all_reduce(tf.distribute.ReduceOp.SUM, loss)}
         logs |= batch_statistics(embeddings[:, 0], embeddings[:, 1], rows)
-        return {name: tf.reshape(tf.cast(value, tf.float32), [1]) for name, value in logs.items()}
+        if isinstance(self.loss, PairLoss):
+            logs |= self.loss.scalars()
+        logs = {name: tf.reshape(tf.cast(value, tf.float32), [1]) for name, value in logs.items()}
+        self.optimizer.apply(self._clipped(gradients), self.trainable_variables)
+        return logs
 
     def _clipped(self, gradients: list) -> list[tf.Tensor]:
         """The global batch's gradients, clipped, each replica's share of them.
@@ -105,9 +138,3 @@ class DualEncoder(keras.Model):
             limit = self.clip_norm * (1.0 if scale is None else tf.convert_to_tensor(scale))
             gradients, _ = tf.clip_by_global_norm(gradients, limit)
         return [gradient / count for gradient in gradients] if count > 1 else gradients
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Nothing to build: the towers come built, and Keras' attempt fails under MultiWorkerMirroredStrategy."""
-        if self.compiled and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)

@@ -134,7 +134,7 @@ def _frozen(model: DualEncoder) -> dict[str, keras.Variable]:
 def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
     """Every variable of the model, seeds included, by a name that a rebuilt model has too."""
     named: dict[str, keras.Variable] = {}
-    for prefix, part in (("image_tower", model.image_tower), ("text_tower", model.text_tower)):
+    for prefix, part in model.parts.items():
         weights = {id(weight) for weight in part.weights}
         for variable in part.weights + [v for v in part.variables if id(v) not in weights]:
             seed = id(variable) not in weights

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from vse_tf.config import DistributionSettings
 from vse_tf.errors import UserError
+
+FIT_NEEDS_HELP = (3, 12), (3, 16)
+"""The Keras versions, from and below, whose `fit` was seen to fail over several workers."""
 
 
 def make_strategy(distribution: DistributionSettings) -> tf.distribute.Strategy:
@@ -77,6 +82,54 @@ def distribute(
         return make((context.input_pipeline_id, count), replicas // count)
 
     return strategy.distribute_datasets_from_function(of_worker)
+
+
+def fit_across_workers(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+    """Let `fit` run over several workers, where Keras cannot by itself.
+
+    Keras first calls the model symbolically on one batch, and fails on the nested values that several workers give.
+    The towers come built, so there is nothing to find out. (The other half: it also fails on scalar logs, which is why
+    `DualEncoder.train_step` returns logs of one axis.)
+
+    Args:
+        model: the compiled model, its optimizer built.
+        strategy: the strategy.
+    """
+    first, end = FIT_NEEDS_HELP
+    version = tuple(int(part) for part in keras.__version__.split(".")[:2])
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and first <= version < end:
+        model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+
+
+def from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
+    """The chief's value on every worker; all of them have to ask. It also makes them wait for one another."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return value
+    mine = value / strategy.extended._num_devices_per_worker if is_chief(strategy) else 0.0
+
+    @tf.function
+    def total(share: tf.Tensor) -> Any:
+        def summed(share: tf.Tensor) -> tf.Tensor:
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, share)
+
+        return strategy.run(summed, args=(share,))
+
+    return float(strategy.experimental_local_results(total(tf.constant(mine, tf.float64)))[0])
+
+
+class StopTogether(keras.callbacks.Callback):
+    """Ends the training of all workers where the chief, who alone measures, ends it. The last of the callbacks.
+
+    Args:
+        strategy: the strategy.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        super().__init__()
+        self.strategy = strategy
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.stop_training = bool(from_chief(self.strategy, float(self.model.stop_training)))
 
 
 def _split_cpu(count: int) -> None:

@@ -1,4 +1,4 @@
-"""Learning rate over the run."""
+"""Learning rate and hardness over the run."""
 
 from __future__ import annotations
 
@@ -45,6 +45,30 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         if isinstance(config["schedule"], dict):
             config = {**config, "schedule": keras.optimizers.schedules.deserialize(config["schedule"])}
         return cls(**config)
+
+
+class Hardness:
+    """Hardness of the negatives: rises linearly from 0 (all of them) over some steps, then stays.
+
+    It is a function of the optimizer's own count of steps, so a continued run goes on where it stood.
+
+    Args:
+        iterations: the optimizer's `iterations`.
+        steps: steps of the rise.
+        hardness: where it ends.
+
+    Example:
+        >>> ConVSEPlusPlus(hardness=Hardness(optimizer.iterations, steps=1000))
+    """
+
+    def __init__(self, iterations: Any, steps: int, hardness: float = 1.0) -> None:
+        self.iterations = iterations
+        self.steps = steps
+        self.hardness = hardness
+
+    def __call__(self) -> Any:
+        """The hardness of the step that comes next."""
+        return self.hardness * ops.minimum(1.0, ops.cast(self.iterations, "float32") / self.steps)
 
 
 def learning_rate(

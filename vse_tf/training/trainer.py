@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vse_tf import losses
 from vse_tf.config import Settings
 from vse_tf.data import text
 from vse_tf.data.bad_images import BadImages
@@ -23,6 +22,7 @@ from vse_tf.data.sources import read
 from vse_tf.embedder import Embedder, save_model
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.gradient_cache import check_pieces
 from vse_tf.models.image_tower import build_image_tower, image_size
 from vse_tf.models.text_tower import build_text_tower
 from vse_tf.provenance import provenance
@@ -30,8 +30,17 @@ from vse_tf.retrieval.measuring import measure
 from vse_tf.settings_parser import differences
 from vse_tf.training.callbacks import BoardWriter, Progress, StepWatch, Validation, thumbnails
 from vse_tf.training.checkpoints import Checkpoints, Position
-from vse_tf.training.distribution import distribute, is_chief, make_strategy
+from vse_tf.training.collapse import CollapseWatch
+from vse_tf.training.distribution import (
+    StopTogether,
+    distribute,
+    fit_across_workers,
+    from_chief,
+    is_chief,
+    make_strategy,
+)
 from vse_tf.training.feature_cache import FeatureCache, training_views, with_features
+from vse_tf.training.objective import make_loss, make_temperature
 from vse_tf.training.optimizer import make_optimizer
 from vse_tf.training.run_folder import RunFolder
 from vse_tf.training.tensorboard import Board, purge
@@ -42,6 +51,7 @@ MAY_DIFFER = {
     "data.cache_dir",
     "data.verify",
     "data.workers",
+    "train.collapse_steps",
     "train.epochs",
     "train.examples",
     "train.keep_checkpoints",
@@ -94,7 +104,7 @@ def train(settings: Settings) -> tuple[RunFolder, dict[str, Any]]:
         settings: the run's settings.
 
     Returns:
-        The run folder and its results, as in results.json.
+        The run folder and its results, as in results.json; no results on a worker that is not the chief.
 
     Raises:
         UserError: the data, the settings or the run folder do not allow it, or the training has diverged.
@@ -213,7 +223,9 @@ class _Trainer:
         measuring.write_results(finished=True, galleries=galleries)
         if board:
             board.close()
-        return self.folder.read_results() or {}
+        # A worker that leaves early takes the others down.
+        from_chief(self.strategy, 0.0)
+        return (self.folder.read_results() or {}) if self.chief else {}
 
     def _tokenizer(self, training: Split) -> Any:
         settings = self.settings.text
@@ -223,14 +235,19 @@ class _Trainer:
         return text.WordTokenizer.fit(training.captions, settings.min_count, settings.max_tokens)
 
     def _towers(self, training: Split, view: ImageView, tokenizer: Any) -> DualEncoder:
-        settings = self.settings
+        settings, micro_batch = self.settings, self.settings.train.micro_batch
         shape = (*view.size, 3) if view.size else training.images.load(np.zeros([1], np.int64)).shape[1:]
-        return DualEncoder(
+        model = DualEncoder(
             build_image_tower(settings.image, settings.model, shape),
             build_text_tower(settings.text, settings.model, tokenizer.vocabulary_size),
             clip_norm=settings.train.clip_norm,
+            temperature=make_temperature(settings.loss),
+            micro_batch=micro_batch,
             name="dual_encoder",
         )
+        if micro_batch:
+            check_pieces(model, micro_batch, self.strategy.num_replicas_in_sync)
+        return model
 
     def _compile(self, model: DualEncoder, training: Split, steps_per_epoch: int) -> None:
         settings, train = self.settings, self.settings.train
@@ -245,11 +262,12 @@ class _Trainer:
             jit_compile = training.images.kind == "features" and self.strategy.num_replicas_in_sync == 1 and not packed
         model.compile(
             optimizer=optimizer,
-            loss=losses.build(**dataclasses.asdict(settings.loss)),
+            loss=make_loss(settings.loss, optimizer.iterations, steps_per_epoch),
             jit_compile=jit_compile,
             steps_per_execution=train.steps_per_execution,
         )
         optimizer.build(model.trainable_variables)
+        fit_across_workers(model, self.strategy)
 
     def _create_folder(self, collection: Collection) -> None:
         self.folder.create(self.settings)
@@ -260,11 +278,15 @@ class _Trainer:
     def _restore(self, model: DualEncoder, tokenizer: Any) -> Position:
         """Continue from the last checkpoint, or begin: fresh, or from another run's weights."""
         position = self.checkpoints.position()
+        mine = position.step if position else -1
+        if from_chief(self.strategy, mine) != mine:
+            raise UserError(f"train.run_dir: {self.folder.path} is not the chief's; every worker has to see its folder")
         if position is None:
             init_from = self.settings.train.init_from
             if init_from:
                 taken = warm_start(model, getattr(tokenizer, "vocabulary", None), init_from)
-                print(f"init_from {init_from}: {taken}")
+                if self.chief:
+                    print(f"init_from {init_from}: {taken}")
             if self.chief:
                 purge(self.folder.logs, -1)
             return Position(0, 0)
@@ -303,8 +325,11 @@ class _Trainer:
     ) -> list[keras.callbacks.Callback]:
         train = self.settings.train
         watch = StepWatch(train.batch_size, order.steps_per_epoch, board, train.log_steps)
-        callbacks: list[keras.callbacks.Callback] = [watch, measuring]
+        callbacks: list[keras.callbacks.Callback] = [watch]
+        if train.collapse_steps:
+            callbacks.append(CollapseWatch(measuring.embedder.model.loss, train.batch_size, train.collapse_steps))
         if board:
+            callbacks.append(measuring)
             board.hyper_parameters(self.settings)
             small = None
             if train.examples or train.projector:
@@ -313,7 +338,7 @@ class _Trainer:
                     small = small[measuring.split.images.rows]
             callbacks.append(BoardWriter(board, measuring, small, train.examples, train.projector))
             callbacks.append(Progress(train.epochs, order.steps_per_epoch, position.epoch))
-        return callbacks
+        return [*callbacks, StopTogether(self.strategy)]
 
     def _note_bad(self, collection: Collection) -> Any:
         problems = list(collection.skipped)

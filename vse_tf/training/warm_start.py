@@ -53,7 +53,7 @@ def warm_start(model: DualEncoder, words: list[str] | None, run: str | Path) -> 
             fresh.append(f"{name} (not in {run})")
             continue
         value = keras.ops.convert_to_numpy(theirs[name])
-        if words is not None and their_words is not None and len(value) == len(their_words) and "embedding" in name:
+        if words is not None and their_words is not None and "embedding" in name and len(value) == len(their_words):
             value = _by_word(keras.ops.convert_to_numpy(variable), words, value, their_words)
         if value.shape != tuple(variable.shape):
             fresh.append(f"{name} (shape {tuple(variable.shape)}, there {value.shape})")

@@ -1,0 +1,38 @@
+"""The objective that the settings describe, with what moves while it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vse_tf import losses
+from vse_tf.config import LossSettings
+from vse_tf.models.temperature import LearnedTemperature
+from vse_tf.training.schedules import Hardness
+
+
+def make_loss(loss: LossSettings, iterations: Any, steps_per_epoch: int) -> losses.PairLoss:
+    """The loss; a learned temperature is bound to it in `DualEncoder.compile`.
+
+    Args:
+        loss: the settings.
+        iterations: the optimizer's count of steps, which a hardness schedule follows.
+        steps_per_epoch: optimizer steps in an epoch.
+    """
+    rise = loss.hardness_steps or round(loss.hardness_epochs * steps_per_epoch)
+    return losses.build(
+        loss.name,
+        temperature=loss.temperature,
+        bias=loss.bias,
+        margin=loss.margin,
+        mask_same_image=loss.mask_same_image,
+        multiple_positives=loss.multiple_positives,
+        hardest=loss.hardest,
+        hardness=Hardness(iterations, rise, loss.hardness) if rise else loss.hardness,
+    )
+
+
+def make_temperature(loss: LossSettings) -> LearnedTemperature | None:
+    """The model's temperature (and bias), where the settings let it learn them."""
+    if not loss.learned:
+        return None
+    return LearnedTemperature(loss.temperature, loss.temperature_limits, loss.bias if loss.name == "sigmoid" else None)
