@@ -31,16 +31,15 @@ def make_strategy(distribution: DistributionSettings) -> tf.distribute.Strategy:
     if distribution.virtual_cpus:
         _split_cpu(distribution.virtual_cpus)
     name = distribution.strategy
-    gpus = tf.config.list_logical_devices("GPU")
-    if name == "auto":
-        name = "multi_worker" if os.environ.get("TF_CONFIG") else "mirrored"
-        if name == "mirrored" and len(gpus) < 2 and distribution.virtual_cpus < 2:
-            name = "none"
-    if name == "none":
-        return tf.distribute.get_strategy()
+    if name == "auto" and os.environ.get("TF_CONFIG"):
+        name = "multi_worker"
     if name == "multi_worker":
         _check_tf_config()
+        # Before any look at the devices: it starts TensorFlow, and workers can no longer be connected.
         return tf.distribute.MultiWorkerMirroredStrategy()
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "none" or (name == "auto" and len(gpus) < 2 and distribution.virtual_cpus < 2):
+        return tf.distribute.get_strategy()
     if distribution.virtual_cpus:
         return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(distribution.virtual_cpus)])
     return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus] or ["CPU:0"])
@@ -108,13 +107,10 @@ def from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
     mine = value / strategy.extended._num_devices_per_worker if is_chief(strategy) else 0.0
 
     @tf.function
-    def total(share: tf.Tensor) -> Any:
-        def summed(share: tf.Tensor) -> tf.Tensor:
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, share)
+    def everywhere() -> Any:
+        return strategy.run(lambda: tf.constant(mine, tf.float64))
 
-        return strategy.run(summed, args=(share,))
-
-    return float(strategy.experimental_local_results(total(tf.constant(mine, tf.float64)))[0])
+    return float(strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere(), axis=None))
 
 
 class StopTogether(keras.callbacks.Callback):
