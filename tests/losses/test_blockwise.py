@@ -132,6 +132,49 @@ def test_small_temperatures_in_blocks(pairs, block) -> None:
     assert_same(found, dense, case)
 
 
+@pytest.mark.parametrize("form", ["dense", "blocked", "unknown size"])
+def test_exponentials_out_of_range_are_computed_again(form: str, pairs, block, monkeypatch) -> None:
+    case = next(case for case in EVERY if case.name == "convse")
+    ran: list[str] = []
+    safe = blockwise._SafeLogSumExp.forward
+
+    def noted(self):
+        tf.py_function(lambda: ran.append(""), [], [])
+        return safe(self)
+
+    monkeypatch.setattr(blockwise._SafeLogSumExp, "forward", noted)
+    if form != "dense":
+        block(3)
+    signature = [tf.TensorSpec([None if form == "unknown size" else 11, 2, 6], tf.float32)]
+    for limit, times in ((blockwise.SMALLEST_SUM, 0), (1e30, 1)):
+        monkeypatch.setattr(blockwise, "SMALLEST_SUM", limit)
+        found = run(case, pairs, wrap=lambda f: tf.function(f, input_signature=signature))
+        assert len(ran) == times
+        expected = oracle.convse(pairs[:, 0], pairs[:, 1], ROWS.tolist())
+        np.testing.assert_allclose(found[0], expected, rtol=1e-6, atol=1e-6)
+        slope = oracle.gradient(
+            lambda image, text, rows: oracle.convse(image, text, rows) * np.arange(1, 12),
+            pairs[:, 0],
+            pairs[:, 1],
+            ROWS.tolist(),
+        )
+        np.testing.assert_allclose(found[1], np.stack(slope, axis=1), rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_moving_hardness_in_blocks_of_unknown_size(trainable: bool, pairs, block) -> None:
+    step = tf.Variable(1, dtype=tf.int64, trainable=trainable)
+    case = next(case for case in EVERY if case.name == "convse++ half way")
+    half = Case(case.name, case.loss, case.function, case.oracle, {"hardness": lambda: tf.cast(step, tf.float32) / 2})
+    dense = run(case, pairs)
+    block(4)
+    signature = [tf.TensorSpec([None, 2, 6], tf.float32)]
+    assert_same(run(half, pairs, wrap=lambda f: tf.function(f, input_signature=signature)), dense, case)
+    variable = tf.Variable(0.5, trainable=trainable)
+    half = Case(case.name, case.loss, case.function, case.oracle, {"hardness": variable})
+    assert_same(run(half, pairs, wrap=lambda f: tf.function(f, input_signature=signature)), dense, case)
+
+
 @pytest.mark.parametrize(
     "case", [case for case in EVERY if "temperature" in case.oracle.__code__.co_varnames], ids=names
 )

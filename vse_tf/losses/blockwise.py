@@ -22,21 +22,21 @@ DENSE_ELEMENTS = 4096 * 4096
 BLOCK_ELEMENTS = 2**23
 """Elements of one block's similarity matrix (32 MiB of float32); a block has at least one row."""
 
+SMALLEST_SUM = 1e-30
+"""Sums of exponentials above this have lost nothing to float32's range; its smallest normal number is 1e-38."""
+
 RowLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 """From similarities `(r, B)`, same-image mask `(r, B)` and positives' similarities `(r,)` to losses `(r,)`, or
 `(r, k)` for k values a row."""
 
 
-def both_directions(
-    loss: RowLoss, pairs: Pairs, scale: Any = 1.0, blocked: Callable[[], tuple[tf.Tensor, tf.Tensor]] | None = None
-) -> tuple[tf.Tensor, tf.Tensor]:
+def both_directions(loss: RowLoss, pairs: Pairs, scale: Any = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
     """Image anchors against all captions, and caption anchors against all images.
 
     Args:
         loss: the loss of each row of similarities.
         pairs: the local pairs and the global batch.
         scale: factor on all similarities, for example one over the temperature.
-        blocked: what to run on large batches where a loss has a cheaper blocked form of its own.
 
     Returns:
         The losses of the local pairs in each direction, `(b,)` or what `loss` gives: images first, captions second.
@@ -51,11 +51,11 @@ def both_directions(
         to_image = tf.transpose(to_text) if pairs.replicas == 1 else similarity(text, pairs.images)
         return loss(to_text, same, positive), loss(to_image, same, positive)
 
-    def blocked_rows() -> tuple[tf.Tensor, tf.Tensor]:
+    def blocked() -> tuple[tf.Tensor, tf.Tensor]:
         to_text = _blocked_rows(loss, image, pairs.texts, pairs.ids, pairs.all_ids, positive)
         return to_text, _blocked_rows(loss, text, pairs.images, pairs.ids, pairs.all_ids, positive)
 
-    return by_size(image, pairs.texts, dense, blocked or blocked_rows)
+    return by_size(image, pairs.texts, dense, blocked)
 
 
 def each_row(
@@ -94,10 +94,14 @@ def by_size(anchors: tf.Tensor, candidates: tf.Tensor, dense: Callable[[], Any],
 
 
 def negative_log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-sum-exp over the negatives of every row and every column of `image @ text.T`, in row blocks.
+    """Log-sum-exp over the negatives of every row and every column of `image @ text.T`, dense or in row blocks.
 
-    Both directions come from one pass: forward one matrix product, backward three. Columns keep a running maximum and
-    a running sum. An entry's gradient is its softmax weight in its row plus that in its column.
+    Both directions come from one pass over one set of exponentials: those of z - c, where c is a bound on all z. An
+    entry's gradient is its exponential divided by its row's sum plus the same divided by its column's. Dense, the
+    exponentials are kept; in blocks they are computed again: forward one matrix product, backward three.
+
+    Where a row lies so far below c that its exponentials vanish (a very low temperature, or an anchor without
+    negatives), everything is computed again with a maximum of each row and column's own.
 
     Args:
         image: `(B, dim)` rows, the temperature divided out.
@@ -107,42 +111,116 @@ def negative_log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> t
     Returns:
         `(B,)` over each row and `(B,)` over each column; about `LOWEST` where no negative is left.
     """
-    blocks = _Blocks(image, text)
+    # Inside a branch of `tf.cond` a custom gradient finds only tensors that the branch itself made.
+    return by_size(
+        image,
+        text,
+        lambda: _log_sum_exp(tf.identity(image), tf.identity(text), ids, keep=True),
+        lambda: _log_sum_exp(tf.identity(image), tf.identity(text), ids, keep=False),
+    )
 
-    def logits(image: tf.Tensor, text: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-        return tf.where(same_image(tf.gather(ids, at), ids), LOWEST, similarity(tf.gather(image, at), text))
+
+def _log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor, keep: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    blocks = _Blocks(image, text)
 
     @tf.custom_gradient
     def log_sum_exp(image: tf.Tensor, text: tf.Tensor) -> Any:
-        def forward(i: tf.Tensor, rows: Any, peak: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
-            at, weight = blocks.rows(i)
-            z = logits(image, text, at)
-            higher = tf.maximum(peak, tf.reduce_max(z, axis=0))
-            here = tf.linalg.matvec(tf.exp(z - higher), weight, transpose_a=True)
-            return i + 1, rows.write(i, tf.reduce_logsumexp(z, axis=1)), higher, total * tf.exp(peak - higher) + here
+        bound = tf.reduce_max(tf.norm(image, axis=1)) * tf.reduce_max(tf.norm(text, axis=1))
 
-        start = (0, blocks.array(), tf.fill(tf.shape(ids), LOWEST), tf.zeros_like(ids, tf.float32))
+        def exponentials(at: tf.Tensor | None) -> tf.Tensor:
+            rows, of_rows = (image, ids) if at is None else (tf.gather(image, at), tf.gather(ids, at))
+            return tf.where(same_image(of_rows, ids), 0.0, tf.exp(similarity(rows, text) - bound))
+
+        def add_block(i: tf.Tensor, rows: Any, columns: tf.Tensor) -> tuple[Any, ...]:
+            at, weight = blocks.rows(i)
+            found = exponentials(at)
+            return i + 1, rows.write(i, tf.reduce_sum(found, axis=1)), columns + _column_sums(found, weight)
+
         with _off_the_tape():
-            _, rows, peak, total = blocks.loop(forward, start)
-            by_row, by_column = blocks.join(rows), peak + tf.math.log(total)
+            if keep:
+                kept = exponentials(None)
+                by_row, by_column = tf.reduce_sum(kept, axis=1), _column_sums(kept, tf.ones_like(kept[:, 0]))
+            else:
+                _, rows, by_column = blocks.loop(add_block, (0, blocks.array(), tf.zeros_like(text[:, 0])))
+                by_row = blocks.join(rows)
+            in_range = tf.minimum(tf.reduce_min(by_row), tf.reduce_min(by_column)) > SMALLEST_SUM
+            safe = _SafeLogSumExp(blocks, image, text, ids)
+            log_rows, log_columns = tf.cond(
+                in_range, lambda: (bound + tf.math.log(by_row), bound + tf.math.log(by_column)), safe.forward
+            )
 
         def gradient(of_row: tf.Tensor, of_column: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            def backward(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
-                at, weight = blocks.rows(i)
-                z = logits(image, text, at)
-                in_row = tf.exp(z - tf.gather(by_row, at)[:, None]) * tf.gather(of_row, at)[:, None]
-                weights = in_row + tf.exp(z - by_column) * of_column
-                anchors = tf.gather(image, at) * weight[:, None]
-                d_text += tf.matmul(weights, anchors, transpose_a=True)
-                return i + 1, d_image.write(i, tf.matmul(weights, text)), d_text
+            def in_range_gradient() -> tuple[tf.Tensor, tf.Tensor]:
+                row_share, column_share = of_row / by_row, of_column / by_column
+                if keep:
+                    weights = kept * (row_share[:, None] + column_share)
+                    return tf.matmul(weights, text), tf.matmul(weights, image, transpose_a=True)
 
-            _, d_image, d_text = blocks.loop(backward, (0, blocks.array(), tf.zeros_like(text)))
-            return blocks.join(d_image), d_text
+                def add_block(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
+                    at, weight = blocks.rows(i)
+                    weights = exponentials(at) * (tf.gather(row_share, at)[:, None] + column_share)
+                    anchors = tf.gather(image, at) * weight[:, None]
+                    d_text += tf.matmul(weights, anchors, transpose_a=True)
+                    return i + 1, d_image.write(i, tf.matmul(weights, text)), d_text
 
-        return (by_row, by_column), gradient
+                _, d_image, d_text = blocks.loop(add_block, (0, blocks.array(), tf.zeros_like(text)))
+                return blocks.join(d_image), d_text
 
-    # Inside a branch of `tf.cond` a custom gradient finds only tensors that the branch itself made.
-    return log_sum_exp(tf.identity(image), tf.identity(text))
+            return tf.cond(in_range, in_range_gradient, lambda: safe.backward(log_rows, log_columns, of_row, of_column))
+
+        return (log_rows, log_columns), gradient
+
+    return log_sum_exp(image, text)
+
+
+def _column_sums(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """`(B,)` sums down the columns, rows weighted: as a product, which is faster than a reduction."""
+    return tf.linalg.matvec(values, weight, transpose_a=True)
+
+
+class _SafeLogSumExp:
+    """`negative_log_sum_exp` at any range of similarities: a maximum for each row and a running one for each column."""
+
+    def __init__(self, blocks: _Blocks, image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> None:
+        self.blocks = blocks
+        self.image = image
+        self.text = text
+        self.ids = ids
+
+    def forward(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Over each row and over each column."""
+
+        def add_block(i: tf.Tensor, rows: Any, peak: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
+            at, weight = self.blocks.rows(i)
+            z = self._logits(at)
+            higher = tf.maximum(peak, tf.reduce_max(z, axis=0))
+            total = total * tf.exp(peak - higher) + _column_sums(tf.exp(z - higher), weight)
+            return i + 1, rows.write(i, tf.reduce_logsumexp(z, axis=1)), higher, total
+
+        start = (0, self.blocks.array(), tf.fill(tf.shape(self.ids), LOWEST), tf.zeros_like(self.text[:, 0]))
+        _, rows, peak, total = self.blocks.loop(add_block, start)
+        return self.blocks.join(rows), peak + tf.math.log(total)
+
+    def backward(
+        self, by_row: tf.Tensor, by_column: tf.Tensor, of_row: tf.Tensor, of_column: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Gradients of image and text from what `forward` gave and its gradients."""
+
+        def add_block(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
+            at, weight = self.blocks.rows(i)
+            z = self._logits(at)
+            in_row = tf.exp(z - tf.gather(by_row, at)[:, None]) * tf.gather(of_row, at)[:, None]
+            weights = in_row + tf.exp(z - by_column) * of_column
+            anchors = tf.gather(self.image, at) * weight[:, None]
+            d_text += tf.matmul(weights, anchors, transpose_a=True)
+            return i + 1, d_image.write(i, tf.matmul(weights, self.text)), d_text
+
+        _, d_image, d_text = self.blocks.loop(add_block, (0, self.blocks.array(), tf.zeros_like(self.text)))
+        return self.blocks.join(d_image), d_text
+
+    def _logits(self, at: tf.Tensor) -> tf.Tensor:
+        same = same_image(tf.gather(self.ids, at), self.ids)
+        return tf.where(same, LOWEST, similarity(tf.gather(self.image, at), self.text))
 
 
 def hardest_negatives(

@@ -52,13 +52,12 @@ def convse(
     if multiple_positives:
         return tf.add(*both_directions(_cross_entropy_to_all_positives, pairs, scale))
 
-    def one_pass() -> tuple[tf.Tensor, tf.Tensor]:
-        by_row, by_column = negative_log_sum_exp(pairs.image * scale, pairs.text, pairs.ids)
-        positive = positive_similarity(pairs) * scale
-        return tf.nn.softplus(by_row - positive), tf.nn.softplus(by_column - positive)
-
     # Over several replicas a column's entries lie on different devices: there each direction is a pass of its own.
-    return tf.add(*both_directions(cross_entropy, pairs, scale, blocked=one_pass if pairs.replicas == 1 else None))
+    if pairs.replicas > 1:
+        return tf.add(*both_directions(cross_entropy, pairs, scale))
+    positive = positive_similarity(pairs) * scale
+    by_row, by_column = negative_log_sum_exp(pairs.image * scale, pairs.text, pairs.ids)
+    return tf.nn.softplus(by_row - positive) + tf.nn.softplus(by_column - positive)
 
 
 def convse_plus_plus(

@@ -100,10 +100,14 @@ def hinges(pairs: Pairs, margin: float, hardest: int | None = 1, hardness: Scala
             return of_all(hinge, negatives)
         if fixed == 1.0:
             return of_hardest(hinge, negatives, hardest)
-        share = scalar(hardness)
-        return (1.0 - share) * of_all(hinge, negatives) + share * of_hardest(hinge, negatives, hardest)
+        return tf.stack([of_all(hinge, negatives), of_hardest(hinge, negatives, hardest)], axis=1)
 
-    return tf.add(*both_directions(loss, pairs))
+    both = tf.add(*both_directions(loss, pairs))
+    if both.shape.rank == 1:
+        return both
+    # Blended out here: a variable that is read inside of a block's custom gradient breaks graphs of unknown size.
+    share = scalar(hardness)
+    return (1.0 - share) * both[:, 0] + share * both[:, 1]
 
 
 def hinge_matrix(margin: float, similarities: tf.Tensor, same: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
