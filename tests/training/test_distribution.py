@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +13,7 @@ from tests.training.replicas import KINDS, dataset, run_all, trained
 from vse_tf.config import DistributionSettings
 from vse_tf.errors import UserError
 from vse_tf.losses import LOSSES
-from vse_tf.training.distribution import distribute, is_chief, make_strategy
+from vse_tf.training.distribution import distribute, fit_across_workers, from_chief, is_chief, make_strategy
 
 HEART = {
     2: ("convse/clipped", "convse++/unmasked", "convse/pieces", "sigmoid/learned", "convse/mixed_float16 in pieces"),
@@ -56,6 +57,22 @@ def test_a_batch_that_cannot_be_divided_names_the_next_one():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"])
     with pytest.raises(UserError, match=r"train\.batch_size: 16 .* 3 replicas; choose 15"):
         distribute(strategy, 16, lambda shard, replicas: dataset(16))
+
+
+def test_the_workaround_for_several_workers_is_for_the_tested_keras_alone(monkeypatch):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    for version, helped in (("3.11.9", False), ("3.12.0", True), ("3.15.1", True), ("3.16.0", False), ("4.0", False)):
+        monkeypatch.setattr(keras, "__version__", version)
+        for several in (True, False):
+            kind = tf.distribute.MirroredStrategy if several else tf.distribute.TPUStrategy
+            monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", kind)
+            model = keras.Sequential()
+            fit_across_workers(model, strategy)
+            assert ("_maybe_symbolic_build" in vars(model)) == (helped and several)
+
+
+def test_one_worker_asks_nobody():
+    assert from_chief(tf.distribute.get_strategy(), 3.0) == 3.0
 
 
 def test_strategies_by_name(monkeypatch):

@@ -136,13 +136,14 @@ class ConVSE(PairLoss):
     the softmax by a yes or no for each pair.
 
     A batch whose similarities are more than `blockwise.DENSE_ELEMENTS` is worked through in row blocks, with the same
-    value and gradient. A collapsed model sits at 2 ln B.
+    value and gradient. To encode a large batch in little memory, see `train.micro_batch`. A collapsed model sits at
+    2 ln B.
 
     Source: arXiv 2110.08872 (ICPR 2022).
 
     Args:
-        temperature: T, a positive number, or a variable or function that gives it (a learned temperature belongs to the
-            model; a variable of a loss is never trained).
+        temperature: T, a positive number, or a variable or function that gives it. To learn it give `DualEncoder` a
+            `LearnedTemperature`, which it binds here: a variable of a loss is never trained.
         mask_same_image: other pairs of an anchor's image are not its negatives.
         multiple_positives: other pairs of an anchor's image are positives too.
         reduction: as in Keras; the default is the mean of the formula.
@@ -207,9 +208,9 @@ class ConVSEPlusPlus(PairLoss):
     - `hardest=k` replaces the largest hinge by the mean of the k largest (fewer where an anchor has fewer negatives);
       `hardest=None` is the mean over all negatives.
     - `hardness` h blends (1 - h) * mean over all negatives + h * (mean over the `hardest`). Means keep both ends on one
-      scale, so the loss, its collapse value and a clip-norm mean the same all along a schedule. Give a `tf.Variable`
-      (made inside the strategy's scope) and a callback can move it while a compiled model trains; a plain number is
-      fixed once a training step is traced.
+      scale, so the loss, its collapse value and a clip-norm mean the same all along a schedule. Give a function of the
+      optimizer's step (`training.schedules.Hardness`, or `loss.hardness_epochs` of a run), or a `tf.Variable` that a
+      callback moves; a plain number is fixed once a training step is traced.
 
     Take it after ConVSE, from a trained model or with hardness rising from 0: from random weights the single hardest
     negative easily pulls all embeddings into one point. Such a collapsed model sits at 2 m / T.
