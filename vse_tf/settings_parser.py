@@ -88,7 +88,7 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 def data_parser(prog: str, description: str) -> ArgumentParser:
     """A parser with the fields of `data` alone, for commands that read a run and may replace its data."""
-    parser = _new_parser(prog, description)
+    parser = command_parser(prog, description)
     parser.add_class_arguments(DataSettings, "data")
     return parser
 
@@ -233,12 +233,13 @@ def _more(prog: str) -> str:
     return f" (all settings: {prog} --help)"
 
 
-def _new_parser(prog: str, description: str) -> ArgumentParser:
+def command_parser(prog: str, description: str) -> ArgumentParser:
+    """An empty parser whose errors are `UserError`s of one line."""
     return _OneLineParser(prog=prog, description=description)
 
 
 def _parser(prog: str, description: str) -> ArgumentParser:
-    parser = _new_parser(prog, description)
+    parser = command_parser(prog, description)
     parser.add_argument("--config", action="config", help="YAML file with settings; later ones win")
     parser.add_class_arguments(Settings, None)
     return parser

@@ -1,0 +1,122 @@
+"""The command: one process that loads, serves, follows its folder and stops when it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import pytest
+
+from tests.serving import models
+from tests.serving.servers import until
+from vse_tf import serve
+from vse_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    models.save(models.Dual(1), root / "dual" / "1", "serving_default")
+    return root
+
+
+@contextlib.contextmanager
+def running(*arguments):
+    """The command as a process, and the lines that it has printed."""
+    command = [sys.executable, "-m", "vse_tf.serve", "--port", "0", *map(str, arguments)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        lines, errors = [], []
+        readers = [
+            threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True),
+            threading.Thread(target=lambda: errors.extend(iter(process.stderr.readline, "")), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            yield process, lines, errors
+        finally:
+            process.kill()
+            process.wait()
+
+
+def address(lines):
+    return next((line.split()[2] for line in lines if line.startswith("serving at ")), None)
+
+
+def ask(url, body=None):
+    with urllib.request.urlopen(url, body and json.dumps(body).encode(), timeout=30) as response:
+        return json.load(response)
+
+
+def test_the_command_from_start_to_stop(folder):
+    with running("--models", folder, "--versions", "all", "--label", "first=1") as (process, lines, errors):
+        until(lambda: address(lines) or process.poll() is not None, 120)
+        url = address(lines)
+        assert url, errors
+        assert url.startswith("http://127.0.0.1:")
+        got = ask(f"{url}/v1/models/dual/labels/first:predict", {"instances": ["a"]})
+        assert got["predictions"][0][0] == pytest.approx(3.6)
+        models.save(models.Dual(2), folder / "dual" / ".beside", "serving_default")
+        (folder / "dual" / ".beside").rename(folder / "dual" / "2")
+        models.save(models.Words(), folder / "words" / "1", default="serve")
+        until(lambda: "dual 2: available\n" in lines and "words 1: available\n" in lines)
+        assert len(ask(f"{url}/v1/models/dual")["model_version_status"]) == 2
+        assert len(ask(f"{url}/v1/models/words:predict", {"instances": ["a"]})["predictions"]) == 1
+        # A connection that idles must not hold the end up.
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1]))):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+        until(lambda: lines[-1] == "stopped\n")
+        assert not [line for line in errors if "Traceback" in line]
+
+
+def test_help_answers_without_tensorflow():
+    code = (
+        "import sys, vse_tf.serve\n"
+        "try: vse_tf.serve.main(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'tensorflow', 'keras', 'waitress'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--max-body-bytes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name the folder of the models with --models"),
+        (["--models", "EMPTY"], "EMPTY holds no models"),
+        (["--models", "gone"], "no folder gone"),
+        (["--models", "MODELS", "--label", "stable"], "LABEL=VERSION"),
+        (["--models", "MODELS", "--label", "stable=99"], "no model has a version 99"),
+        (["--models", "MODELS", "--versions", "0"], "versions"),
+        (["--models", "MODELS", "--port", "70000"], "port"),
+        (["--models", "MODELS", "--workers", "0"], "workers"),
+        (["--models", "MODELS", "--timeout", "-1"], "timeout"),
+        (["--models-config", "gone.config"], r"gone\.config: cannot be read"),
+        (["--models", "MODELS", "--host", "300.0.0.1"], "cannot serve at 300.0.0.1"),
+        (["--models", "MODELS", "--port", "TAKEN"], "something is listening there"),
+        (["--models", "BROKEN", "--port", "0"], "no model could be loaded: .*saved_model.pb"),
+        (["--wrong"], "--wrong"),
+    ],
+)
+def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "BROKEN" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "MODELS").symlink_to(folder)
+    with socket.socket() as taken, pytest.raises(UserError, match=told):
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        serve.main([str(taken.getsockname()[1]) if each == "TAKEN" else each for each in arguments])

@@ -1,0 +1,131 @@
+"""`python -m vse_tf.serve`: answer TensorFlow Serving's REST API on this machine, for development."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Literal, NoReturn
+
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
+
+from vse_tf.errors import UserError, run_command
+from vse_tf.serving.model_config import ModelConfig, models_below, read_models_config, with_labels
+from vse_tf.settings_parser import command_parser
+
+Port = restricted_number_type("Port", int, [(">=", 0), ("<", 65536)])
+PROG = "python -m vse_tf.serve"
+DESCRIPTION = """Serve SavedModels over TensorFlow Serving's REST API (predict, status, metadata, versions, labels)
+on this machine, to try the calls without containers. SavedModels are programs: serve only what you trust."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command until it is interrupted or terminated.
+
+    Args:
+        argv: its arguments (default: those of the process).
+
+    Raises:
+        UserError: nothing to serve, an address that cannot be bound, or a wrong option.
+    """
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    before = signal.signal(signal.SIGTERM, _stop)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with contextlib.suppress(KeyboardInterrupt, _Stopped):
+            _serve(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _say("stopped")
+
+
+def _serve(arguments: Namespace) -> None:
+    _models(arguments)
+    from vse_tf.serving.http import make_app, make_server  # noqa: PLC0415
+    from vse_tf.serving.loading import load_version  # noqa: PLC0415
+    from vse_tf.serving.registry import Registry  # noqa: PLC0415
+    from vse_tf.serving.rest import RestApi  # noqa: PLC0415
+
+    registry = Registry(lambda: _models(arguments), load_version, _say)
+    limit = arguments.max_body_bytes
+    app = make_app(RestApi(registry), limit)
+    server = make_server(app, arguments.host, arguments.port, arguments.workers, limit, arguments.timeout)
+    try:
+        # The port is taken, but nothing is accepted before the first versions answer: as the real server has it.
+        registry.look()
+        if not any(registry.serving().values()):
+            raise UserError(f"no model could be loaded: {'; '.join(registry.problems())}")
+        registry.watch(arguments.poll_seconds)
+        address = f"http://{arguments.host}:{server.effective_port}"
+        for name, versions in registry.serving().items():
+            _say(f"{address}/v1/models/{name} versions {', '.join(map(str, versions)) or 'none'}")
+        _say(f"serving at {address} (Ctrl-C stops it)")
+        server.run()
+    finally:
+        registry.close()
+        server.close()
+
+
+def _models(arguments: Namespace) -> Sequence[ModelConfig]:
+    below = Path(arguments.models) if arguments.models else None
+    newest = 0 if arguments.versions == "all" else arguments.versions
+    if arguments.models_config:
+        models = read_models_config(Path(arguments.models_config), below)
+    elif below is not None:
+        models = models_below(below, newest)
+    else:
+        raise UserError("nothing to serve: name the folder of the models with --models, or a --models-config")
+    if not models:
+        raise UserError(
+            f"--models: {below} holds no models; they lie in it as MODEL/VERSION/saved_model.pb, the version a number"
+        )
+    return with_labels(models, arguments.label)
+
+
+def _parse(argv: list[str]) -> Namespace:
+    parser = command_parser(PROG, DESCRIPTION)
+    parser.add_argument("--models", type=str | None, help="folder of the models, each MODEL/VERSION/saved_model.pb")
+    parser.add_argument(
+        "--models-config",
+        type=str | None,
+        help="TensorFlow Serving's models.config, with policies and labels; a base_path that does not exist here is "
+        "looked for in --models",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="[MODEL:]LABEL=VERSION",
+        help="serve a version under a label; may be repeated",
+    )
+    parser.add_argument(
+        "--versions", type=PositiveInt | Literal["all"], default=1, help="how many of the newest versions to serve"
+    )
+    parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=Port, default=8501, help="port; 0 takes a free one")
+    parser.add_argument("--workers", type=PositiveInt, default=4, help="requests worked on at once")
+    parser.add_argument("--max-body-bytes", type=PositiveInt, default=32 * 2**20, help="larger requests are refused")
+    parser.add_argument("--timeout", type=PositiveFloat, default=60.0, help="seconds that a request may take to arrive")
+    parser.add_argument("--poll-seconds", type=PositiveFloat, default=1.0, help="time between looks for new versions")
+    return parser.parse_args(argv)
+
+
+class _Stopped(SystemExit):
+    """SIGTERM arrived."""
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise _Stopped(0)
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

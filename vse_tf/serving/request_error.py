@@ -1,0 +1,21 @@
+"""Why a request gets no answer, with the HTTP status that says so. No TensorFlow is imported here."""
+
+from __future__ import annotations
+
+
+class RequestError(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        message: what is wrong, in TensorFlow Serving's words where it has some; it leaves as `{"error": message}`.
+        status: the HTTP status: 400 for anything wrong in the request or raised by the graph, 404 for an unknown
+            model or version, 413 for a body above the limit.
+
+    Example:
+        >>> raise RequestError("Missing 'inputs' or 'instances' key")
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status

@@ -1,0 +1,173 @@
+"""One version of a model in memory: what its signatures take and give, and running them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+from vse_tf.errors import UserError
+from vse_tf.serving.request_error import RequestError
+from vse_tf.serving.tensors_in import Arrays
+
+# TensorFlow's names of types, and those of the server's messages.
+_NAMES = {"float16": "half", "float32": "float", "float64": "double"}
+# HTTP status of an error that the graph raised; any other is the request's fault.
+_STATUS = {
+    tf.errors.NotFoundError: 404,
+    tf.errors.ResourceExhaustedError: 429,
+    tf.errors.UnimplementedError: 501,
+    tf.errors.UnavailableError: 503,
+    tf.errors.InternalError: 500,
+    tf.errors.UnknownError: 500,
+    tf.errors.DataLossError: 500,
+}
+_MISSING_OP = re.compile(r"Op type not registered '(\w+)'")
+# What an eager call puts around the graph's own words.
+_AROUND = re.compile(r"\AGraph execution error:.*?<stack traces unavailable>\n|\s*\[Op:\w+\]\s*\Z", re.DOTALL)
+
+
+class Servable:
+    """A loaded SavedModel.
+
+    A SavedModel is a program: load only what you trust.
+
+    Args:
+        version: its version number.
+        folder: its folder.
+
+    Attributes:
+        description: every signature as the REST API's metadata describe it.
+
+    Raises:
+        UserError: there is no SavedModel, or it cannot be loaded.
+
+    Example:
+        >>> Servable(1, Path("models/text_tower/1")).run("serving_default", {"text": np.array([b"a dog"], object)})
+        {'embedding': array([[0.02, …]], dtype=float32)}
+    """
+
+    def __init__(self, version: int, folder: Path) -> None:
+        self.version = version
+        self.folder = folder
+        signatures = _signatures(folder)
+        self.description = {name: _described(signature) for name, signature in signatures.items()}
+        self._inputs = {
+            name: {key: tf.as_dtype(info.dtype) for key, info in signature.inputs.items()}
+            for name, signature in signatures.items()
+        }
+        # The functions keep only weak hold of the variables, this keeps them alive.
+        self._model = _loaded(folder)
+        self._functions = dict(self._model.signatures)
+
+    def inputs(self, signature: str) -> dict[str, str]:
+        """Type of each input of a signature by name.
+
+        Raises:
+            RequestError: there is no such signature, or it takes no inputs.
+        """
+        if signature not in self._inputs:
+            raise RequestError(f'Serving signature name: "{signature}" not found in signature def')
+        if not self._inputs[signature]:
+            raise RequestError(f"Failed to get input map for signature: {signature}")
+        return {name: _NAMES.get(dtype.name, dtype.name) for name, dtype in self._inputs[signature].items()}
+
+    def run(self, signature: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Run a signature; any number of threads may do so at once.
+
+        Args:
+            signature: its name.
+            arrays: an array for each of its inputs.
+
+        Returns:
+            Its outputs by name.
+
+        Raises:
+            RequestError: the graph raised an error.
+        """
+        types = self._inputs[signature]
+        try:
+            tensors = {name: tf.constant(array, types[name]) for name, array in arrays.items()}
+            outputs = self._functions[signature](**tensors)
+            return {name: _numpy(value) for name, value in outputs.items()}
+        except tf.errors.OpError as error:
+            status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 400)
+            raise RequestError(_AROUND.sub("", error.message), status) from None
+        except (TypeError, ValueError) as error:
+            raise RequestError(str(error)) from None
+
+
+def _numpy(value: tf.Tensor) -> np.ndarray:
+    # TensorFlow gives a string scalar as bare bytes.
+    return np.array(value.numpy(), object) if value.dtype == tf.string else value.numpy()
+
+
+def _signatures(folder: Path) -> Mapping[str, Any]:
+    saved = saved_model_pb2.SavedModel()
+    path = folder / "saved_model.pb"
+    try:
+        saved.ParseFromString(path.read_bytes())
+    except OSError:
+        raise UserError(f"{path}: there is no SavedModel here") from None
+    except Exception as error:
+        # protobuf's DecodeError has had several homes
+        raise UserError(f"{path}: not a SavedModel: {error}") from None
+    for graph in saved.meta_graphs:
+        if "serve" in graph.meta_info_def.tags:
+            return graph.signature_def
+    raise UserError(f"{path}: no graph in it is tagged 'serve'")
+
+
+def _described(signature: Any) -> dict[str, Any]:
+    return {
+        "inputs": {name: _described_tensor(info) for name, info in signature.inputs.items()},
+        "outputs": {name: _described_tensor(info) for name, info in signature.outputs.items()},
+        "method_name": signature.method_name,
+        "defaults": {},
+    }
+
+
+def _described_tensor(info: Any) -> dict[str, Any]:
+    shape = info.tensor_shape
+    return {
+        "name": info.name,
+        "dtype": types_pb2.DataType.Name(info.dtype),
+        "tensor_shape": {
+            "dim": [{"size": str(each.size), "name": each.name} for each in shape.dim],
+            "unknown_rank": shape.unknown_rank,
+        },
+    }
+
+
+def _loaded(folder: Path) -> Any:
+    # TensorFlow's loader has no error of its own: KeyError, RuntimeError and more come out of a broken model.
+    try:
+        return _load(folder)
+    except Exception as error:
+        missing = _MISSING_OP.search(str(error))
+        if missing is None:
+            raise UserError(f"{folder}: cannot be loaded: {_first_line(error)}") from None
+        op = missing[1]
+    # TF-Text's ops are registered by importing it, and most models do without.
+    with contextlib.suppress(ImportError):
+        import tensorflow_text  # noqa: F401, PLC0415
+    try:
+        return _load(folder)
+    except Exception as error:
+        hint = "; if it is one of TF-Text's: pip install tensorflow-text" if op in str(error) else ""
+        raise UserError(f"{folder}: cannot be loaded: {_first_line(error)}{hint}") from None
+
+
+def _load(folder: Path) -> Any:
+    return tf.saved_model.load(str(folder))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
