@@ -1,0 +1,149 @@
+"""What the local server sets limits to, which the real one leaves to a proxy: size, inflated size, time to arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import json
+import socket
+import time
+
+import pytest
+
+from tests.serving import models
+from tests.serving.servers import local
+from vse_tf.serving.model_config import ModelConfig
+
+LIMIT = 100_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models") / "m"
+    models.save(models.Words(), root / "1", default="serve")
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with local([ModelConfig("m", folder)], limit=LIMIT) as running:
+        yield running
+
+
+def body(size):
+    frame = len(json.dumps({"instances": [""]}))
+    return json.dumps({"instances": ["x" * (size - frame)]}).encode()
+
+
+def answers(server):
+    return server.predict("m", {"instances": ["a"]}).status == 200
+
+
+def test_a_body_of_the_limits_size_is_taken_and_one_byte_more_is_not(server):
+    assert server.predict("m", body(LIMIT)).status == 200
+    got = server.predict("m", body(LIMIT + 1))
+    assert got.status == 413
+    assert got.error == f"The request's body has {LIMIT + 1} bytes, the limit is {LIMIT}"
+    assert answers(server)
+
+
+def test_a_client_that_sends_everything_first_still_hears_why(server):
+    got = server.predict("m", body(20 * 2**20))
+    assert got.status == 413
+    assert "the limit is" in got.error
+
+
+def test_a_chunked_body_is_counted_too(server):
+    got = server.call("POST", "/v1/models/m:predict", iter([b"x" * 60_000] * 3))
+    assert got.status == 413
+    assert answers(server)
+
+
+def test_a_body_beyond_all_measure_is_cut_off_at_its_announcement(server):
+    with socket.create_connection(server.address, timeout=30) as client:
+        client.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+    assert answers(server)
+
+
+def test_a_body_that_inflates_beyond_the_limit_is_refused(server):
+    for size in (LIMIT + 1, 50_000_000):
+        got = server.predict("m", gzip.compress(b" " * size), Content_Encoding="gzip")
+        assert got.status == 413
+        assert "inflates" in got.error
+    two = gzip.compress(b" " * (LIMIT - 10)) + gzip.compress(b" " * 20)
+    assert server.predict("m", two, Content_Encoding="gzip").status == 413
+
+
+def test_gzip_in_several_parts_is_inflated(server):
+    two = gzip.compress(b'{"instances":') + gzip.compress(b'["a"]}')
+    assert server.predict("m", two, Content_Encoding="gzip").status == 200
+
+
+@pytest.mark.parametrize("packed", [b"no gzip", gzip.compress(b'{"instances": ["a"]}')[:-12], b"\x1f\x8b\x08"])
+def test_broken_gzip(server, packed):
+    got = server.predict("m", packed, Content_Encoding="gzip")
+    assert got.status == 400
+    assert "gzip" in got.error
+
+
+def test_a_request_that_drips_in_is_given_up(folder):
+    with local([ModelConfig("m", folder)], timeout=1.0) as server, socket.create_connection(server.address) as client:
+        client.settimeout(10)
+        client.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - start < 20:
+                client.sendall(b"x")
+                time.sleep(0.2)
+                client.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    if client.recv(10) == b"":
+                        break
+                client.setblocking(True)
+        assert time.monotonic() - start < 15
+        assert answers(server)
+
+
+def test_slow_clients_keep_no_worker_busy(folder):
+    with local([ModelConfig("m", folder)], workers=1) as server, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(socket.create_connection(server.address))
+            client.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+        assert answers(server)
+
+
+def test_a_client_that_leaves_in_the_middle_does_no_harm(server):
+    for sent in (b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: 1000\r\n\r\nhalf", b"GET /v1/mod", b""):
+        with socket.create_connection(server.address) as client:
+            client.sendall(sent)
+    assert answers(server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"no http at all\r\n\r\n",
+        b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: many\r\n\r\n",
+        b"POST /v1/models/m:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /" + b"x" * 300_000 + b" HTTP/1.1\r\n\r\n",
+        b"\x00\x01\x02\r\n\r\n",
+    ],
+    ids=["text", "length", "chunk", "long address", "bytes"],
+)
+def test_what_is_no_http_is_refused(server, sent):
+    with socket.create_connection(server.address, timeout=30) as client, contextlib.suppress(ConnectionError):
+        client.sendall(sent)
+        assert client.recv(100).split()[1] in (b"400", b"431", b"501")
+    assert answers(server)
+
+
+def test_connections_are_kept(server):
+    with contextlib.closing(http.client.HTTPConnection(*server.address, timeout=30)) as connection:
+        for _ in range(3):
+            connection.request("POST", "/v1/models/m:predict", b'{"instances": ["a"]}')
+            response = connection.getresponse()
+            assert response.status == 200
+            response.read()
+            assert not response.will_close
