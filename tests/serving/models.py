@@ -117,12 +117,53 @@ class Words(tf.Module):
 class Photo(tf.Module):
     """Image files to the mean colour of their centre, decoded as the towers decode them."""
 
-    @tf.function(input_signature=of_batch(tf.string, "image_bytes"))
-    def serve(self, image_bytes):
+    @staticmethod
+    def colours(image_bytes):
         def one(contents):
             return tf.reduce_mean(decode_centre_view(contents, MAX_PIXELS, (16, 16)), [0, 1])
 
-        return {"embedding": tf.map_fn(one, image_bytes, fn_output_signature=spec([3], tf.float32, "colour"))}
+        return tf.map_fn(one, image_bytes, fn_output_signature=spec([3], tf.float32, "colour"))
+
+    @tf.function(input_signature=of_batch(tf.string, "image_bytes"))
+    def serve(self, image_bytes):
+        return {"embedding": self.colours(image_bytes)}
+
+
+class Retrieval(tf.Module):
+    """A gallery of colours with words in front: the nearest for a text or an image."""
+
+    COLOURS = (
+        ("red.png", "a red card", (1, 0, 0)),
+        ("green.png", "a green card", (0, 1, 0)),
+        ("blue.png", "", (0, 0, 1)),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids, self.captions = (tf.constant([each[at] for each in self.COLOURS]) for at in (0, 1))
+        self.matrix = tf.Variable(np.array([each[2] for each in self.COLOURS], np.float32))
+
+    def _nearest(self, vectors):
+        scores, at = tf.math.top_k(tf.linalg.matmul(vectors, self.matrix, transpose_b=True), 3)
+        return {"ids": tf.gather(self.ids, at), "scores": scores, "captions": tf.gather(self.captions, at)}
+
+    @tf.function(input_signature=of_batch(tf.string, "text"))
+    def search_text(self, text):
+        words = [tf.strings.regex_full_match(text, f".*{name[:-4]}.*") for name, _, _ in self.COLOURS]
+        return self._nearest(tf.cast(tf.stack(words, -1), tf.float32))
+
+    @tf.function(input_signature=of_batch(tf.string, "image_bytes"))
+    def search_image(self, image_bytes):
+        return self._nearest(Photo.colours(image_bytes) / 255)
+
+
+class TextTower(tf.Module):
+    """Texts to unit vectors that depend on their bytes."""
+
+    @tf.function(input_signature=of_batch(tf.string, "text"))
+    def serve(self, text):
+        angle = tf.cast(tf.strings.to_hash_bucket_fast(text, 1000), tf.float32) / 1000
+        return {"embedding": tf.stack([tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)], -1)}
 
 
 def save(module: tf.Module, folder: Path, *names: str, default: str | None = None) -> None:
@@ -162,6 +203,13 @@ def write_models(root: Path) -> Path:
     config = root / "models.config"
     config.write_text(CONFIG.format(root=root.resolve()))
     return config
+
+
+def write_towers(root: Path) -> None:
+    """Write stand-ins of the models that an export consists of: image_tower, text_tower and retrieval."""
+    save(Photo(), root / "image_tower" / "1", default="serve")
+    save(TextTower(), root / "text_tower" / "1", default="serve")
+    save(Retrieval(), root / "retrieval" / "1", "search_text", "search_image", default="search_text")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from vse_tf.errors import UserError
 from vse_tf.serving.manifest import MANIFEST, verify
 from vse_tf.serving.request_error import RequestError
-from vse_tf.serving.servable import Servable
+from vse_tf.serving.servable import Servable, register_tf_text
 
 
 def load_version(version: int, folder: Path) -> Servable:
@@ -24,8 +24,8 @@ def load_version(version: int, folder: Path) -> Servable:
     Raises:
         UserError: a file is missing, damaged or foreign, the model cannot be loaded, or a warm-up request fails.
     """
-    if (folder / MANIFEST).exists():
-        verify(folder)
+    if (folder / MANIFEST).exists() and verify(folder).get("custom_operations"):
+        register_tf_text()
     model = Servable(version, folder)
     warm_up(model)
     return model

@@ -45,6 +45,7 @@ class Servable:
 
     Attributes:
         description: every signature as the REST API's metadata describe it.
+        functions: the signatures' functions by name.
 
     Raises:
         UserError: there is no SavedModel, or it cannot be loaded.
@@ -65,7 +66,7 @@ class Servable:
         }
         # The functions keep only weak hold of the variables, this keeps them alive.
         self._model = _loaded(folder)
-        self._functions = dict(self._model.signatures)
+        self.functions = dict(self._model.signatures)
 
     def inputs(self, signature: str) -> dict[str, str]:
         """Type of each input of a signature by name.
@@ -95,13 +96,19 @@ class Servable:
         types = self._inputs[signature]
         try:
             tensors = {name: tf.constant(array, types[name]) for name, array in arrays.items()}
-            outputs = self._functions[signature](**tensors)
+            outputs = self.functions[signature](**tensors)
             return {name: _numpy(value) for name, value in outputs.items()}
         except tf.errors.OpError as error:
             status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 400)
             raise RequestError(_AROUND.sub("", error.message), status) from None
         except (TypeError, ValueError) as error:
             raise RequestError(str(error)) from None
+
+
+def register_tf_text() -> None:
+    """Import TF-Text where it is installed, which registers its operations; most models do without."""
+    with contextlib.suppress(ImportError):
+        import tensorflow_text  # noqa: F401, PLC0415
 
 
 def _numpy(value: tf.Tensor) -> np.ndarray:
@@ -155,9 +162,7 @@ def _loaded(folder: Path) -> Any:
         if missing is None:
             raise UserError(f"{folder}: cannot be loaded: {_first_line(error)}") from None
         op = missing[1]
-    # TF-Text's ops are registered by importing it, and most models do without.
-    with contextlib.suppress(ImportError):
-        import tensorflow_text  # noqa: F401, PLC0415
+    register_tf_text()
     try:
         return _load(folder)
     except Exception as error:
