@@ -170,7 +170,12 @@ def scheduled(model: Servable, most: int, wait_us: int, threads: int) -> Any:
     def joined(values: tf.Tensor) -> tf.Tensor:
         return function(**{name: values})["embedding"]
 
-    return tf.function(joined, input_signature=[tf.TensorSpec([None], tf.string)])
+    def named(values: tf.Tensor) -> tf.Tensor:
+        # Schedulers of one name are one scheduler.
+        with tf.name_scope(f"{name}_{most}_{wait_us}_{threads}"):
+            return joined(values)
+
+    return tf.function(named, input_signature=[tf.TensorSpec([None], tf.string)])
 
 
 def measure(address: str, name: str, model: Servable, inputs: list[Any], arguments: argparse.Namespace) -> dict:
@@ -192,7 +197,7 @@ def measure(address: str, name: str, model: Servable, inputs: list[Any], argumen
     singles = [np.array([each], object) for each in plain]
     for most, wait_us, threads in SCHEDULES:
         run = scheduled(model, most, wait_us, threads)
-        for size in (1, 2, 4, 8, 16, 32):
+        for size in (size for size in (1, 2, 4, 8, 16, 32) if size <= most):
             run(tf.constant((plain * size)[:size], tf.string))
         figures = load(arguments.clients[-1], arguments.seconds, in_process(model, singles, run))
         settings = {"max_batch_size": most, "batch_timeout_micros": wait_us, "num_batch_threads": threads}

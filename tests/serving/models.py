@@ -8,6 +8,7 @@ writes them and a `models.config` for whoever wants to start a `tensorflow_model
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,16 @@ def spec(shape: list[int | None], dtype: tf.DType, name: str) -> tf.TensorSpec:
 
 def of_batch(dtype: tf.DType, *names: str) -> list[tf.TensorSpec]:
     return [spec([None], dtype, name) for name in names]
+
+
+def decoded(contents: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.io.decode_image(contents, 3, expand_animations=False), tf.float32)
+
+
+def mean_colours(files: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor] = decoded) -> tf.Tensor:
+    return tf.map_fn(
+        lambda each: tf.reduce_mean(decode(each), [0, 1]), files, fn_output_signature=spec([3], tf.float32, "colour")
+    )
 
 
 class Dual(tf.Module):
@@ -117,16 +128,17 @@ class Words(tf.Module):
 class Photo(tf.Module):
     """Image files to the mean colour of their centre, decoded as the towers decode them."""
 
-    @staticmethod
-    def colours(image_bytes):
-        def one(contents):
-            return tf.reduce_mean(decode_centre_view(contents, MAX_PIXELS, (16, 16)), [0, 1])
+    @tf.function(input_signature=of_batch(tf.string, "image_bytes"))
+    def serve(self, image_bytes):
+        return {"embedding": mean_colours(image_bytes, lambda each: decode_centre_view(each, MAX_PIXELS, (16, 16)))}
 
-        return tf.map_fn(one, image_bytes, fn_output_signature=spec([3], tf.float32, "colour"))
+
+class ImageTower(tf.Module):
+    """Image files to their mean colour."""
 
     @tf.function(input_signature=of_batch(tf.string, "image_bytes"))
     def serve(self, image_bytes):
-        return {"embedding": self.colours(image_bytes)}
+        return {"embedding": mean_colours(image_bytes)}
 
 
 class Retrieval(tf.Module):
@@ -154,7 +166,7 @@ class Retrieval(tf.Module):
 
     @tf.function(input_signature=of_batch(tf.string, "image_bytes"))
     def search_image(self, image_bytes):
-        return self._nearest(Photo.colours(image_bytes) / 255)
+        return self._nearest(mean_colours(image_bytes) / 255)
 
 
 class TextTower(tf.Module):
@@ -207,7 +219,7 @@ def write_models(root: Path) -> Path:
 
 def write_towers(root: Path) -> None:
     """Write stand-ins of the models that an export consists of: image_tower, text_tower and retrieval."""
-    save(Photo(), root / "image_tower" / "1", default="serve")
+    save(ImageTower(), root / "image_tower" / "1", default="serve")
     save(TextTower(), root / "text_tower" / "1", default="serve")
     save(Retrieval(), root / "retrieval" / "1", "search_text", "search_image", default="search_text")
 

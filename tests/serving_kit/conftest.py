@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.serving import models
 from tests.serving.servers import local
-from vse_tf.serving.model_config import models_below
+from vse_tf.serving.model_config import models_below, with_labels
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def export_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(export_folder):
-    with local(models_below(export_folder)) as running:
+    with local(with_labels(models_below(export_folder), ["stable=1"])) as running:
         yield running
 
 
