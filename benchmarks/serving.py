@@ -4,8 +4,9 @@
 
 Starts `python -m vse_tf.serve` on an export's towers in a process of its own and prints one JSON line. For texts and
 for images, at 1, 8 and 32 clients: requests a second and the median and 99th percentile of their latency over HTTP, the
-same with as many threads that call the SavedModel in this process, and the ratio of the two rates. `one` is one input
-a request, `many` is 32. `scheduler` joins the single inputs of the most clients by TensorFlow's own batch scheduler,
+same with as many threads that call the SavedModel in this process, and the ratio of the two rates; `cpu_ms` is the
+processor time of a request in the process that answers it, client not counted. `one` is one input a request, `many` is
+32. `scheduler` joins the single inputs of the most clients by TensorFlow's own batch scheduler,
 the one in TensorFlow Serving, for some settings of export/batching_params.pbtxt.
 """
 
@@ -68,8 +69,19 @@ def photos(folder: str | None, count: int = 32) -> list[bytes]:
     return drawn
 
 
-def load(callers: int, seconds: float, call_of: Callable[[], contextlib.AbstractContextManager[Call]]) -> dict:
-    """Let so many callers call, each as soon as its last call has returned, and measure."""
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used (0 where the system does not tell)."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(
+    callers: int, seconds: float, pid: int, call_of: Callable[[], contextlib.AbstractContextManager[Call]]
+) -> dict[str, float]:
+    """Let so many callers call, each as soon as its last call has returned, and measure; `pid` does the work."""
     latencies: list[list[float]] = [[] for _ in range(callers)]
     ready, end = threading.Barrier(callers + 1), threading.Event()
     failures: list[BaseException] = []
@@ -94,25 +106,26 @@ def load(callers: int, seconds: float, call_of: Callable[[], contextlib.Abstract
         thread.start()
     with contextlib.suppress(threading.BrokenBarrierError):
         ready.wait()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), cpu_seconds(pid)
     time.sleep(0 if failures else seconds)
     end.set()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
-    spent = time.perf_counter() - start
+    spent, used = time.perf_counter() - start, cpu_seconds(pid) - used
     every = np.concatenate([np.array(each) for each in latencies]) * 1e3
     return {
         "per_s": round(len(every) / spent, 1),
         "p50_ms": round(float(np.percentile(every, 50)), 2),
         "p99_ms": round(float(np.percentile(every, 99)), 2),
+        "cpu_ms": round(used / len(every) * 1e3, 2),
     }
 
 
 @contextlib.contextmanager
-def serving(models: Path) -> Iterator[str]:
-    """The local server on a free port; gives its address."""
+def serving(models: Path) -> Iterator[tuple[str, int]]:
+    """The local server on a free port; gives its address and process."""
     command = [sys.executable, "-m", "vse_tf.serve", "--models", str(models), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -122,7 +135,7 @@ def serving(models: Path) -> Iterator[str]:
                     break
             else:
                 raise SystemExit(f"the server did not start; run {' '.join(command[1:])}")
-            yield line.split()[2]
+            yield line.split()[2], process.pid
         finally:
             process.terminate()
 
@@ -178,8 +191,11 @@ def scheduled(model: Servable, most: int, wait_us: int, threads: int) -> Any:
     return tf.function(named, input_signature=[tf.TensorSpec([None], tf.string)])
 
 
-def measure(address: str, name: str, model: Servable, inputs: list[Any], arguments: argparse.Namespace) -> dict:
+def measure(
+    server: tuple[str, int], name: str, model: Servable, inputs: list[Any], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """All figures of one tower."""
+    address, pid = server
     coded = [{"b64": base64.b64encode(each).decode()} if name == "image_tower" else each for each in inputs]
     plain = [each if isinstance(each, bytes) else each.encode() for each in inputs]
     result: dict[str, Any] = {}
@@ -189,8 +205,8 @@ def measure(address: str, name: str, model: Servable, inputs: list[Any], argumen
         batches = [np.array([plain[at] for at in group], object) for group in groups]
         result[kind] = {}
         for clients in arguments.clients if kind == "one" else arguments.clients[:1]:
-            http_figures = load(clients, arguments.seconds, over_http(address, name, bodies))
-            direct = load(clients, arguments.seconds, in_process(model, batches))
+            http_figures = load(clients, arguments.seconds, pid, over_http(address, name, bodies))
+            direct = load(clients, arguments.seconds, os.getpid(), in_process(model, batches))
             ratio = round(http_figures["per_s"] / direct["per_s"], 3)
             result[kind][str(clients)] = {"http": http_figures, "in_process": direct, "ratio": ratio}
     result["scheduler"] = []
@@ -199,7 +215,7 @@ def measure(address: str, name: str, model: Servable, inputs: list[Any], argumen
         run = scheduled(model, most, wait_us, threads)
         for size in (size for size in (1, 2, 4, 8, 16, 32) if size <= most):
             run(tf.constant((plain * size)[:size], tf.string))
-        figures = load(arguments.clients[-1], arguments.seconds, in_process(model, singles, run))
+        figures = load(arguments.clients[-1], arguments.seconds, os.getpid(), in_process(model, singles, run))
         settings = {"max_batch_size": most, "batch_timeout_micros": wait_us, "num_batch_threads": threads}
         result["scheduler"].append({**settings, **figures})
     return result
@@ -215,10 +231,10 @@ def main() -> None:
     arguments = parser.parse_args()
     models = Path(arguments.models)
     result: dict[str, Any] = {"cores": os.cpu_count(), "seconds": arguments.seconds}
-    with serving(models) as address:
+    with serving(models) as server:
         for name, inputs in (("text_tower", TEXTS), ("image_tower", photos(arguments.photos))):
             version, folder = max(version_folders(models / name).items())
-            result[name] = measure(address, name, load_version(version, folder), inputs, arguments)
+            result[name] = measure(server, name, load_version(version, folder), inputs, arguments)
     print(json.dumps(result))
 
 

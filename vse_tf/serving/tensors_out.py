@@ -104,10 +104,10 @@ def _singles(values: np.ndarray) -> list[str]:
     """float32 as the server writes it: six digits where they are exact, else nine, always with a point or exponent."""
     numbers = values.tolist()
     texts = ("%.9g " * len(numbers) % tuple(numbers)).split()
+    wide = values.astype(np.float64)
     with np.errstate(all="ignore"):
-        exponent = np.floor(np.log10(np.abs(values.astype(np.float64))))
-        scale = 10.0 ** (5 - exponent)
-        short = np.abs(np.rint(values * scale) / scale - values) < np.abs(values) * 1e-6
+        scale = 10.0 ** (5 - np.floor(np.log10(np.abs(wide))))
+        short = (np.rint(wide * scale) / scale).astype(np.float32) == values
     for at in np.flatnonzero(short):
         text = f"{numbers[at]:.6g}"
         if np.float32(text) == values[at]:
