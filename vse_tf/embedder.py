@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from tqdm import tqdm
 from vse_tf.config import Settings
 from vse_tf.data import text
 from vse_tf.data.bad_images import BadImages
+from vse_tf.data.photo_files import PhotoFiles
 from vse_tf.data.pipeline import ImageView, image_batches
-from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.projection import head_of
@@ -64,6 +65,7 @@ class Embedder:
         self._encode_image = _compiled(model.image_tower)
         self._encode_features = _compiled(head_of(model.image_tower))
         self._encode_text = _compiled(model.text_tower)
+        self._files: PhotoFiles | None = None
 
     @property
     def image_tower(self) -> keras.Model:
@@ -104,14 +106,50 @@ class Embedder:
         if not len(images):
             return np.zeros([0, self.dim], np.float32)
         if isinstance(images[0], (str, Path)):
-            if self.view.size is None:
-                raise UserError("this model takes precomputed features, not image files")
-            files = FileImages(tuple(str(path) for path in images))
             bad = BadImages("fail", self.view.max_pixels)
-            return self._encode_image_rows(files, bad, batch_size, progress)[0]
+            with _bar(len(images), progress) as bar:
+                return self.encode_files([str(path) for path in images], bad, batch_size, bar.update)[0]
         size = batch_size or self.settings.train.eval_batch_size
         starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, unit="batch")
         return np.concatenate([self._encode_arrays(images[start : start + size]) for start in starts])
+
+    def encode_files(
+        self,
+        paths: Sequence[str],
+        bad: BadImages,
+        batch_size: int | None = None,
+        advance: Callable[[int], Any] = lambda count: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Embed image files, those that can be read.
+
+        Args:
+            paths: the files.
+            bad: what to do with the others, and what is said about them.
+            batch_size: images at a time (default: the run's `train.eval_batch_size`).
+            advance: told after each batch how many images it was.
+
+        Returns:
+            float32 `(read, dim)`, and int64 `(read,)`: the position in `paths` of each row.
+
+        Raises:
+            UserError: an image cannot be read and `bad` does not skip it, or the model takes no image files.
+
+        Example:
+            >>> vectors, rows = model.encode_files(["a.jpg", "cut.jpg"], BadImages("skip", 10**8))
+        """
+        if self.view.size is None:
+            raise UserError("this model takes precomputed features, not image files")
+        size = batch_size or self.settings.train.eval_batch_size
+        if self._files is None:
+            self._files = PhotoFiles(self.view, self.settings.data.workers)
+        vectors, rows, done = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)], 0
+        for photos, got in self._files.batches(paths, size, bad):
+            vectors.append(self._encode_image(photos).numpy())
+            rows.append(got)
+            advance(int(got[-1]) + 1 - done)
+            done = int(got[-1]) + 1
+        advance(len(paths) - done)
+        return np.concatenate(vectors), np.concatenate(rows)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> np.ndarray:
         """Embed sentences.
@@ -152,7 +190,7 @@ class Embedder:
             bad: what to do with images that cannot be read.
             progress: show bars.
         """
-        image, rows = self._encode_image_rows(split.images, bad, None, progress)
+        image, rows = self._encode_image_rows(split.images, bad, progress)
         place = np.full(len(split), -1, np.int64)
         place[rows] = np.arange(len(rows))
         text_rows = place[np.array(split.caption_rows, np.int64)]
@@ -165,16 +203,14 @@ class Embedder:
         prepared = [self.view.of_pixels(tf.constant(np.asarray(array), tf.uint8), None) for array in arrays]
         return self._encode_image(tf.stack(prepared)).numpy()
 
-    def _encode_image_rows(
-        self, images: Images, bad: BadImages, batch_size: int | None, progress: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        size = batch_size or self.settings.train.eval_batch_size
+    def _encode_image_rows(self, images: Images, bad: BadImages, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+        size = self.settings.train.eval_batch_size
         cached = images.kind == "features" and self.view.size is not None
         encode = self._encode_features if cached else self._encode_image
         batches = image_batches(images, self.view, size, bad, self.settings.data.workers)
         vectors, rows = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)]
         try:
-            with tqdm(total=len(images), desc="images", disable=not progress, unit="image") as bar:
+            with _bar(len(images), progress) as bar:
                 for batch, got in batches:
                     read = got.numpy() >= 0
                     vectors.append(encode(batch).numpy()[read])
@@ -215,6 +251,10 @@ def _register_classes(settings: Settings) -> None:
         import keras_hub  # noqa: F401, PLC0415
 
         from vse_tf.models import hub_backbones  # noqa: F401, PLC0415
+
+
+def _bar(images: int, progress: bool) -> tqdm:
+    return tqdm(total=images, desc="images", disable=not progress, unit="image")
 
 
 def _compiled(tower: keras.Model) -> Any:

@@ -27,15 +27,22 @@ def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
     """
     values = to_dict(settings)
     return {
-        "vse_tf": vse_tf.__version__,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("tensorflow", "keras", "keras-hub", "numpy")},
+        **software(),
         "seed": settings.train.seed,
         "settings": values,
         "settings_sha256": _sha256(json.dumps(values, sort_keys=True)),
         "data": {name: len(split) for name, split in collection.splits.items()},
         "data_sha256": fingerprint(collection),
         "skipped": len(collection.skipped),
+    }
+
+
+def software() -> dict[str, Any]:
+    """Versions, and the git revision where there is one."""
+    return {
+        "vse_tf": vse_tf.__version__,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("tensorflow", "keras", "keras-hub", "numpy")},
         "git": _revision(),
     }
 

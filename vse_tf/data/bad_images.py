@@ -24,16 +24,24 @@ class BadImages:
         on_bad: `fail` stops at the first broken image, `skip` counts it.
         max_pixels: `data.max_pixels`.
         note: called once for each newly found problem.
+        remedy: the option that leaves such images out, for the message.
 
     Attributes:
         problems: the problem of each broken image, by path.
         error: the error that stopped the reading, since `tf.data` hides it behind one of its own.
     """
 
-    def __init__(self, on_bad: OnBad, max_pixels: int, note: Callable[[Problem], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_bad: OnBad,
+        max_pixels: int,
+        note: Callable[[Problem], None] | None = None,
+        remedy: str = "--data.on_bad skip",
+    ) -> None:
         self.on_bad = on_bad
         self.max_pixels = max_pixels
         self.note = note
+        self.remedy = remedy
         self.problems: dict[str, Problem] = {}
         self.error: UserError | None = None
 
@@ -52,7 +60,7 @@ class BadImages:
         def compare(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:
             for want, have in zip(wanted, got, strict=True):
                 if want != have:
-                    self._broken(images.paths[want])
+                    self.broken(images.paths[want])
                 if have < 0 and needed:
                     self._stop(f"{images.paths[want]}: neither it nor {ALTERNATES} other images could be read")
             return got
@@ -75,12 +83,17 @@ class BadImages:
         """The user's error behind an error that came out of `tf.data`, or the error itself."""
         return self.error or error
 
-    def _broken(self, path: str) -> None:
+    def broken(self, path: str) -> None:
+        """Apply `data.on_bad` to an image that could not be read.
+
+        Raises:
+            UserError: `on_bad` is `fail`.
+        """
         if path in self.problems:
             return
         problem = Problem(path, self.reason(path))
         if self.on_bad == "fail":
-            self._stop(f"{problem}; mend it, or leave such images out with --data.on_bad skip")
+            self._stop(f"{problem}; mend it, or leave such images out with {self.remedy}")
         self.problems[path] = problem
         if self.note:
             self.note(problem)

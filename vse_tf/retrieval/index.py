@@ -134,7 +134,7 @@ class Index:
         if size != index._items["bytes"]:
             raise UserError(f"{path}: {size} bytes where the manifest says {index._items['bytes']}; {_AGAIN}")
         for shard in index.shards:
-            index._map(shard)
+            map_shard(folder, shard, index.dim)
         return index
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ class Index:
         """The shards in row order: number of the first row, and the vectors, memory-mapped float32 `(rows, dim)`."""
         start = 0
         for shard in self.shards:
-            yield start, self._map(shard)
+            yield start, map_shard(self.folder, shard, self.dim)
             start += shard.rows
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -159,7 +159,7 @@ class Index:
         of = np.searchsorted(starts, wanted, side="right") - 1
         for number in np.unique(of):
             here = np.flatnonzero(of == number)
-            found[here] = self._map(self.shards[number])[wanted[here] - starts[number]]
+            found[here] = map_shard(self.folder, self.shards[number], self.dim)[wanted[here] - starts[number]]
         return found
 
     def matrix(self) -> np.ndarray:
@@ -224,18 +224,6 @@ class Index:
             if told(path, sha256_of, path) != expected:
                 raise UserError(f"{path}: damaged: its contents are not those that were written; {_AGAIN}")
 
-    def _map(self, shard: Shard) -> np.ndarray:
-        path = self.folder / shard.name
-        try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or error
-            raise UserError(f"{path}: unreadable vectors ({reason}); {_AGAIN}") from None
-        if not isinstance(mapped, np.ndarray) or mapped.shape != (shard.rows, self.dim) or mapped.dtype != np.float32:
-            expected = f"float32 ({shard.rows}, {self.dim})"
-            raise UserError(f"{path}: not the {expected} vectors that the manifest names; {_AGAIN}")
-        return mapped
-
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
         wrong = wanted[(wanted < 0) | (wanted >= self.count)]
@@ -265,6 +253,29 @@ class Index:
         if lines != self.count:
             found = f"{lines} lines" if lines >= 0 else "a last line that is cut off"
             raise UserError(f"{self.folder / ITEMS}: {found} where the manifest counts {self.count} rows; {_AGAIN}")
+
+
+def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
+    """The vectors of a shard, memory-mapped.
+
+    Args:
+        folder: the index's folder.
+        shard: the shard.
+        dim: dimensions of the space.
+
+    Raises:
+        UserError: the file is missing, cut short or another one.
+    """
+    path = folder / shard.name
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{path}: unreadable vectors ({reason}); {_AGAIN}") from None
+    if not isinstance(mapped, np.ndarray) or mapped.shape != (shard.rows, dim) or mapped.dtype != np.float32:
+        expected = f"float32 ({shard.rows}, {dim})"
+        raise UserError(f"{path}: not the {expected} vectors that the manifest names; {_AGAIN}")
+    return mapped
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,24 @@ class RunFolder:
         if not self.exists:
             raise UserError(f"{self.path}: no run here (no config.yaml); name the folder that training printed")
         return load_settings(self.config)
+
+    def identity(self, checkpoint: str = "best") -> str:
+        """A hash of the model: its description, its tokenizer and the hash that the checkpoint carries of its weights.
+
+        Args:
+            checkpoint: `best` or `last`.
+
+        Raises:
+            UserError: there is no checkpoint yet.
+        """
+        pointer = self.checkpoints / "pointer.json"
+        if not pointer.exists():
+            raise UserError(f"{self.checkpoints}: no checkpoint; the run ended before its first epoch did: train again")
+        position = read_json(self.checkpoints / read_json(pointer)[checkpoint] / "position.json")
+        digest = hashlib.sha256(position["sha256"].encode())
+        for path in [self.model, *sorted(path for path in self.tokenizer.rglob("*") if path.is_file())]:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace results.json in one step."""

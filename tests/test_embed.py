@@ -1,0 +1,123 @@
+"""The command, end to end on drawn shapes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vse_tf
+from tests.tiny import arguments
+from vse_tf import embed, train
+from vse_tf.errors import UserError
+from vse_tf.retrieval.index import Index
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "shapes"
+    train.main(arguments(folder, train__epochs=1))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for name in ("a.jpg", "b.png", "more/c.png", "more/d.jpg", "more/e.png"):
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def test_the_index_holds_the_models_own_vectors(run, photos, tmp_path, capsys):
+    (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+    output = str(tmp_path / "index")
+    embed.main(["--run", str(run), "--images", str(photos), "--output", output, "--shard_rows", "4"])
+    index = Index.open(output)
+    assert [item.id for item in index.all_items()] == ["a.jpg", "b.png", "more/c.png", "more/d.jpg", "more/e.png"]
+    expected = vse_tf.load(run).encode_images([index.path(item) for item in index.all_items()])
+    np.testing.assert_allclose(index.matrix(), expected, atol=1e-6)
+    assert index.model["path"] == str(run)
+    told = capsys.readouterr()
+    for line in ("5 photos, 8 dimensions, 2 shards", "5 new, 0 changed", "1 left out", "vse_tf.search --index"):
+        assert line in told.out
+    assert "6/6" in told.err
+    assert "photos/s" in told.err
+    listed = json.loads((tmp_path / "index" / "skipped.jsonl").read_text())
+    assert listed["where"].endswith("cut.jpg")
+    assert "undecodable" in listed["what"]
+    embed.main(["--run", str(run), "--images", str(photos), "--output", output])
+    assert "0 new, 0 changed, 0 deleted, 5 as before" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"cut\.jpg.*--on_bad skip"):
+        embed.main(["--run", str(run), "--images", str(photos), "--output", output, "--on_bad", "fail"])
+
+
+def test_captions(run, tmp_path, capsys):
+    (tmp_path / "captions.txt").write_text("a red circle\nein roter Kreis\n")
+    output = str(tmp_path / "index")
+    embed.main(["--run", str(run), "--captions", str(tmp_path / "captions.txt"), "--output", output])
+    expected = vse_tf.load(run).encode_texts(["a red circle", "ein roter Kreis"])
+    np.testing.assert_allclose(Index.open(output).matrix(), expected, atol=1e-6)
+    assert "2 captions" in capsys.readouterr().out
+
+
+def test_a_killed_process_repeated_redoes_no_finished_shard(run, photos, tmp_path):
+    for i in range(40):
+        Image.new("RGB", (20, 20), (i * 6, 90, 200 - i)).save(photos / f"more{i}.png")
+    output = tmp_path / "index"
+    command = ["--run", str(run), "--images", str(photos), "--output", str(output), "--shard_rows", "3"]
+    process = subprocess.Popen([sys.executable, "-m", "vse_tf.embed", *command], stderr=subprocess.DEVNULL)
+    while len(list(output.glob(".embed/part-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    with pytest.raises(UserError, match="no index here"):
+        Index.open(output)
+    finished = {path: path.stat().st_ino for path in output.glob("*.npy")}
+    embed.main(command)
+    index = Index.open(output)
+    index.verify()
+    assert index.count == 45
+    assert {path: path.stat().st_ino for path in finished} == finished
+    assert not (output / ".embed").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], "either --images or --captions"),
+        (["--images", "a", "--captions", "b"], "either --images or --captions"),
+        (["--images", "no/such"], "--images: no/such: No such file"),
+        (["--images", ".", "--shard_rows", "0"], "--shard_rows: 0"),
+        (["--images", ".", "--batch_size", "-1"], "--batch_size: -1"),
+        (["--images", ".", "--on_bad", "maybe"], "on_bad"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, argv, named):
+    with pytest.raises(UserError, match=named):
+        embed.main(["--run", str(tmp_path), "--output", str(tmp_path / "index"), *argv])
+    assert not (tmp_path / "index").exists()
+
+
+def test_no_model_is_one_line(photos, tmp_path):
+    with pytest.raises(UserError, match="name the model: --run"):
+        embed.main(["--images", str(photos), "--output", str(tmp_path / "index")])
+    with pytest.raises(UserError, match="no run here"):
+        embed.main(["--run", str(photos), "--images", str(photos), "--output", str(tmp_path / "index")])
+    (photos / "config.yaml").write_text("{}")
+    with pytest.raises(UserError, match="no checkpoint"):
+        embed.main(["--run", str(photos), "--images", str(photos), "--output", str(tmp_path / "index")])
+
+
+def test_help_and_mistakes_need_no_tensorflow():
+    code = "import sys; import vse_tf.embed, vse_tf.retrieval.encoders; print('tensorflow' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert found.stdout.strip() == "False"

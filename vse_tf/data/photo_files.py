@@ -1,0 +1,82 @@
+"""Photo files to batches for encoding, lot after lot."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import tensorflow as tf
+
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.pipeline import ImageView
+
+
+class PhotoFiles:
+    """Reads lots of photo files in parallel.
+
+    Threads and not `tf.data`: making an iterator over this graph takes a second, and a collection has many shards.
+
+    Args:
+        view: how photos are prepared.
+        workers: parallel reads (default: number of CPU cores).
+
+    Example:
+        >>> for photos, rows in PhotoFiles(view).batches(["a.jpg", "cut.jpg"], 128, BadImages("skip", 10**8)):
+        ...     print(photos.shape, rows)
+        (1, 224, 224, 3) [0]
+    """
+
+    def __init__(self, view: ImageView, workers: int | None = None) -> None:
+        self.view = view
+        self.workers = workers or os.cpu_count() or 1
+        self._view_of = tf.function(
+            lambda path: view.of_file(tf.io.read_file(path), None), input_signature=[tf.TensorSpec([], tf.string)]
+        )
+
+    def batches(self, paths: Sequence[str], batch_size: int, bad: BadImages) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
+        """Read files in their order.
+
+        Args:
+            paths: the files.
+            batch_size: photos in a batch.
+            bad: what to do with those that cannot be read.
+
+        Yields:
+            Photos float32 `(b, h, w, 3)`, and int64 `(b,)`: the position of each in `paths`.
+
+        Raises:
+            UserError: a photo cannot be read and `bad` does not skip it.
+        """
+        views, rows = [], []
+        for row, view in enumerate(self._views(paths, ahead=2 * batch_size)):
+            if view is None:
+                bad.broken(paths[row])
+            else:
+                views.append(view)
+                rows.append(row)
+            if len(views) == batch_size:
+                yield tf.stack(views), np.array(rows)
+                views, rows = [], []
+        if views:
+            yield tf.stack(views), np.array(rows)
+
+    def _views(self, paths: Sequence[str], ahead: int) -> Iterator[tf.Tensor | None]:
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            left = iter(paths)
+            waiting: deque[Future] = deque(pool.submit(self._read, path) for path in islice(left, ahead))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(self._read, path) for path in islice(left, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, path: str) -> tf.Tensor | None:
+        try:
+            return self._view_of(path)
+        except (tf.errors.OpError, ValueError):
+            return None
