@@ -42,7 +42,7 @@ class Encoder(Protocol):
     def dim(self) -> int: ...
 
     def encode_files(
-        self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], Any]
+        self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], Any] = ...
     ) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
         """Vectors of the photos that can be read, their positions in `paths`, and the problems of the others."""
 

@@ -13,6 +13,7 @@ from vse_tf.config import OnBad
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.retrieval.embedding import Encoder
+from vse_tf.retrieval.index import Index
 from vse_tf.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -90,3 +91,24 @@ def named_encoder(run: str | None, checkpoint: str = "best", batch_size: int | N
     if run is None:
         raise UserError("name the model: --run with a run folder")
     return RunEncoder(run, checkpoint, batch_size)
+
+
+def index_encoder(index: Index, run: str | None = None) -> Encoder:
+    """The model for queries to an index.
+
+    Args:
+        index: the index.
+        run: `--run`; by default the run that made the index.
+
+    Raises:
+        UserError: the index's run is no longer where it was.
+    """
+    made = index.model
+    checkpoint = made.get("checkpoint", "best")
+    if run is not None:
+        return RunEncoder(run, checkpoint)
+    if made.get("kind") != "run" or not isinstance(made.get("path"), str):
+        raise UserError(f"{index.folder}: its manifest names no run; name it with --run")
+    if not Path(made["path"]).exists():
+        raise UserError(f"{made['path']}: the run that made {index.folder} is not there; name it with --run")
+    return RunEncoder(made["path"], checkpoint)

@@ -144,34 +144,82 @@ def nearest(query: ArrayLike, gallery: ArrayLike, k: int, block_bytes: int = BLO
         >>> nearest(np.float32([[1, 0]]), np.float32([[0, 1], [1, 0], [0.5, 0]]), k=2)
         (array([[1, 2]]), array([[1. , 0.5]], dtype=float32))
     """
-    query, gallery = _embeddings(query, "query"), _embeddings(gallery, "gallery")
-    _check_width(query, gallery)
-    if k < 0:
-        raise ValueError(f"k is {k}; it must not be negative")
-    query_norm, gallery_norm = _norms("query", query), _norms("gallery", gallery)
-    _check_overflow("query", query_norm, gallery_norm)
-    k = min(k, len(gallery))
-    index = np.zeros((len(query), k), np.int64)
-    score = np.full((len(query), k), -np.inf, np.float32)
-    if not k:
-        return index, score
-    # No sample of right pairs exists here to show a better error than the proven one; the price is a few more
-    # candidates a query.
-    slack = _proven_error(query.shape[1]) * query_norm * gallery_norm.max()
-    for q, g, block in _blocks(query, gallery, block_bytes):
-        worst = score[q, -1].astype(np.float64)
-        if (width := block.shape[1]) > k:
-            worst = np.maximum(worst, np.partition(block, width - k, axis=1)[:, width - k] - slack[q])
-        floor = _below(worst - slack[q])
-        for i in np.flatnonzero(block.max(axis=1) >= floor):
-            row = q.start + int(i)
-            found = np.flatnonzero(block[i] >= floor[i])
-            dots = _pair_dots(query, gallery, np.full(len(found), row), g.start + found)
-            indices = np.concatenate([index[row], g.start + found])
-            scores = np.concatenate([score[row], dots.astype(np.float32)])
-            order = np.lexsort((indices, -scores))[:k]  # unfilled places hold -inf: they sort last
-            index[row], score[row] = indices[order], scores[order]
-    return index, score
+    found = Nearest(query, min(k, len(np.asarray(gallery))), block_bytes)
+    found.add(gallery)
+    return found.result()
+
+
+class Nearest:
+    """The k best-scoring items of every query, over a gallery that comes in parts; `nearest` is its short form.
+
+    Args:
+        query: embeddings `(q, d)`, float32.
+        k: number of items.
+        block_bytes: see `nearest`.
+
+    Raises:
+        NonFiniteError: a query is not finite.
+        ValueError: `query` has another shape, or `k` is negative.
+
+    Example:
+        >>> found = Nearest(query, k=10)
+        >>> for shard in shards:
+        ...     found.add(shard)
+        >>> rows, scores = found.result()
+    """
+
+    def __init__(self, query: ArrayLike, k: int, block_bytes: int = BLOCK_BYTES) -> None:
+        if k < 0:
+            raise ValueError(f"k is {k}; it must not be negative")
+        self.query = _embeddings(query, "query")
+        self.k = k
+        self.block_bytes = block_bytes
+        self.count = 0
+        self._norm = _norms("query", self.query)
+        self._index = np.zeros((len(self.query), k), np.int64)
+        self._score = np.full((len(self.query), k), -np.inf, np.float32)
+
+    def add(self, gallery: ArrayLike, unit: bool = False) -> None:
+        """Compare with the next part of the gallery; its rows are numbered on from the last part's.
+
+        Args:
+            gallery: embeddings `(n, d)`, float32, perhaps a memory map.
+            unit: they are known to be of unit length, so their lengths need not be computed.
+
+        Raises:
+            NonFiniteError: an embedding is not finite; not noticed where `unit`.
+            ValueError: shapes do not fit.
+        """
+        gallery = _embeddings(gallery, "gallery")
+        _check_width(self.query, gallery)
+        gallery_norm = np.array([1.01]) if unit else _norms("gallery", gallery)
+        _check_overflow("query", self._norm, gallery_norm)
+        first, self.count = self.count, self.count + len(gallery)
+        if not self.k:
+            return
+        # No sample of right pairs exists here to show a better error than the proven one; the price is a few more
+        # candidates a query.
+        slack = _proven_error(gallery.shape[1]) * self._norm * gallery_norm.max(initial=0.0)
+        for q, g, block in _blocks(self.query, gallery, self.block_bytes):
+            floor = _below(self._score[q, -1].astype(np.float64) - slack[q])
+            # Finding a block's k-th best costs as much as its product: only where the floor leaves many.
+            many = np.flatnonzero(np.count_nonzero(block >= floor[:, None], axis=1) > max(64, self.k))
+            if many.size:
+                kth = np.partition(block[many], block.shape[1] - self.k, axis=1)[:, -self.k]
+                floor[many] = np.maximum(floor[many], _below(kth - 2 * slack[q][many]))
+            for i in np.flatnonzero(block.max(axis=1) >= floor):
+                row = q.start + int(i)
+                near = g.start + np.flatnonzero(block[i] >= floor[i])
+                dots = _pair_dots(self.query, gallery, np.full(len(near), row), near)
+                indices = np.concatenate([self._index[row], first + near])
+                scores = np.concatenate([self._score[row], dots.astype(np.float32)])
+                order = np.lexsort((indices, -scores))[: self.k]  # unfilled places hold -inf: they sort last
+                self._index[row], self._score[row] = indices[order], scores[order]
+
+    def result(self) -> tuple[Ints, Floats]:
+        """Gallery indices `(q, min(k, count))` int64 and their scores, float32 of the same shape, best first."""
+        k = min(self.k, self.count)
+        return self._index[:, :k].copy(), self._score[:, :k].copy()
 
 
 def check_finite(side: str, embeddings: ArrayLike) -> None:

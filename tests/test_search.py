@@ -1,0 +1,125 @@
+"""The command, end to end on drawn shapes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vse_tf
+from tests.tiny import arguments
+from vse_tf import embed, search, train
+from vse_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    train.main(arguments(folder / "run", train__epochs=1))
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(folder / "photos" / f"{i:02d}.png")
+    (folder / "captions.txt").write_text("a red circle\na blue star\n")
+    for option, source in (("--images", "photos"), ("--captions", "captions.txt")):
+        output = str(folder / f"{source}.index")
+        embed.main(["--run", str(folder / "run"), option, str(folder / source), "--output", output])
+    return folder
+
+
+def found(place, capsys, *argv, index="photos.index"):
+    capsys.readouterr()
+    search.main(["--index", str(place / index), "--json", *argv])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_words_find_photos_best_first(place, capsys):
+    answers = found(place, capsys, "a red circle", "--top_k", "5")
+    model = vse_tf.load(place / "run")
+    paths = sorted((place / "photos").iterdir())
+    scores = model.encode_images(paths) @ model.encode_texts(["a red circle"])[0]
+    best = np.argsort(-scores)[:5]
+    assert [answer["path"] for answer in answers] == [str(paths[i]) for i in best]
+    assert [answer["item"] for answer in answers] == [paths[i].name for i in best]
+    np.testing.assert_allclose([answer["score"] for answer in answers], scores[best], atol=1e-5)
+    assert found(place, capsys, "a", "red", "circle", "--top-k", "5") == answers
+    assert len(found(place, capsys, "a red circle", "--top_k", "99")) == 12
+
+
+def test_a_photo_finds_itself_and_captions(place, capsys):
+    answers = found(place, capsys, "--image", str(place / "photos" / "07.png"))
+    assert answers[0]["item"] == "07.png"
+    assert answers[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert len(answers) == 10
+    answers = found(place, capsys, "--image", str(place / "photos" / "07.png"), index="captions.txt.index")
+    assert {answer["caption"] for answer in answers} == {"a red circle", "a blue star"}
+    assert "path" not in answers[0]
+
+
+def test_the_table_and_the_contact_sheet(place, tmp_path, capsys):
+    page = tmp_path / "out.html"
+    search.main(["--index", str(place / "photos.index"), "a <red> circle", "--top_k", "3", "--html", str(page)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("  1  ")
+    assert str(place / "photos") in lines[0]
+    assert page.read_text().count("data:image/jpeg;base64,") == 3
+    assert "a &lt;red&gt; circle" in page.read_text()
+
+
+def test_faiss_answers_like_exact_search(place, capsys):
+    pytest.importorskip("faiss")
+    argv = ("a red circle", "--top_k", "4")
+    exact, flat = found(place, capsys, *argv), found(place, capsys, *argv, "--backend", "faiss-flat")
+    assert [answer["item"] for answer in flat] == [answer["item"] for answer in exact]
+
+
+def test_the_index_works_where_it_was_moved_to(place, tmp_path, capsys):
+    answers = found(place, capsys, "a red circle")
+    moved = tmp_path / "moved"
+    place.rename(moved)
+    try:
+        with pytest.raises(UserError, match=r"run that made .* is not there; name it with --run"):
+            found(moved, capsys, "a red circle")
+        again = found(moved, capsys, "a red circle", "--run", str(moved / "run"), "--root", str(moved / "photos"))
+    finally:
+        moved.rename(place)
+    assert [answer["item"] for answer in again] == [answer["item"] for answer in answers]
+    assert again[0]["path"].startswith(str(moved))
+
+
+def test_a_model_that_was_trained_on_is_refused(place, tmp_path, capsys):
+    train.main(arguments(tmp_path / "other", train__epochs=1, train__seed=1))
+    with pytest.raises(UserError, match=r"embed again, or name the model that made it"):
+        found(place, capsys, "a red circle", "--run", str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], 'either "words" or --image'),
+        (["  "], 'either "words" or --image'),
+        (["a", "--image", "b"], 'either "words" or --image'),
+        (["a", "--top_k", "0"], "--top_k: 0"),
+        (["a", "--html", "no/such/out.html"], "--html: the folder"),
+        (["a", "--backend", "magic"], "backend"),
+        (["--image", "missing.jpg"], "--image: missing.jpg: missing image"),
+        (["--image", __file__], "--image: .*not a JPEG"),
+    ],
+)
+def test_a_mistake_is_one_line(place, argv, named):
+    with pytest.raises(UserError, match=named):
+        search.main(["--index", str(place / "photos.index"), *argv])
+
+
+def test_no_index_is_one_line(place):
+    with pytest.raises(UserError, match="no index here"):
+        search.main(["--index", str(place), "a red circle"])
+
+
+def test_help_needs_no_tensorflow():
+    code = "import sys; import vse_tf.search; print('tensorflow' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "False"

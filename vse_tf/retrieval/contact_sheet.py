@@ -1,0 +1,67 @@
+"""The answers of a search as one HTML file with the pictures inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from vse_tf.retrieval.search import Hit
+from vse_tf.retrieval.thumbnails import data_uri, thumbnail
+
+# Nothing is loaded and nothing runs, whatever captions and file names hold.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem; color: #222; background: #fff; }
+h1 { font-size: 1.2rem; } h1 img { max-height: 6rem; vertical-align: middle; }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; list-style: none;
+  padding: 0; }
+li { border: 1px solid #ddd; border-radius: 6px; padding: .5rem; overflow-wrap: anywhere; }
+li img, .none { display: block; width: 100%; height: 11rem; object-fit: contain; background: #f4f4f4; }
+.none { line-height: 11rem; text-align: center; color: #666; } small { color: #666; }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; } li { border-color: #444; }
+  li img, .none { background: #222; } small, .none { color: #aaa; } }
+"""
+
+
+def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256) -> str:
+    """Lay out answers as a page that needs nothing beside it.
+
+    Args:
+        query: the words, or the path of the photo that was searched by.
+        answers: best first.
+        side: the longer side of a picture in pixels.
+
+    Returns:
+        HTML; a photo that cannot be shown leaves its place empty.
+
+    Example:
+        >>> Path("out.html").write_text(contact_sheet("two dogs in the snow", answers), encoding="utf-8")
+    """
+    title = query.name if isinstance(query, Path) else query
+    picture = _picture(query, "query", side) if isinstance(query, Path) else ""
+    cells = "".join(f"<li>{_answer(answer, side)}</li>\n" for answer in answers)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n"
+        f"<h1>{picture} {_text(title)}</h1>\n<ol>\n{cells}</ol>\n</html>\n"
+    )
+
+
+def _answer(answer: Hit, side: int) -> str:
+    what = answer.item.caption if answer.path is None else answer.item.id
+    picture = "" if answer.path is None else _picture(answer.path, answer.item.id, side)
+    return f"{picture}{_text(what or '')}<br><small>{answer.rank} · {answer.score:.3f}</small>"
+
+
+def _picture(path: Path, name: str, side: int) -> str:
+    try:
+        return f'<img alt="{_text(name)}" src="{data_uri(thumbnail(path, side))}">'
+    except (OSError, ValueError):
+        return '<div class="none">no picture</div>'
+
+
+def _text(text: str) -> str:
+    return escape(text.encode("utf-8", "replace").decode())
