@@ -1,0 +1,150 @@
+"""The page's files and the gallery's routes, asked without a socket."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from werkzeug.test import Client
+from werkzeug.wrappers import Request, Response
+
+from vse_tf.retrieval.index import Index, Item
+from vse_tf.retrieval.index_writer import IndexWriter
+from vse_tf.serving.pages import GalleryRoute, page_route
+
+DIM = 4
+
+
+def app_of(*routes):
+    @Request.application
+    def app(request):
+        for route in routes:
+            if (response := route(request)) is not None:
+                return response
+        return Response("not found", 404)
+
+    return Client(app)
+
+
+@pytest.fixture
+def vectors():
+    values = np.random.default_rng(0).standard_normal((6, DIM))
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def client(tmp_path, vectors):
+    for i in range(5):
+        Image.new("RGB", (700, 350), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    items = [Item(f"<{i}>.png", path=f"{i}.png") for i in range(6)]
+    writer.commit([writer.write(vectors)], items, {"id": "a"}, root=tmp_path)
+    return app_of(page_route, GalleryRoute(Index.open(tmp_path / "index")))
+
+
+def ask(client, **question):
+    return client.post("/gallery/nearest", json=question)
+
+
+def test_the_page_is_served_and_loads_nothing_from_elsewhere(client):
+    for path, kind in (("/", "text/html"), ("/page/page.js", "text/javascript"), ("/page/page.css", "text/css")):
+        response = client.get(path)
+        assert response.status_code == 200
+        assert response.mimetype == kind
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert not re.search(r"""https?:|["'(]//""", response.get_data(as_text=True))
+        assert "innerHTML" not in response.get_data(as_text=True)
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/", "/page/../pages.py", "/page/%2e%2e/pages.py", "/index.html", "/gallery/", "/x"]
+)
+def test_nothing_else_is(client, path):
+    assert client.get(path).status_code == 404
+    assert client.post("/").status_code == 404
+
+
+def test_the_gallery_tells_what_it_is(client):
+    assert client.get("/gallery").json == {
+        "kind": "images",
+        "count": 6,
+        "dim": DIM,
+        "models": {"text": "text_tower", "image": "image_tower"},
+    }
+
+
+def test_the_nearest_rows_of_a_vector(client, vectors):
+    query = np.array([1.0, -2.0, 0.5, 3.0])
+    answer = ask(client, vector=query.tolist(), k=4).json
+    scores = vectors @ (query / np.linalg.norm(query))
+    best = np.argsort(-scores)[:4]
+    assert [item["row"] for item in answer["items"]] == best.tolist()
+    assert [item["id"] for item in answer["items"]] == [f"<{i}>.png" for i in best]
+    np.testing.assert_allclose([item["score"] for item in answer["items"]], scores[best], atol=1e-6)
+    assert "query" not in answer
+
+
+def test_the_nearest_rows_of_a_row(client):
+    answer = ask(client, row=3).json
+    assert answer["items"][0]["row"] == 3
+    assert len(answer["items"]) == 6
+    assert answer["query"] == {"id": "<3>.png"}
+
+
+def test_captions_are_told(tmp_path, vectors):
+    writer = IndexWriter(tmp_path / "captions", "captions", DIM)
+    index = writer.commit([writer.write(vectors[:1])], [Item("1", caption="a <dog>")], {"id": "a"})
+    client = app_of(GalleryRoute(index))
+    assert ask(client, row=0).json["items"][0]["caption"] == "a <dog>"
+    assert client.get("/gallery/thumbnails/0").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"vector": [1, 2, 3]}',
+        b'{"vector": [1, 2, 3, "4"]}',
+        b'{"vector": [1, 2, 3, true]}',
+        b'{"vector": [[1, 2, 3, 4]]}',
+        b'{"vector": [0, 0, 0, 0]}',
+        b'{"vector": [1, 2, 3, NaN]}',
+        b'{"vector": [1, 2, 3, 1e999]}',
+        b'{"vector": [1, 2, 3, 1e308]}',
+        b'{"vector": "1234"}',
+        b'{"row": 6}',
+        b'{"row": -1}',
+        b'{"row": 1e3}',
+        b'{"row": "0"}',
+        b'{"row": 99999999999999999999999}',
+        b'{"row": 0, "vector": [1, 2, 3, 4]}',
+        b'{"row": 0, "k": 0}',
+        b'{"row": 0, "k": 1001}',
+        b'{"row": 0, "k": true}',
+    ],
+)
+def test_a_bad_question_is_refused_with_a_reason(client, body):
+    response = client.post("/gallery/nearest", data=body)
+    assert response.status_code == 400
+    assert json.loads(response.data)["error"]
+
+
+def test_a_large_body_is_refused(client):
+    assert client.post("/gallery/nearest", data=b" " * (2**20 + 1)).status_code == 413
+
+
+def test_thumbnails_are_small_pictures_of_the_rows(client):
+    response = client.get("/gallery/thumbnails/2")
+    picture = np.asarray(Image.open(io.BytesIO(response.data)))
+    assert response.mimetype == "image/jpeg"
+    assert picture.shape == (160, 320, 3)
+    assert abs(picture[..., 0].mean() - 80) < 4
+    for path in ("5", "6", "-1", "x", "2/..", "99999999999999999999"):
+        assert client.get(f"/gallery/thumbnails/{path}").status_code == 404

@@ -1,0 +1,161 @@
+"""The search page and the gallery behind it: routes beside TensorFlow Serving's. No TensorFlow is imported here."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from werkzeug.wrappers import Request, Response
+
+from vse_tf.retrieval.index import Index, Item
+from vse_tf.retrieval.ranking import NonFiniteError
+from vse_tf.retrieval.search import ExactSearch
+from vse_tf.retrieval.thumbnails import thumbnail
+
+PAGE = Path(__file__).parent / "page"
+MAX_BODY_BYTES = 2**20
+MAX_ANSWERS = 1000
+THUMBNAIL_SIDE = 320
+_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
+_FILES = {"/": "index.html", "/page/page.css": "page.css", "/page/page.js": "page.js"}
+# Nothing from elsewhere is loaded and nothing foreign runs, whatever captions and file names hold.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def page_route(request: Request) -> Response | None:
+    """The page's files.
+
+    Args:
+        request: the request.
+
+    Returns:
+        The file; None for any other path.
+    """
+    name = _FILES.get(request.path)
+    if name is None or request.method not in ("GET", "HEAD"):
+        return None
+    return Response((PAGE / name).read_bytes(), content_type=_TYPES[Path(name).suffix], headers=_HEADERS)
+
+
+class GalleryRoute:
+    """What the page asks about an index: how large it is, what is nearest to a vector or a row, small pictures.
+
+    `GET /gallery` tells kind, count and dim, and which models embed words and photos.
+    `POST /gallery/nearest` takes `{"vector": [...]}` or `{"row": 7}`, and `"k"`, and gives `{"items": [{"row", "id",
+    "caption", "score"}]}`, best first; asked by row it gives the row's own item as `query`.
+    `GET /gallery/thumbnails/7` is the photo of row 7, small, as JPEG.
+
+    Args:
+        index: the index.
+        text_model: name of the served model that embeds sentences.
+        image_model: name of the served model that embeds photos.
+
+    Example:
+        >>> make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("photos.index"))])
+    """
+
+    def __init__(self, index: Index, text_model: str = "text_tower", image_model: str = "image_tower") -> None:
+        self.index = index
+        self.text_model = text_model
+        self.image_model = image_model
+        self._search = ExactSearch(index)
+        self._thumbnail = lru_cache(maxsize=1024)(self._make_thumbnail)
+
+    def __call__(self, request: Request) -> Response | None:
+        """Answer a request below `/gallery`; None for any other path."""
+        if request.path == "/gallery" and request.method == "GET":
+            return _json(self._facts())
+        if request.path == "/gallery/nearest" and request.method == "POST":
+            return self._nearest(request)
+        found = re.fullmatch(r"/gallery/thumbnails/([0-9]{1,18})", request.path)
+        if found and request.method == "GET":
+            return self._picture(int(found[1]))
+        return None
+
+    def _facts(self) -> dict[str, Any]:
+        models = {"text": self.text_model, "image": self.image_model}
+        return {"kind": self.index.kind, "count": self.index.count, "dim": self.index.dim, "models": models}
+
+    def _nearest(self, request: Request) -> Response:
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            return _refusal(f"the body is above the limit of {MAX_BODY_BYTES} bytes", 413)
+        try:
+            asked = _question(request.get_data(cache=False))
+            vector, own = self._vector(asked)
+            rows, scores = self._search(vector[None], asked.get("k", 10))
+        except (ValueError, IndexError, RecursionError) as error:
+            return _refusal(str(error), 400)
+        items = [
+            {"row": int(row), **_told(item), "score": float(score)}
+            for row, score, item in zip(rows[0], scores[0], self.index.items(rows[0]), strict=True)
+        ]
+        return _json({"items": items, **({"query": _told(own)} if own else {})})
+
+    def _vector(self, asked: dict[str, Any]) -> tuple[np.ndarray, Item | None]:
+        if "row" in asked:
+            return self.index.gather([asked["row"]])[0], self.index.item(asked["row"])
+        vector = np.array(asked["vector"], np.float64)
+        if vector.shape != (self.index.dim,):
+            raise ValueError(f"vector has shape {vector.shape}; the gallery's have ({self.index.dim},)")
+        with np.errstate(over="ignore"):
+            length = float(np.linalg.norm(vector))
+        if not 0 < length < np.inf:
+            raise NonFiniteError("query", 0, "has no direction" if length == 0 else "is not finite")
+        return (vector / length).astype(np.float32), None
+
+    def _picture(self, row: int) -> Response:
+        try:
+            jpeg = self._thumbnail(row)
+        except (OSError, ValueError, IndexError):
+            return _refusal("no picture of that row", 404)
+        return Response(jpeg, content_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "max-age=300"})
+
+    def _make_thumbnail(self, row: int) -> bytes:
+        return thumbnail(self.index.path(self.index.item(row)), THUMBNAIL_SIDE)
+
+
+def _question(body: bytes) -> dict[str, Any]:
+    """The JSON of a question.
+
+    Raises:
+        ValueError: it is none.
+    """
+    asked = json.loads(body)
+    if not isinstance(asked, dict) or ("vector" in asked) == ("row" in asked):
+        raise ValueError("give an object with either vector or row")
+    for key in ("row", "k"):
+        if key in asked and (not isinstance(asked[key], int) or isinstance(asked[key], bool)):
+            raise ValueError(f"{key} is not a whole number")
+    if not 1 <= asked.get("k", 10) <= MAX_ANSWERS:
+        raise ValueError(f"k is not in 1 to {MAX_ANSWERS}")
+    if not 0 <= asked.get("row", 0) < 2**63:
+        raise ValueError("there is no such row")
+    if "vector" in asked and not (
+        isinstance(asked["vector"], list) and all(type(value) in (int, float) for value in asked["vector"])
+    ):
+        raise ValueError("vector is not a list of numbers")
+    return asked
+
+
+def _told(item: Item) -> dict[str, Any]:
+    return {"id": item.id, **({} if item.caption is None else {"caption": item.caption})}
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(json.dumps(value), status, content_type="application/json", headers=_HEADERS)
+
+
+def _refusal(message: str, status: int) -> Response:
+    return _json({"error": message}, status)
