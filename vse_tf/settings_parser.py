@@ -93,11 +93,6 @@ def data_parser(prog: str, description: str) -> ArgumentParser:
     return parser
 
 
-def command_parser(prog: str, description: str) -> ArgumentParser:
-    """A parser for the options of a command that reads no settings; its errors are `UserError`s."""
-    return _new_parser(prog, description)
-
-
 def parse_with_data(parser: ArgumentParser, argv: list[str], data: DataSettings) -> tuple[Namespace, DataSettings]:
     """Parse with the fields of `data` preset; returns all arguments and the resulting data settings."""
     parser.set_defaults({f"data.{key}": value for key, value in _leaves(to_dict(data))})
