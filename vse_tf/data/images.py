@@ -33,6 +33,7 @@ __all__ = [
     "random_view",
     "random_window",
     "read_header",
+    "refusal",
 ]
 
 JPEG = FORMATS.index("jpeg")
@@ -65,6 +66,24 @@ def decode(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """
     contents, header = _admit(contents, max_pixels)
     return _oriented(stored_pixels(contents, header), header.orientation)
+
+
+@without_autograph
+def refusal(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Why `decode` would not even try, judged by the header alone.
+
+    Args:
+        contents: string scalar, the file's bytes.
+        max_pixels: see `decode`.
+
+    Returns:
+        string scalar, empty where it would.
+
+    Example:
+        >>> refusal(tf.constant(b"hello"), 100_000_000).numpy()
+        b'not a JPEG, PNG, GIF, BMP or WebP image'
+    """
+    return _problem(read_graph_header(tf.convert_to_tensor(contents)), max_pixels)[1]
 
 
 @without_autograph
@@ -311,17 +330,22 @@ def _admit(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, GraphHeader
     """Refuse what must not reach a decoder; the contents handed back are only there once the check has passed."""
     contents = tf.convert_to_tensor(contents)
     header = read_graph_header(contents)
-    large = (header.code == 0) & (header.pixels > max_pixels)
-    code = tf.where(large, tf.constant(TOO_LARGE, tf.int64), header.code)
-    sides = [tf.strings.as_string(header.width), " x ", tf.strings.as_string(header.height)]
-    announced = tf.strings.join(["; header: ", *sides, f", at most {max_pixels} pixels"])
-    message = tf.strings.join([tf.gather(REASONS, code), tf.where(large, announced, "")])
+    code, message = _problem(header, max_pixels)
     if tf.executing_eagerly():
         if code:
             raise tf.errors.InvalidArgumentError(None, None, message.numpy().decode())
         return contents, header
     with tf.control_dependencies([tf.debugging.Assert(code == 0, [message])]):
         return tf.identity(contents), header
+
+
+def _problem(header: GraphHeader, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """What keeps an image from being decoded, as a code and in words; 0 and nothing where it may be."""
+    large = (header.code == 0) & (header.pixels > max_pixels)
+    code = tf.where(large, tf.constant(TOO_LARGE, tf.int64), header.code)
+    sides = [tf.strings.as_string(header.width), " x ", tf.strings.as_string(header.height)]
+    announced = tf.strings.join(["; header: ", *sides, f", at most {max_pixels} pixels"])
+    return code, tf.strings.join([tf.gather(REASONS, code), tf.where(large, announced, "")])
 
 
 def _oriented(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
