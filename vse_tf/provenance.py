@@ -13,6 +13,8 @@ from typing import Any
 import vse_tf
 from vse_tf.config import Settings, to_dict
 from vse_tf.data.records import Collection
+from vse_tf.training.checkpoints import Checkpoints
+from vse_tf.training.run_folder import RunFolder
 
 
 def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
@@ -34,6 +36,38 @@ def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
         "data": {name: len(split) for name, split in collection.splits.items()},
         "data_sha256": fingerprint(collection),
         "skipped": len(collection.skipped),
+    }
+
+
+def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
+    """What is needed to obtain a file made from a run again.
+
+    Args:
+        run: the run folder.
+        checkpoint: `best` or `last`.
+
+    Returns:
+        The run's name, the model's identity, the checkpoint's position and hash, its settings, its own provenance (data's fingerprint, seed,
+        versions at that time), and the software that wrote the file.
+
+    Raises:
+        UserError: no such run or checkpoint.
+
+    Example:
+        >>> provenance_of_run(RunFolder("runs/shapes-convse-0"), "best")["checkpoint"]["epoch"]
+        18
+    """
+    settings = to_dict(run.settings())
+    trained = dict((run.read_results() or {}).get("provenance", {}))
+    trained.pop("settings", None)
+    return {
+        "run": run.path.resolve().name,
+        "id": run.identity(checkpoint),
+        "checkpoint": {"which": checkpoint, **Checkpoints(run.checkpoints).description(checkpoint)},
+        "settings": settings,
+        "settings_sha256": _sha256(json.dumps(settings, sort_keys=True)),
+        "trained": trained,
+        "written": software(),
     }
 
 

@@ -84,6 +84,17 @@ class Checkpoints:
         values = read_json(folder / "position.json")
         return Position(values["epoch"], values["step"])
 
+    def description(self, which: str = "last") -> dict[str, Any]:
+        """Position and hash of the last (or best) checkpoint.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = self._find(which)
+        if folder is None:
+            raise UserError(f"{self.folder}: no checkpoint; the run ended before its first epoch did: train again")
+        return read_json(folder / "position.json")
+
     def restore(self, model: DualEncoder, which: str = "last", training: bool = True) -> Position:
         """Put a checkpoint's values into a model.
 

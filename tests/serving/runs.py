@@ -1,0 +1,47 @@
+"""Run folders without training: what an export needs, made in a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.tiny import tiny_settings
+from vse_tf.data.pipeline import ImageView
+from vse_tf.data.text import PresetTokenizer, WordTokenizer
+from vse_tf.embedder import save_model
+from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.image_tower import build_image_tower, image_size
+from vse_tf.models.text_tower import build_text_tower
+from vse_tf.training.checkpoints import Checkpoints, Position
+from vse_tf.training.run_folder import RunFolder
+
+CAPTIONS = ("a brown dog runs through the snow", "two men in a red shirt", "a small dog plays", "the man is in snow")
+
+
+def write_run(folder: Path, shape: tuple[int, ...] | None = None, **changed: Any) -> Path:
+    """A run folder of random weights.
+
+    Args:
+        folder: where.
+        shape: of one item of precomputed features.
+        changed: settings, with `__` for the dot.
+    """
+    settings = tiny_settings(folder, **{"image__size": 24, **changed})
+    run = RunFolder(folder)
+    run.create(settings)
+    preset = settings.text.encoder.startswith("hub:")
+    tokenizer: Any
+    if preset:
+        tokenizer = PresetTokenizer.from_preset(settings.text.encoder, settings.text.max_tokens)
+    else:
+        tokenizer = WordTokenizer.fit(CAPTIONS, 1, settings.text.max_tokens)
+    size = None if shape else image_size(settings.image)
+    model = DualEncoder(
+        build_image_tower(settings.image, settings.model, shape or (*size, 3)),
+        build_text_tower(settings.text, settings.model, tokenizer.vocabulary_size),
+    )
+    model.compile("adam")
+    model.optimizer.build(model.trainable_variables)
+    save_model(run, model, tokenizer, ImageView.of(settings.image, size, settings.data.max_pixels))
+    Checkpoints(run.checkpoints).save(model, Position(1, 4), best=True)
+    return folder
