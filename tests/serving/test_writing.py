@@ -101,7 +101,7 @@ def test_a_model_that_cannot_answer_an_empty_batch_is_not_published(tmp_path):
     broken = signature(fails, features=tf.TensorSpec([None, 2], tf.float32))
     good = model()
     wrong = dataclasses.replace(good, module=module, signatures={**good.signatures, "features": broken})
-    with pytest.raises(UserError, match="image_tower: the written model cannot be used: .*empty"):
+    with pytest.raises(UserError, match=r"image_tower: the written model cannot be used: .*empty"):
         write_models(tmp_path / "models", [wrong], {}, "float32")
     assert not (tmp_path / "models").exists()
 
@@ -113,7 +113,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        with pytest.raises(UserError, match="--output: cannot write to .*; nothing was published") as caught:
+        with pytest.raises(UserError, match=r"--output: cannot write to .*; nothing was published") as caught:
             write_models(root, [model(), model("text_tower", size=100_000)], {}, "float32")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
