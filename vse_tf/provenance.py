@@ -47,8 +47,8 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
         checkpoint: `best` or `last`.
 
     Returns:
-        The run's name, the model's identity, the checkpoint's position and hash, its settings, its own provenance (data's fingerprint, seed,
-        versions at that time), and the software that wrote the file.
+        The run's name, the model's identity, the checkpoint's position and hash, the settings, the run's own provenance
+        (data's fingerprint, seed, versions at that time), and the software that wrote the file.
 
     Raises:
         UserError: no such run or checkpoint.

@@ -18,10 +18,16 @@ SENTENCES = (
 )
 
 
-def pictures() -> list[bytes]:
-    """Encoded images: JPEG upright, turned and grey, PNG with transparency, GIF, BMP and WebP; wide, tall and tiny."""
+def pictures(max_pixels: int) -> list[bytes]:
+    """Encoded images: JPEG upright, turned and grey, PNG with transparency, GIF, BMP and WebP; wide, tall and tiny.
+
+    Args:
+        max_pixels: none has more pixels than this.
+    """
     sizes = [(320, 240), (200, 300), (97, 64), (150, 150), (64, 33), (40, 90), (500, 120)]
-    colour = [_picture(width, height, seed) for seed, (width, height) in enumerate(sizes)]
+    scale = min(1.0, (max_pixels / max(width * height for width, height in sizes)) ** 0.5)
+    small = [(max(1, int(scale * width)), max(1, int(scale * height))) for width, height in sizes]
+    colour = [_picture(width, height, seed) for seed, (width, height) in enumerate(small)]
     turned = Image.Exif()
     turned[0x0112] = 6
     clear = colour[3].convert("RGBA")

@@ -50,7 +50,7 @@ def image_model(embedder: Embedder) -> ServedModel:
     signatures = module.signatures()
     tests: list[Probe] = []
     if embedder.view.size is not None:
-        files, arrays = probes.pictures(), probes.arrays()
+        files, arrays = probes.pictures(embedder.view.max_pixels), probes.arrays()
         tests.append(embedding_probe("serving_default", {"image_bytes": strings(files)}, encoded(embedder, files)))
         tests.append(embedding_probe("pixels", {"pixels": arrays}, embedder.encode_images(list(arrays))))
     if "features" in signatures:

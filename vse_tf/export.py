@@ -1,0 +1,142 @@
+"""`python -m vse_tf.export`: a trained run as SavedModels that TensorFlow Serving loads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from vse_tf.errors import UserError, run_command
+from vse_tf.settings_parser import command_parser
+from vse_tf.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from vse_tf.embedder import Embedder
+
+PROG = "python -m vse_tf.export"
+FORMATS = ("savedmodel", "onnx", "litert")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        argv: its arguments (default: those of the process).
+
+    Raises:
+        UserError: no such run or checkpoint, an unusable gallery, a folder that cannot be written, or a written model
+            that answers otherwise than the live one.
+    """
+    arguments = _checked(_parser().parse_args(sys.argv[1:] if argv is None else argv))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import vse_tf  # noqa: PLC0415
+    from vse_tf.provenance import provenance_of_run  # noqa: PLC0415
+
+    facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
+    embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    if arguments.max_pixels:
+        embedder.view = replace(embedder.view, max_pixels=arguments.max_pixels)
+    facts = {"dim": embedder.dim, "precision": embedder.settings.model.precision, **facts}
+    root = Path(arguments.output)
+    if arguments.format == "savedmodel":
+        _savedmodel(arguments, embedder, facts, root)
+    else:
+        from vse_tf.serving.portable import write_portable  # noqa: PLC0415
+
+        for path, difference in write_portable(root, embedder, arguments.format, facts):
+            print(f"{path}: within {difference:.1g} of the run")
+
+
+def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any], root: Path) -> None:
+    from vse_tf.serving.gallery import read_gallery  # noqa: PLC0415
+    from vse_tf.serving.retrieval import retrieval_model  # noqa: PLC0415
+    from vse_tf.serving.towers import tower_models  # noqa: PLC0415
+    from vse_tf.serving.writing import write_models  # noqa: PLC0415
+
+    models = tower_models(embedder)
+    if arguments.gallery:
+
+        def note(problem: object) -> None:
+            print(f"left out: {problem}", file=sys.stderr)
+
+        gallery = read_gallery(arguments.gallery, embedder, note, model_id=facts["id"])
+        if len(gallery) < arguments.top_k:
+            print(f"the gallery has {len(gallery)} items: every answer holds all of them, not {arguments.top_k}")
+        queries = None
+        if arguments.gallery_queries:
+            queries = read_gallery(arguments.gallery_queries, embedder, note).vectors
+        models.append(retrieval_model(embedder, gallery, arguments.top_k, arguments.gallery_storage, queries))
+    written = write_models(root, models, facts, embedder.settings.model.precision)
+    for model in written:
+        told = model.manifest
+        print(
+            f"{model.folder}: {', '.join(told['signatures'])}; {model.size / 1e6:.1f} MB; within "
+            f"{told['largest_difference']:.1g} of the run; {told['needs']}"
+        )
+        if loss := told.get("gallery", {}).get("recall_loss"):
+            print(
+                f"{told['gallery']['storage']} storage loses {loss['loss_at_k']:.2%} of the exact first {loss['k']}, "
+                f"{loss['loss_at_1']:.2%} of the first ({loss['queries']} queries: {loss['of']})"
+            )
+    print(f"try it: python -m vse_tf.serve --models {root}")
+
+
+def _parser() -> ArgumentParser:
+    parser = command_parser(PROG, "Write a trained run as SavedModels for TensorFlow Serving, in new version folders.")
+    parser.add_argument("--run", type=str, required=True, help="run folder")
+    parser.add_argument("--output", type=str, default="models", help="folder of all models; each has versions in it")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
+    parser.add_argument(
+        "--gallery",
+        type=str | None,
+        help="also write a retrieval model of these items: a folder of photos, a list (text, CSV or JSONL file of "
+        "paths or captions), or an index that python -m vse_tf.embed made",
+    )
+    parser.add_argument("--top-k", type=int, default=10, help="items in an answer of the retrieval model")
+    parser.add_argument(
+        "--gallery-storage",
+        choices=["float32", "float16", "int8"],
+        default="float32",
+        help="how its vectors are stored; the recall that the smaller ones lose is measured and printed",
+    )
+    parser.add_argument(
+        "--gallery-queries",
+        type=str | None,
+        help="measure that loss with these queries, given like a gallery (default: the gallery's own vectors)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int | None, help="refuse larger images (default: the run's data.max_pixels)"
+    )
+    parser.add_argument(
+        "--format", choices=list(FORMATS), default="savedmodel", help="onnx and litert: the bare towers; needs an extra"
+    )
+    return parser
+
+
+def _checked(arguments: Namespace) -> Namespace:
+    """Refuse what needs no TensorFlow to be refused."""
+    RunFolder(arguments.run).settings()
+    for option in ("top_k", "max_pixels"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise UserError(f"--{option.replace('_', '-')}: {value} is not above 0")
+    if arguments.format != "savedmodel" and arguments.gallery:
+        raise UserError(f"--gallery: {arguments.format} holds the towers alone; leave it out, or take savedmodel")
+    for option in ("gallery", "gallery_queries"):
+        place = getattr(arguments, option)
+        if place and not Path(place).expanduser().exists():
+            raise UserError(f"--{option.replace('_', '-')}: {place}: no such file or folder")
+    output = Path(arguments.output).absolute()
+    there = next(path for path in (output, *output.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "cannot be written" if there.is_dir() else "is not a folder"
+        raise UserError(f"--output: {there} {what}; name a folder")
+    return arguments
+
+
+if __name__ == "__main__":
+    run_command(main)
