@@ -61,7 +61,9 @@ def test_half_precision_and_what_cannot_be_converted_are_one_line(run, tmp_path,
         raise ValueError("no such\noperation")
 
     monkeypatch.setattr(type(embedder.image_tower), "export", fails)
-    with pytest.raises(UserError, match=r"image_tower cannot be converted: ValueError: no such operation; take") as told:
+    with pytest.raises(
+        UserError, match=r"image_tower cannot be converted: ValueError: no such operation; take"
+    ) as told:
         portable.write_portable(tmp_path / "models", embedder, "litert", {})
     assert "\n" not in str(told.value)
     assert not (tmp_path / "models").exists()
