@@ -66,6 +66,11 @@ class DualEncoder(keras.Model):
             self.temperature.bind(loss)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        # Keras asks for this beside a `compile` of one's own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
         tower = self.image_tower
         if len(inputs["image"].shape) < len(tower.inputs[0].shape):
