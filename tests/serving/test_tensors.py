@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vse_tf.serving import json_text
@@ -76,6 +76,7 @@ def slow_integer(value, kind):
 NUMPY = {"string": object, "bool": np.bool_, "float": np.float32, "double": np.float64}
 
 
+@settings(deadline=None)
 @given(nested, st.sampled_from(KINDS))
 def test_reading_agrees_with_the_rules(value, kind):
     shape = slow_shape(value)
@@ -104,6 +105,7 @@ def test_reading_agrees_with_the_rules(value, kind):
             np.testing.assert_equal(got, expected)
 
 
+@settings(deadline=None)
 @given(st.lists(nested, min_size=1, max_size=4), st.sampled_from(KINDS))
 def test_instances_are_read_like_inputs_or_the_wrong_one_is_named(items, kind):
     objects = [isinstance(item, dict) for item in items]
@@ -122,6 +124,7 @@ def test_instances_are_read_like_inputs_or_the_wrong_one_is_named(items, kind):
         np.testing.assert_equal(got.tolist(), expected.tolist())
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 3)), st.data())
 def test_named_instances_need_all_names_and_no_others(first, data):
     items = [first, *data.draw(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 3)), max_size=2))]
@@ -136,6 +139,7 @@ def test_named_instances_need_all_names_and_no_others(first, data):
         assert arrays[name].tolist() == [item[name] for item in items]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32), max_size=20))
 def test_single_precision_comes_back_exactly_and_stays_a_float(values):
     array = np.array(values, np.float32)
@@ -146,6 +150,7 @@ def test_single_precision_comes_back_exactly_and_stays_a_float(values):
     np.testing.assert_array_equal(np.signbit(got)[numbers], np.signbit(array)[numbers])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(), max_size=20))
 def test_double_precision_comes_back_exactly(values):
     got = json.loads(write_outputs({"x": np.array(values, np.float64)}, "inputs"))["outputs"]
@@ -171,6 +176,7 @@ def test_numbers_are_written_as_the_server_writes_them(value, text):
     assert write_outputs({"x": np.array([value], np.float32)}, "inputs").decode() == f'{{"outputs": [{text}]}}'
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 3), max_size=4),
     st.sampled_from(["int64", "bool", "uint8", "float32", "object"]),
@@ -198,6 +204,7 @@ def test_several_outputs_of_one_batch_are_objects_by_item():
         write_outputs({"a": np.zeros(2), "b": np.zeros(3)}, "instances")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_base64_with_and_without_padding(data):
     text = base64.b64encode(data).decode()
@@ -206,6 +213,7 @@ def test_base64_with_and_without_padding(data):
         assert array.tolist() == [data]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "Z"]), max_size=6))
 def test_base64_of_other_alphabets_is_refused(text):
     standard = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
@@ -214,6 +222,7 @@ def test_base64_of_other_alphabets_is_refused(text):
             read_inputs({"inputs": [{"b64": text}]}, {"x": "string"})
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_body_is_parsed_or_refused(body):
     try:
@@ -222,6 +231,7 @@ def test_any_body_is_parsed_or_refused(body):
         assert error.message.startswith("JSON ")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=3), nested, max_size=3))
 def test_what_python_writes_is_parsed(document):
     got = json_text.parse(json.dumps(document).encode() + b" tail")
