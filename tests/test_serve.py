@@ -12,12 +12,15 @@ import sys
 import threading
 import urllib.request
 
+import numpy as np
 import pytest
 
 from tests.serving import models
 from tests.serving.servers import until
 from vse_tf import serve
 from vse_tf.errors import UserError
+from vse_tf.retrieval.index import Item
+from vse_tf.retrieval.index_writer import IndexWriter
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,15 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     models.save(models.Dual(1), root / "dual" / "1", "serving_default")
     return root
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gallery")
+    writer = IndexWriter(folder / "index", "captions", 4)
+    items = [Item(str(row), caption=f"text {row}") for row in range(4)]
+    writer.commit([writer.write(np.eye(4, dtype=np.float32))], items, {"id": "a"}, root=folder)
+    return folder / "index"
 
 
 @contextlib.contextmanager
@@ -58,14 +70,18 @@ def ask(url, body=None):
         return json.load(response)
 
 
-def test_the_command_from_start_to_stop(folder):
-    with running("--models", folder, "--versions", "all", "--label", "first=1") as (process, lines, errors):
+def test_the_command_from_start_to_stop(folder, gallery):
+    options = ("--models", folder, "--versions", "all", "--label", "first=1", "--gallery", gallery)
+    with running(*options) as (process, lines, errors):
         until(lambda: address(lines) or process.poll() is not None, 120)
         url = address(lines)
         assert url, errors
         assert url.startswith("http://127.0.0.1:")
         got = ask(f"{url}/v1/models/dual/labels/first:predict", {"instances": ["a"]})
         assert got["predictions"][0][0] == pytest.approx(3.6)
+        assert ask(f"{url}/gallery/nearest", {"vector": [0, 0, 2, 0], "k": 1})["items"][0]["caption"] == "text 2"
+        with urllib.request.urlopen(url) as page:
+            assert page.headers.get_content_type() == "text/html"
         models.save(models.Dual(2), folder / "dual" / ".beside", "serving_default")
         (folder / "dual" / ".beside").rename(folder / "dual" / "2")
         models.save(models.Words(), folder / "words" / "1", default="serve")
@@ -104,6 +120,7 @@ def test_help_answers_without_tensorflow():
         (["--models", "MODELS", "--port", "70000"], "port"),
         (["--models", "MODELS", "--workers", "0"], "workers"),
         (["--models", "MODELS", "--timeout", "-1"], "timeout"),
+        (["--models", "MODELS", "--gallery", "EMPTY"], "EMPTY"),
         (["--models-config", "gone.config"], r"gone\.config: cannot be read"),
         (["--models", "MODELS", "--host", "300.0.0.1"], "cannot serve at 300.0.0.1"),
         (["--models", "MODELS", "--port", "TAKEN"], "something is listening there"),

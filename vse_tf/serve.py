@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
@@ -53,7 +53,7 @@ def _serve(arguments: Namespace) -> None:
 
     registry = Registry(lambda: _models(arguments), load_version, _say)
     limit = arguments.max_body_bytes
-    app = make_app(RestApi(registry), limit)
+    app = make_app(RestApi(registry), limit, _search_page(arguments.gallery) if arguments.gallery else [])
     server = make_server(app, arguments.host, arguments.port, arguments.workers, limit, arguments.timeout)
     try:
         # The port is taken, but nothing is accepted before the first versions answer: as the real server has it.
@@ -64,11 +64,20 @@ def _serve(arguments: Namespace) -> None:
         address = f"http://{arguments.host}:{server.effective_port}"
         for name, versions in registry.serving().items():
             _say(f"{address}/v1/models/{name} versions {', '.join(map(str, versions)) or 'none'}")
+        if arguments.gallery:
+            _say(f"search page: {address}/")
         _say(f"serving at {address} (Ctrl-C stops it)")
         server.run()
     finally:
         registry.close()
         server.close()
+
+
+def _search_page(index: str) -> Sequence[Callable[..., Any]]:
+    from vse_tf.retrieval.index import Index  # noqa: PLC0415
+    from vse_tf.serving.pages import GalleryRoute, page_route  # noqa: PLC0415
+
+    return [page_route, GalleryRoute(Index.open(index))]
 
 
 def _models(arguments: Namespace) -> Sequence[ModelConfig]:
@@ -105,6 +114,9 @@ def _parse(argv: list[str]) -> Namespace:
     )
     parser.add_argument(
         "--versions", type=PositiveInt | Literal["all"], default=1, help="how many of the newest versions to serve"
+    )
+    parser.add_argument(
+        "--gallery", type=str | None, help="also serve a page that searches this index of python -m vse_tf.embed"
     )
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=Port, default=8501, help="port; 0 takes a free one")
