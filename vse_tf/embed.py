@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--on_bad", choices=["skip", "fail"], default="skip", help="photos that cannot be read")
     parser.add_argument("--batch_size", type=int | None, help="items encoded at a time (default: the run's)")
     parser.add_argument("--shard_rows", type=int, default=SHARD_ROWS, help="rows of a shard, held in memory at a time")
+    parser.add_argument("--runner", type=str | None, help="embed by this Apache Beam runner, e.g. DirectRunner; [beam]")
+    parser.add_argument("--runner_options", type=str, default="", help="the Beam runner's own options, in one string")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if (arguments.images is None) == (arguments.captions is None):
         raise UserError("name what to embed: either --images or --captions")
@@ -40,12 +42,18 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--{option}: {value} is not above 0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+    runner = None
+    if arguments.runner is not None:
+        from vse_tf.retrieval.beam_runner import beam_runner  # noqa: PLC0415
+
+        runner = beam_runner(arguments.runner, arguments.runner_options)
     done = embed(
         captions(arguments.captions) if arguments.images is None else photos(arguments.images),
         named_encoder(arguments.run, arguments.checkpoint, arguments.batch_size),
         arguments.output,
         on_bad=arguments.on_bad,
         shard_rows=arguments.shard_rows,
+        runner=runner,
         progress=True,
         note=lambda line: print(line, file=sys.stderr),
     )
