@@ -66,6 +66,14 @@ def test_captions(run, tmp_path, capsys):
     assert "2 captions" in capsys.readouterr().out
 
 
+def test_indexes_are_merged(run, photos, tmp_path, capsys):
+    for name in ("a", "b"):
+        embed.main(["--run", str(run), "--images", str(photos / "more"), "--output", str(tmp_path / name)])
+    embed.main(["--merge", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "all")])
+    assert "all: 6 photos" in capsys.readouterr().out
+    assert Index.open(tmp_path / "all").count == 6
+
+
 def test_a_killed_process_repeated_redoes_no_finished_shard(run, photos, tmp_path):
     for i in range(40):
         Image.new("RGB", (20, 20), (i * 6, 90, 200 - i)).save(photos / f"more{i}.png")

@@ -9,6 +9,8 @@ from vse_tf.errors import UserError, run_command
 from vse_tf.retrieval.collection import captions, photos
 from vse_tf.retrieval.embedding import SHARD_ROWS, SKIPPED, embed
 from vse_tf.retrieval.encoders import named_encoder
+from vse_tf.retrieval.index import Index
+from vse_tf.retrieval.merging import merge
 from vse_tf.settings_parser import command_parser
 
 PROG = "python -m vse_tf.embed"
@@ -28,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
     parser.add_argument("--images", type=str | None, help="folder of photos, or text file with a path a line")
     parser.add_argument("--captions", type=str | None, help="text file with a caption a line, instead of photos")
+    parser.add_argument("--merge", nargs="+", type=str, help="put these indexes together instead; no vector is copied")
     parser.add_argument("--output", type=str, required=True, help="the index's folder; repeat to bring it up to date")
     parser.add_argument("--on_bad", choices=["skip", "fail"], default="skip", help="photos that cannot be read")
     parser.add_argument("--batch_size", type=int | None, help="items encoded at a time (default: the run's)")
@@ -35,8 +38,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runner", type=str | None, help="embed by this Apache Beam runner, e.g. DirectRunner; [beam]")
     parser.add_argument("--runner_options", type=str, default="", help="the Beam runner's own options, in one string")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    if (arguments.images is None) == (arguments.captions is None):
-        raise UserError("name what to embed: either --images or --captions")
+    if sum(source is not None for source in (arguments.images, arguments.captions, arguments.merge)) != 1:
+        raise UserError("name what to embed: either --images or --captions, or --merge with indexes")
+    if arguments.merge is not None:
+        _tell(merge(arguments.merge, arguments.output))
+        return
     for option in ("batch_size", "shard_rows"):
         if (value := arguments[option]) is not None and value < 1:
             raise UserError(f"--{option}: {value} is not above 0")
@@ -57,11 +63,15 @@ def main(argv: list[str] | None = None) -> None:
         progress=True,
         note=lambda line: print(line, file=sys.stderr),
     )
-    index, what = done.index, "photos" if done.index.kind == "images" else "captions"
-    print(f"{index.folder}: {index.count:,} {what}, {index.dim} dimensions, {len(index.shards)} shards")
     print(f"{done.new:,} new, {done.changed:,} changed, {done.deleted:,} deleted, {done.same:,} as before")
     if done.skipped:
-        print(f"{done.skipped:,} left out: see {index.folder / SKIPPED}")
+        print(f"{done.skipped:,} left out: see {done.index.folder / SKIPPED}")
+    _tell(done.index)
+
+
+def _tell(index: Index) -> None:
+    what = "photos" if index.kind == "images" else "captions"
+    print(f"{index.folder}: {index.count:,} {what}, {index.dim} dimensions, {len(index.shards)} shards")
     print(f'search it: python -m vse_tf.search --index {index.folder} "two dogs in the snow"')
 
 
