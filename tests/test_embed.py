@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from PIL import Image
 
 import vse_tf
 from tests.tiny import arguments
-from vse_tf import embed, train
+from vse_tf import embed, export, search, train
 from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Index
 
@@ -55,6 +56,56 @@ def test_the_index_holds_the_models_own_vectors(run, photos, tmp_path, capsys):
     assert "0 new, 0 changed, 0 deleted, 5 as before" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"cut\.jpg.*--on_bad skip"):
         embed.main(["--run", str(run), "--images", str(photos), "--output", output, "--on_bad", "fail"])
+
+
+@pytest.fixture(scope="module")
+def models(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    export.main(["--run", str(run), "--output", str(folder)])
+    return folder
+
+
+def test_exported_models_embed_as_their_run_does(run, models, photos, tmp_path, capsys):
+    (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+    (photos / "text.jpg").write_text("no photo")
+    (tmp_path / "list.txt").write_text("photos/b.png\nphotos/cut.jpg\nphotos/text.jpg\nphotos/a.jpg\n")
+    command = ["--models", str(models), "--images", str(tmp_path / "list.txt"), "--output", str(tmp_path / "index")]
+    embed.main([*command, "--batch_size", "3"])
+    index = Index.open(tmp_path / "index")
+    assert [item.id for item in index.all_items()] == ["photos/b.png", "photos/a.jpg"]
+    expected = vse_tf.load(run).encode_images([photos / "b.png", photos / "a.jpg"])
+    np.testing.assert_allclose(index.matrix(), expected, atol=1e-5)
+    listed = (tmp_path / "index" / "skipped.jsonl").read_text()
+    assert "cut.jpg" in listed
+    assert 'not a JPEG, PNG, GIF, BMP or WebP image"' in listed
+    # The run is the same model: nothing is embedded again.
+    capsys.readouterr()
+    embed.main(["--run", str(run), *command[2:]])
+    assert "2 as before" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"cut\.jpg.*--on_bad skip"):
+        embed.main([*command[:-1], str(tmp_path / "other"), "--on_bad", "fail"])
+    search.main(["--index", str(tmp_path / "index"), "--models", str(models), "a red circle", "--json"])
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+def test_captions_by_exported_models(run, models, tmp_path):
+    (tmp_path / "captions.txt").write_text("a red circle\nein roter Kreis\n")
+    output = str(tmp_path / "index")
+    embed.main(["--models", str(models), "--captions", str(tmp_path / "captions.txt"), "--output", output])
+    expected = vse_tf.load(run).encode_texts(["a red circle", "ein roter Kreis"])
+    np.testing.assert_allclose(Index.open(output).matrix(), expected, atol=1e-5)
+
+
+def test_a_changed_model_file_is_not_loaded(models, photos, tmp_path):
+    shutil.copytree(models, tmp_path / "models")
+    path = tmp_path / "models" / "image_tower" / "1" / "saved_model.pb"
+    path.write_bytes(path.read_bytes() + b"x")
+    command = ["--models", str(tmp_path / "models"), "--images", str(photos), "--output", str(tmp_path / "index")]
+    with pytest.raises(UserError, match=r"saved_model\.pb: damaged or replaced"):
+        embed.main(command)
+    shutil.rmtree(tmp_path / "models" / "text_tower")
+    with pytest.raises(UserError, match=r"text_tower holds no version"):
+        embed.main(command)
 
 
 def test_captions(run, tmp_path, capsys):
@@ -114,7 +165,7 @@ def test_a_mistake_is_one_line(tmp_path, argv, named):
 
 
 def test_no_model_is_one_line(photos, tmp_path):
-    with pytest.raises(UserError, match="name the model: --run"):
+    with pytest.raises(UserError, match="name the model: either --run"):
         embed.main(["--images", str(photos), "--output", str(tmp_path / "index")])
     with pytest.raises(UserError, match="no run here"):
         embed.main(["--run", str(photos), "--images", str(photos), "--output", str(tmp_path / "index")])

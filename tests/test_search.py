@@ -81,7 +81,7 @@ def test_the_index_works_where_it_was_moved_to(place, tmp_path, capsys):
     moved = tmp_path / "moved"
     place.rename(moved)
     try:
-        with pytest.raises(UserError, match=r"run that made .* is not there; name it with --run"):
+        with pytest.raises(UserError, match=r"model that made .* is not there; name it with --run"):
             found(moved, capsys, "a red circle")
         again = found(moved, capsys, "a red circle", "--run", str(moved / "run"), "--root", str(moved / "photos"))
     finally:

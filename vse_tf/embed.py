@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     parser = command_parser(PROG, "Embed a collection into an index, or bring its index up to date.")
     parser.add_argument("--run", type=str | None, help="run folder whose model embeds")
+    parser.add_argument("--models", type=str | None, help="folder of exported models that embed, instead of a run")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
     parser.add_argument("--images", type=str | None, help="folder of photos, or text file with a path a line")
     parser.add_argument("--captions", type=str | None, help="text file with a caption a line, instead of photos")
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         runner = beam_runner(arguments.runner, arguments.runner_options)
     done = embed(
         captions(arguments.captions) if arguments.images is None else photos(arguments.images),
-        named_encoder(arguments.run, arguments.checkpoint, arguments.batch_size),
+        named_encoder(arguments.run, arguments.models, arguments.checkpoint, arguments.batch_size),
         arguments.output,
         on_bad=arguments.on_bad,
         shard_rows=arguments.shard_rows,

@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("words", nargs="*", type=str, help="what to search for")
     parser.add_argument("--index", type=str, required=True, help="folder that python -m vse_tf.embed made")
     parser.add_argument("--image", type=str | None, help="search by this photo instead of words")
-    parser.add_argument("--run", type=str | None, help="run folder (default: the one that made the index)")
+    parser.add_argument("--run", type=str | None, help="run folder (default: the model that made the index)")
+    parser.add_argument("--models", type=str | None, help="folder of exported models, instead of a run")
     parser.add_argument("--root", type=str | None, help="folder of the photos (default: where they were embedded)")
     parser.add_argument("--top_k", "--top-k", type=int, default=10, help="number of answers")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     index = Index.open(arguments.index, arguments.root)
-    encoder = index_encoder(index, arguments.run)
+    encoder = index_encoder(index, arguments.run, arguments.models)
     check_model(index, encoder.model)
     search = backend(arguments.backend, index, note=lambda line: print(line, file=sys.stderr))
     if arguments.image is None:
