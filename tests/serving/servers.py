@@ -122,7 +122,7 @@ def real(config: Path, log: Path) -> Iterator[Server]:
             process.terminate()
 
 
-def until(happened: Any, seconds: float = 30.0) -> None:
+def until(happened: Any, seconds: float = 120.0) -> None:
     """Wait for something; fails when it does not happen."""
     end = time.monotonic() + seconds
     while not happened():
