@@ -13,7 +13,6 @@ from typing import Any
 import vse_tf
 from vse_tf.config import Settings, to_dict
 from vse_tf.data.records import Collection
-from vse_tf.training.checkpoints import Checkpoints
 from vse_tf.training.run_folder import RunFolder
 
 
@@ -57,6 +56,8 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
         >>> provenance_of_run(RunFolder("runs/shapes-convse-0"), "best")["checkpoint"]["epoch"]
         18
     """
+    from vse_tf.training.checkpoints import Checkpoints  # noqa: PLC0415 - brings Keras
+
     settings = to_dict(run.settings())
     trained = dict((run.read_results() or {}).get("provenance", {}))
     trained.pop("settings", None)

@@ -17,6 +17,7 @@ from vse_tf.errors import UserError
 from vse_tf.retrieval.embedding import Encoder
 from vse_tf.retrieval.index import Index
 from vse_tf.serving import manifest
+from vse_tf.serving.versions import versions
 from vse_tf.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -185,8 +186,6 @@ class ModelsEncoder:
 
 
 def _newest(model: Path) -> Path:
-    from vse_tf.serving.versions import versions  # noqa: PLC0415 - brings TensorFlow
-
     found = versions(model)
     if not found:
         raise UserError(f"--models: {model} holds no version; name the folder that python -m vse_tf.export wrote")
