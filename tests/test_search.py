@@ -69,6 +69,23 @@ def test_the_table_and_the_contact_sheet(place, tmp_path, capsys):
     assert "a &lt;red&gt; circle" in page.read_text()
 
 
+def test_many_queries_and_their_picture(place, tmp_path, capsys):
+    (tmp_path / "queries.txt").write_text("a red circle\n\na blue star\n")
+    argv = ("--queries", str(tmp_path / "queries.txt"), "--top_k", "3", "--picture", str(tmp_path / "out.png"))
+    answers = found(place, capsys, *argv)
+    assert [one["query"] for one in answers] == ["a red circle", "a blue star"]
+    for one in answers:
+        single = found(place, capsys, one["query"], "--top_k", "3")
+        assert [answer["item"] for answer in one["answers"]] == [answer["item"] for answer in single]
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.height > 2 * 160
+    search.main(["--index", str(place / "photos.index"), *argv])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a red circle"
+    assert lines[5] == "a blue star"
+
+
 def test_faiss_answers_like_exact_search(place, capsys):
     pytest.importorskip("faiss")
     argv = ("a red circle", "--top_k", "4")
@@ -102,6 +119,10 @@ def test_a_model_that_was_trained_on_is_refused(place, tmp_path, capsys):
         ([], 'either "words" or --image'),
         (["  "], 'either "words" or --image'),
         (["a", "--image", "b"], 'either "words" or --image'),
+        (["a", "--queries", "b"], "or --queries with a file"),
+        (["--queries", "missing.txt"], "--queries: missing.txt: No such file"),
+        (["--queries", "b", "--html", "out.html"], "--html shows one query"),
+        (["a", "--picture", "no/such/out.png"], "--picture: the folder"),
         (["a", "--top_k", "0"], "--top_k: 0"),
         (["a", "--html", "no/such/out.html"], "--html: the folder"),
         (["a", "--backend", "magic"], "backend"),

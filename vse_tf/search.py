@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonargparse import Namespace
 
 from vse_tf.data.cache import write_atomically
 from vse_tf.errors import UserError, run_command
 from vse_tf.retrieval.backends import BACKENDS, backend
-from vse_tf.retrieval.contact_sheet import contact_sheet
+from vse_tf.retrieval.collection import query_lines
+from vse_tf.retrieval.contact_sheet import answers_picture, contact_sheet
+from vse_tf.retrieval.embedding import Encoder
 from vse_tf.retrieval.encoders import index_encoder
 from vse_tf.retrieval.index import Index, told
 from vse_tf.retrieval.report import answers_table
-from vse_tf.retrieval.search import check_model, hits
+from vse_tf.retrieval.search import Hit, check_model, hits
 from vse_tf.settings_parser import command_parser
 
 PROG = "python -m vse_tf.search"
@@ -29,48 +36,77 @@ def main(argv: list[str] | None = None) -> None:
     Raises:
         UserError: no index or model there, a model that does not fit, or a photo that cannot be read.
     """
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    words = " ".join(arguments.words or [])
+    texts = query_lines(arguments.queries) if arguments.queries else [words]
+    index = Index.open(arguments.index, arguments.root)
+    encoder = index_encoder(index, arguments.run, arguments.models)
+    check_model(index, encoder.model)
+    search = backend(arguments.backend, index, note=lambda line: print(line, file=sys.stderr))
+    query = encoder.encode_texts(texts) if arguments.image is None else _of_photo(encoder, arguments.image)
+    found = zip(*search(query, arguments.top_k), strict=True)
+    answers = [hits(index, rows, scores) for rows, scores in found]
+    _print(arguments, texts, answers)
+    if arguments.html:
+        asked = words if arguments.image is None else Path(arguments.image)
+        _write(arguments.html, lambda path: write_atomically(path, contact_sheet(asked, answers[0])))
+    if arguments.picture:
+        titles = texts if arguments.image is None else [Path(arguments.image).name]
+        picture = answers_picture(list(zip(titles, answers, strict=True)))
+        _write(arguments.picture, lambda path: path.write_bytes(picture))
+
+
+def _parse(argv: list[str]) -> Namespace:
     parser = command_parser(PROG, "Find items of an index by words or by a photo.")
     parser.add_argument("words", nargs="*", type=str, help="what to search for")
     parser.add_argument("--index", type=str, required=True, help="folder that python -m vse_tf.embed made")
     parser.add_argument("--image", type=str | None, help="search by this photo instead of words")
+    parser.add_argument("--queries", type=str | None, help="search by each line of this text file")
     parser.add_argument("--run", type=str | None, help="run folder (default: the model that made the index)")
     parser.add_argument("--models", type=str | None, help="folder of exported models, instead of a run")
     parser.add_argument("--root", type=str | None, help="folder of the photos (default: where they were embedded)")
     parser.add_argument("--top_k", "--top-k", type=int, default=10, help="number of answers")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--html", type=str | None, help="write a contact sheet to this file, pictures inside")
+    parser.add_argument("--picture", type=str | None, help="write queries and answers to this PNG file")
     parser.add_argument("--backend", choices=list(BACKENDS), default="exact", help="faiss-…: approximate, [faiss]")
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    words = " ".join(arguments.words or [])
-    if bool(words.strip()) == (arguments.image is not None):
-        raise UserError('name what to search for: either "words" or --image with a photo')
+    arguments = parser.parse_args(argv)
+    words = " ".join(arguments.words or []).strip()
+    if sum(map(bool, (words, arguments.image, arguments.queries))) != 1:
+        raise UserError('name what to search for: either "words" or --image with a photo, or --queries with a file')
     if arguments.top_k < 1:
         raise UserError(f"--top_k: {arguments.top_k} is not above 0")
-    page = Path(arguments.html) if arguments.html else None
-    if page and not page.absolute().parent.is_dir():
-        raise UserError(f"--html: the folder {page.absolute().parent} does not exist")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if arguments.html and arguments.queries:
+        raise UserError("--html shows one query; with --queries use --picture or --json")
+    for option in ("html", "picture"):
+        if arguments[option] and not (folder := Path(arguments[option]).absolute().parent).is_dir():
+            raise UserError(f"--{option}: the folder {folder} does not exist")
+    return arguments
 
-    index = Index.open(arguments.index, arguments.root)
-    encoder = index_encoder(index, arguments.run, arguments.models)
-    check_model(index, encoder.model)
-    search = backend(arguments.backend, index, note=lambda line: print(line, file=sys.stderr))
-    if arguments.image is None:
-        query = encoder.encode_texts([words])
-    else:
-        query, _, problems = encoder.encode_files([arguments.image], "skip")
-        if problems:
-            raise UserError(f"--image: {problems[0]}")
-    rows, scores = search(query, arguments.top_k)
-    answers = hits(index, rows[0], scores[0])
+
+def _of_photo(encoder: Encoder, path: str) -> np.ndarray:
+    query, _, problems = encoder.encode_files([path], "skip")
+    if problems:
+        raise UserError(f"--image: {problems[0]}")
+    return query
+
+
+def _print(arguments: Namespace, texts: list[str], answers: list[list[Hit]]) -> None:
     if arguments.json:
-        print(json.dumps([answer.to_dict() for answer in answers], indent=2))
+        lists = [[answer.to_dict() for answer in one] for one in answers]
+        each = [{"query": text, "answers": one} for text, one in zip(texts, lists, strict=True)]
+        print(json.dumps(each if arguments.queries else lists[0], indent=2))
+    elif arguments.queries:
+        print("\n\n".join(f"{text}\n{answers_table(one)}" for text, one in zip(texts, answers, strict=True)))
     else:
-        print(answers_table(answers))
-    if page:
-        asked = words if arguments.image is None else Path(arguments.image)
-        told(page, write_atomically, page, contact_sheet(asked, answers), doing="written")
-        print(f"written to {page}", file=sys.stderr)
+        print(answers_table(answers[0]))
+
+
+def _write(name: str, write: Callable[[Path], Any]) -> None:
+    told(Path(name), write, Path(name), doing="written")
+    print(f"written to {name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

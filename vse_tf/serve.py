@@ -53,7 +53,7 @@ def _serve(arguments: Namespace) -> None:
 
     registry = Registry(lambda: _models(arguments), load_version, _say)
     limit = arguments.max_body_bytes
-    app = make_app(RestApi(registry), limit, _search_page(arguments.gallery) if arguments.gallery else [])
+    app = make_app(RestApi(registry), limit, _search_page(arguments) if arguments.gallery else [])
     server = make_server(app, arguments.host, arguments.port, arguments.workers, limit, arguments.timeout)
     try:
         # The port is taken, but nothing is accepted before the first versions answer: as the real server has it.
@@ -73,11 +73,14 @@ def _serve(arguments: Namespace) -> None:
         server.close()
 
 
-def _search_page(index: str) -> Sequence[Callable[..., Any]]:
+def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
     from vse_tf.retrieval.index import Index  # noqa: PLC0415
-    from vse_tf.serving.pages import GalleryRoute, page_route  # noqa: PLC0415
+    from vse_tf.serving.pages import GalleryRoute, check_towers, page_route  # noqa: PLC0415
 
-    return [page_route, GalleryRoute(Index.open(index))]
+    index = Index.open(arguments.gallery)
+    if arguments.models:
+        check_towers(index, Path(arguments.models))
+    return [page_route, GalleryRoute(index)]
 
 
 def _models(arguments: Namespace) -> Sequence[ModelConfig]:

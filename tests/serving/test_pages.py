@@ -10,9 +10,11 @@ from PIL import Image
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
+from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Index, Item
 from vse_tf.retrieval.index_writer import IndexWriter
-from vse_tf.serving.pages import GalleryRoute, page_route
+from vse_tf.serving import manifest
+from vse_tf.serving.pages import GalleryRoute, check_towers, page_route
 
 DIM = 4
 
@@ -148,3 +150,19 @@ def test_thumbnails_are_small_pictures_of_the_rows(client):
     assert abs(picture[..., 0].mean() - 80) < 4
     for path in ("5", "6", "-1", "x", "2/..", "99999999999999999999"):
         assert client.get(f"/gallery/thumbnails/{path}").status_code == 404
+
+
+def test_towers_of_another_model_are_refused(tmp_path, vectors):
+    writer = IndexWriter(tmp_path / "index", "captions", DIM)
+    index = writer.commit([writer.write(vectors[:1])], [Item("1", caption="a dog")], {"id": "a"})
+    for name, ids in (("text_tower", "aa"), ("image_tower", "ba")):
+        for version, model in enumerate(ids, 1):
+            folder = tmp_path / "models" / name / str(version)
+            folder.mkdir(parents=True)
+            manifest.write(folder, {"id": model})
+    check_towers(index, tmp_path / "models")
+    (tmp_path / "models" / "image_tower" / "3").mkdir()
+    check_towers(index, tmp_path / "models")
+    manifest.write(tmp_path / "models" / "image_tower" / "3", {"id": "b"})
+    with pytest.raises(UserError, match=r"index was not made by .*image_tower/3"):
+        check_towers(index, tmp_path / "models")

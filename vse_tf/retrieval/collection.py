@@ -84,6 +84,23 @@ def captions(source: str | Path) -> Items:
     return Items("captions", _readable(Path(source), "captions"), None)
 
 
+def query_lines(source: str | Path) -> list[str]:
+    """The queries of a UTF-8 text file, one a line; blank lines are passed over.
+
+    Args:
+        source: the file.
+
+    Raises:
+        UserError: it cannot be read, holds none, or a line is not UTF-8.
+    """
+    found = list(_captions(_readable(Path(source), "queries")))
+    if problem := next((one for one in found if isinstance(one, Problem)), None):
+        raise UserError(f"--queries: {problem}")
+    if not found:
+        raise UserError(f"--queries: {source} holds no query")
+    return [item.caption or "" for item in found if isinstance(item, Item)]
+
+
 def _folder(root: str) -> Iterator[Item | Problem]:
     inside = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 - the root may be "/"
     listings = [_listing(root, "")]

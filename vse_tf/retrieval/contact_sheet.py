@@ -1,13 +1,18 @@
-"""The answers of a search as one HTML file with the pictures inside."""
+"""The answers of a search to look at: one HTML file with the pictures inside, or one picture of several queries."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from vse_tf.retrieval.search import Hit
 from vse_tf.retrieval.thumbnails import data_uri, thumbnail
+from vse_tf.training.pictures import captions_to_images
 
 # Nothing is loaded and nothing runs, whatever captions and file names hold.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -48,6 +53,32 @@ def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256) ->
         f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{picture} {_text(title)}</h1>\n<ol>\n{cells}</ol>\n</html>\n"
     )
+
+
+def answers_picture(found: Sequence[tuple[str, Sequence[Hit]]], side: int = 160) -> bytes:
+    """Queries, each with the photos that answer it below, best first, as one picture.
+
+    Args:
+        found: the words of each query and its answers; an answer without a photo leaves its place empty.
+        side: the longer side of a photo in pixels.
+
+    Returns:
+        The PNG's bytes.
+
+    Example:
+        >>> Path("answers.png").write_bytes(answers_picture([("two dogs in the snow", answers)]))
+    """
+    rows = [(words, [(_pixels(hit.path, side), hit.score, False) for hit in hits]) for words, hits in found]
+    buffer = io.BytesIO()
+    Image.fromarray(captions_to_images(rows)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _pixels(path: Path | None, side: int) -> np.ndarray:
+    try:
+        return np.asarray(Image.open(io.BytesIO(thumbnail(path, side)))) if path else np.full([1, 1, 3], 200, np.uint8)
+    except (OSError, ValueError):
+        return np.full([1, 1, 3], 200, np.uint8)
 
 
 def _answer(answer: Hit, side: int) -> str:

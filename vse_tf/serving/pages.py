@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 from werkzeug.wrappers import Request, Response
 
+from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Index, Item
 from vse_tf.retrieval.ranking import NonFiniteError
 from vse_tf.retrieval.search import ExactSearch
 from vse_tf.retrieval.thumbnails import thumbnail
+from vse_tf.serving import manifest
+from vse_tf.serving.versions import versions
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 2**20
@@ -32,6 +36,26 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+
+
+def check_towers(index: Index, models: Path, names: Sequence[str] = ("text_tower", "image_tower")) -> None:
+    """Refuse towers whose vectors are not of the index's space.
+
+    Args:
+        index: the index.
+        models: folder of the served models; those without a manifest of an export are taken as they are.
+        names: the towers.
+
+    Raises:
+        UserError: the newest version of a tower is of another model than the index.
+    """
+    for name in names:
+        newest = models / name / str(max(versions(models / name), default=0))
+        if (newest / manifest.MANIFEST).is_file() and manifest.read(newest).get("id") != index.model.get("id"):
+            raise UserError(
+                f"--gallery: {index.folder} was not made by {newest}; make it with these models: "
+                f"python -m vse_tf.embed --models {models}"
+            )
 
 
 def page_route(request: Request) -> Response | None:
