@@ -1,10 +1,10 @@
 """Ten queries and their first five answers among drawn scenes that the model has not seen, as one picture.
 
-    python docs/search_picture.py --run runs/shapes-convse-0 [--output docs/pictures/search.png]
+    python docs/search_picture.py --run runs/shapes-convse-0 [--output docs/pictures/search.jpg]
 
 Draws the scenes of the built-in set's `hard` gallery (every scene stands beside three with the same words in another
 order), embeds them and searches them with the product's own commands. For a collection of your own photos the second
-half is enough: `python -m vse_tf.search --index INDEX --queries FILE --top_k 5 --picture FILE.png`.
+half is enough: `python -m vse_tf.search --index INDEX --queries FILE --top_k 5 --picture FILE.jpg`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     """Draw, embed, search, and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run folder of the built-in set")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures" / "search.png")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures" / "search.jpg")
     args = parser.parse_args(argv)
     split = read_shapes(RunFolder(args.run).settings().data.shapes).split("hard")
     with tempfile.TemporaryDirectory() as temporary:

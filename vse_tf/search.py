@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         _write(arguments.html, lambda path: write_atomically(path, contact_sheet(asked, answers[0])))
     if arguments.picture:
         titles = texts if arguments.image is None else [Path(arguments.image).name]
-        picture = answers_picture(list(zip(titles, answers, strict=True)))
+        picture = answers_picture(list(zip(titles, answers, strict=True)), Path(arguments.picture).suffix)
         _write(arguments.picture, lambda path: path.write_bytes(picture))
 
 
@@ -70,7 +70,7 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--top_k", "--top-k", type=int, default=10, help="number of answers")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--html", type=str | None, help="write a contact sheet to this file, pictures inside")
-    parser.add_argument("--picture", type=str | None, help="write queries and answers to this PNG file")
+    parser.add_argument("--picture", type=str | None, help="write queries and answers to this PNG or JPEG file")
     parser.add_argument("--backend", choices=list(BACKENDS), default="exact", help="faiss-…: approximate, [faiss]")
     arguments = parser.parse_args(argv)
     words = " ".join(arguments.words or []).strip()

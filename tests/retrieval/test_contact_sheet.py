@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vse_tf.retrieval.contact_sheet import contact_sheet
+from vse_tf.retrieval.contact_sheet import answers_picture, contact_sheet
 from vse_tf.retrieval.index import Item
 from vse_tf.retrieval.search import Hit
 from vse_tf.retrieval.thumbnails import thumbnail
@@ -111,3 +111,17 @@ def test_a_photo_as_the_query_is_shown(tmp_path):
 
 def test_half_a_surrogate_pair_can_be_written():
     contact_sheet("\ud800", [Hit(1, 0, 1.0, Item("1", caption="\ud800"))]).encode()
+
+
+def test_queries_and_their_answers_as_one_picture(tmp_path):
+    Image.new("RGB", (60, 30), (0, 200, 0)).save(tmp_path / "photo.png")
+    hit = Hit(1, 4, 0.912, Item("a", path="photo.png"), tmp_path / "photo.png")
+    gone = Hit(2, 5, 0.5, Item("b", path="gone"), tmp_path / "gone")
+    found = [("two dogs", [hit, gone]), ("a cat", [gone])]
+    for suffix, kind in ((".png", "PNG"), (".JPG", "JPEG")):
+        picture = Image.open(io.BytesIO(answers_picture(found, suffix)))
+        assert picture.format == kind
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+        green = (abs(pixels - [0, 200, 0]).max(axis=2) < 12).mean(axis=1)
+        assert green[: len(green) // 2].max() > 0.05
+        assert green[len(green) // 2 :].max() == 0

@@ -147,10 +147,19 @@ def test_damaged_work_is_done_again(folder):
     check(folder)
 
 
-def test_a_damaged_index_is_made_again(folder):
+def cut(contents):
+    return contents[:-1]
+
+
+def flipped(contents):
+    return contents[:-1] + bytes([contents[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damage", [cut, flipped])
+def test_a_damaged_index_is_made_again(folder, damage):
     run(folder, BytesEncoder())
     shard = sorted((folder.parent / "index").glob("*.npy"))[0]
-    shard.write_bytes(shard.read_bytes()[:-1])
+    shard.write_bytes(damage(shard.read_bytes()))
     told = []
     encoder = BytesEncoder()
     run(folder, encoder, note=told.append)

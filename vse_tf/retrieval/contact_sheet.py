@@ -55,22 +55,24 @@ def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256) ->
     )
 
 
-def answers_picture(found: Sequence[tuple[str, Sequence[Hit]]], side: int = 160) -> bytes:
+def answers_picture(found: Sequence[tuple[str, Sequence[Hit]]], suffix: str = ".png", side: int = 160) -> bytes:
     """Queries, each with the photos that answer it below, best first, as one picture.
 
     Args:
         found: the words of each query and its answers; an answer without a photo leaves its place empty.
+        suffix: `.jpg` or `.jpeg` gives a JPEG, anything else a PNG.
         side: the longer side of a photo in pixels.
 
     Returns:
-        The PNG's bytes.
+        The picture file's bytes.
 
     Example:
         >>> Path("answers.png").write_bytes(answers_picture([("two dogs in the snow", answers)]))
     """
     rows = [(words, [(_pixels(hit.path, side), hit.score, False) for hit in hits]) for words, hits in found]
     buffer = io.BytesIO()
-    Image.fromarray(captions_to_images(rows)).save(buffer, "PNG", optimize=True)
+    kind = "JPEG" if suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    Image.fromarray(captions_to_images(rows)).save(buffer, kind, optimize=True, quality=85)
     return buffer.getvalue()
 
 
