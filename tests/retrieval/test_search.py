@@ -70,6 +70,23 @@ def test_wide_vectors_and_many_candidates(tmp_path):
         np.testing.assert_array_equal(scores, oracle(query, vectors, 100)[1])
 
 
+@pytest.mark.parametrize("order", ["mixed", "rising", "falling", "equal"])
+def test_few_of_many_in_any_order(tmp_path, order):
+    random = np.random.default_rng(4)
+    vectors = unit(random.standard_normal((900, 24)))
+    if order in ("rising", "falling"):
+        vectors = vectors[np.argsort(vectors[:, 0])]
+        vectors = vectors if order == "rising" else vectors[::-1]
+    elif order == "equal":
+        vectors[:] = vectors[0]
+    query = unit(np.eye(3, 24) + 1e-3 * random.standard_normal((3, 24)))
+    index = index_of(tmp_path / "index", np.ascontiguousarray(vectors), [500, 400])
+    for block_bytes in (4 * 3 * 331, 2**24):
+        rows, scores = ExactSearch(index, block_bytes)(query, 2)
+        np.testing.assert_array_equal(rows, oracle(query, vectors, 2)[0])
+        np.testing.assert_array_equal(scores, oracle(query, vectors, 2)[1])
+
+
 def test_more_than_there_are_and_nothing(tmp_path):
     vectors = unit(np.random.default_rng(0).standard_normal((3, 4)))
     rows, scores = ExactSearch(index_of(tmp_path / "a", vectors, [3]))(vectors[:1], 10**9)

@@ -202,10 +202,15 @@ class Nearest:
         slack = _proven_error(gallery.shape[1]) * self._norm * gallery_norm.max(initial=0.0)
         for q, g, block in _blocks(self.query, gallery, self.block_bytes):
             floor = _below(self._score[q, -1].astype(np.float64) - slack[q])
-            # Finding a block's k-th best costs as much as its product: only where the floor leaves many.
-            many = np.flatnonzero(np.count_nonzero(block >= floor[:, None], axis=1) > max(64, self.k))
-            if many.size:
-                kth = np.partition(block[many], block.shape[1] - self.k, axis=1)[:, -self.k]
+            # Finding a block's k-th best costs as much as its product: a quarter of it gives a floor as well, and only
+            # where that one leaves many the whole is looked at.
+            for share in (4, 1):
+                above = np.count_nonzero(block >= floor[:, None], axis=1)
+                many = np.flatnonzero(above > max(128, 8 * self.k))
+                if not many.size:
+                    break
+                part = max(block.shape[1] // share, self.k)
+                kth = np.partition(block[many, :part], part - self.k, axis=1)[:, -self.k]
                 floor[many] = np.maximum(floor[many], _below(kth - 2 * slack[q][many]))
             for i in np.flatnonzero(block.max(axis=1) >= floor):
                 row = q.start + int(i)
