@@ -13,7 +13,14 @@ from tests.training.replicas import KINDS, dataset, run_all, trained
 from vse_tf.config import DistributionSettings
 from vse_tf.errors import UserError
 from vse_tf.losses import LOSSES
-from vse_tf.training.distribution import distribute, fit_across_workers, from_chief, is_chief, make_strategy
+from vse_tf.training.distribution import (
+    distribute,
+    fit_across_workers,
+    from_chief,
+    is_chief,
+    make_strategy,
+    same_everywhere,
+)
 
 HEART = {
     2: ("convse/clipped", "convse++/unmasked", "convse/pieces", "sigmoid/learned", "convse/mixed_float16 in pieces"),
@@ -74,6 +81,7 @@ def test_the_workaround_for_several_workers_is_for_the_tested_keras_alone(monkey
 
 def test_one_worker_asks_nobody():
     assert from_chief(tf.distribute.get_strategy(), 3.0) == 3.0
+    assert same_everywhere(tf.distribute.get_strategy(), 3.0)
 
 
 def test_strategies_by_name(monkeypatch):

@@ -102,13 +102,23 @@ def fit_across_workers(model: keras.Model, strategy: tf.distribute.Strategy) -> 
 
 def from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
     """The chief's value on every worker; all of them have to ask. It also makes them wait for one another."""
+    return _total(strategy, value if is_chief(strategy) else 0.0)
+
+
+def same_everywhere(strategy: tf.distribute.Strategy, value: float) -> bool:
+    """Whether all workers have the chief's value; all of them have to ask, and get the same answer."""
+    return _total(strategy, float(from_chief(strategy, value) != value)) == 0.0
+
+
+def _total(strategy: tf.distribute.Strategy, value: float) -> float:
+    """The sum over the workers."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return value
-    mine = value / strategy.extended._num_devices_per_worker if is_chief(strategy) else 0.0
+    share = value / strategy.extended._num_devices_per_worker
 
     @tf.function
     def everywhere() -> Any:
-        return strategy.run(lambda: tf.constant(mine, tf.float64))
+        return strategy.run(lambda: tf.constant(share, tf.float64))
 
     return float(strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere(), axis=None))
 

@@ -38,6 +38,7 @@ from vse_tf.training.distribution import (
     from_chief,
     is_chief,
     make_strategy,
+    same_everywhere,
 )
 from vse_tf.training.feature_cache import FeatureCache, training_views, with_features
 from vse_tf.training.objective import make_loss, make_temperature
@@ -278,9 +279,8 @@ class _Trainer:
     def _restore(self, model: DualEncoder, tokenizer: Any) -> Position:
         """Continue from the last checkpoint, or begin: fresh, or from another run's weights."""
         position = self.checkpoints.position()
-        mine = position.step if position else -1
-        if from_chief(self.strategy, mine) != mine:
-            raise UserError(f"train.run_dir: {self.folder.path} is not the chief's; every worker has to see its folder")
+        if not same_everywhere(self.strategy, position.step if position else -1):
+            raise UserError(f"train.run_dir: the workers do not see the same {self.folder.path}; share the folder")
         if position is None:
             init_from = self.settings.train.init_from
             if init_from:
