@@ -302,3 +302,12 @@ def test_masking_layers() -> None:
     states[IDS < 0] = np.nan
     means = [row[:length].mean(0) if length else np.zeros(2) for row, length in zip(states, LENGTHS, strict=True)]
     np.testing.assert_allclose(MaskedMean()(states, mask), means, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["gru", "bidirectional", "transformer", "hub:bert", "hub:clip", "hub:siglip"])
+def test_a_rebuilt_tower_calls_its_weights_the_same(presets: dict[str, str], encoder: str) -> None:
+    # Checkpoints find weights by these names.
+    kind, _, preset = encoder.partition(":")
+    chosen = f"hub:{presets[preset]}" if preset else {"bidirectional": "gru"}.get(kind, kind)
+    tower = build_text_tower(text(chosen, bidirectional=kind == "bidirectional"), MODEL, VOCABULARY)
+    assert [weight.path for weight in rebuilt(tower).weights] == [weight.path for weight in tower.weights]

@@ -70,7 +70,11 @@ def _gru(tokens: Any, mask: Any, text: TextSettings, dtype: str, vocabulary_size
         x = keras.layers.Dropout(text.dropout, dtype=dtype, name="word_dropout")(x)
     gru = (PackedGRU if text.packed else keras.layers.GRU)(text.units, dtype=dtype, name="gru")
     if text.bidirectional:
-        return keras.layers.Bidirectional(gru, merge_mode="ave", dtype=dtype, name="bidirectional")(x, mask=mask)
+        both = keras.layers.Bidirectional(gru, merge_mode="ave", dtype=dtype, name="bidirectional")
+        # As in a model rebuilt from its config: built by the call, the weights would have other names than there.
+        for layer in (both.forward_layer, both.backward_layer):
+            layer.build(x.shape)
+        return both(x, mask=mask)
     return gru(x, mask=mask)
 
 
