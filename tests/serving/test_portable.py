@@ -1,7 +1,9 @@
 """The towers in other formats, run by those formats' own runtimes."""
 
 import importlib.util
+import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -42,6 +44,16 @@ def test_the_files_give_the_runs_vectors(run, tmp_path, kind, capsys):
     np.testing.assert_allclose(found, embedder.encode_images(list(arrays)), atol=1e-5)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_packed_recurrence_is_replaced_by_keras_own(tmp_path, bidirectional):
+    tower = load(write_run(tmp_path / "run", text__bidirectional=bidirectional)).text_tower
+    plain = portable._with_plain_gru(tower)
+    assert "PackedGRU" in json.dumps(tower.get_config())
+    assert "PackedGRU" not in json.dumps(plain.get_config())
+    ids = np.array([[1, 4, 5, 2, -1], [1, 2, -1, -1, -1]], np.int32)
+    np.testing.assert_allclose(plain(ids), tower(ids), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "litert"])
 def test_a_missing_extra_is_one_line_with_its_remedy(run, tmp_path, monkeypatch, kind):
     monkeypatch.setitem(portable.NEEDS, kind, ("a_library_that_nobody_has",))
@@ -60,7 +72,7 @@ def test_half_precision_and_what_cannot_be_converted_are_one_line(run, tmp_path,
     def fails(*args, **kwargs):
         raise ValueError("no such\noperation")
 
-    monkeypatch.setattr(type(embedder.image_tower), "export", fails)
+    monkeypatch.setattr(keras.Model, "export", fails)
     with pytest.raises(
         UserError, match=r"image_tower cannot be converted: ValueError: no such operation; take"
     ) as told:

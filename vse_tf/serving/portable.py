@@ -17,6 +17,7 @@ import tensorflow as tf
 from vse_tf.data.text import pad
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
+from vse_tf.models.packed_gru import PackedGRU
 from vse_tf.serving import manifest, probes
 from vse_tf.serving.frozen_tower import on_any_device
 from vse_tf.serving.towers import IMAGE_TOWER, TEXT_TOWER, image_facts, text_facts
@@ -92,13 +93,32 @@ def _images(embedder: Embedder) -> np.ndarray:
 def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | None]) -> None:
     spec = tf.TensorSpec(shape, tower.inputs[0].dtype, name=tower.inputs[0].name)
     try:
-        with _quiet(), on_any_device(tower):
-            tower.export(str(file), format=kind, verbose=False, input_signature=[spec])
+        portable = _with_plain_gru(tower)
+        with _quiet(), on_any_device(portable):
+            portable.export(str(file), format=kind, verbose=False, input_signature=[spec])
     except OSError as error:
         raise unwritable(file.parent.parent, error) from None
     except Exception as error:  # the converters' errors have no class in common
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"--format {kind}: {file.stem} cannot be converted: {reason}; take savedmodel") from error
+
+
+def _with_plain_gru(tower: keras.Model) -> keras.Model:
+    """The tower with Keras' GRU in the packed one's place, unknown to converters; weights and result are equal."""
+
+    def plain(config: Any) -> Any:
+        if isinstance(config, list):
+            return [plain(item) for item in config]
+        if not isinstance(config, dict):
+            return config
+        found = {key: plain(value) for key, value in config.items()}
+        if config.get("class_name") == PackedGRU.__name__:
+            found |= {"module": "keras.layers", "class_name": "GRU", "registered_name": None}
+        return found
+
+    rebuilt = keras.saving.deserialize_keras_object(plain(keras.saving.serialize_keras_object(tower)))
+    rebuilt.set_weights(tower.get_weights())
+    return rebuilt
 
 
 def _compare(tower: keras.Model, file: Path, kind: Format, values: np.ndarray) -> float:
