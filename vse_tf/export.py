@@ -70,7 +70,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
         if arguments.gallery_queries:
             queries = read_gallery(arguments.gallery_queries, embedder, note).vectors
         models.append(retrieval_model(embedder, gallery, arguments.top_k, arguments.gallery_storage, queries))
-    written = write_models(root, models, facts, embedder.settings.model.precision)
+    written = write_models(root, models, facts, embedder.settings.model.precision, progress=True)
     for model in written:
         told = model.manifest
         print(

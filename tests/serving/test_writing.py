@@ -122,6 +122,22 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     assert write_models(root, [model()], {}, "float32")[0].folder == root / "image_tower" / "2"
 
 
+def test_a_custom_gradient_is_left_out_without_a_word(tmp_path, caplog):
+    class Squared(Doubled):
+        def of_features(self, features):
+            @tf.custom_gradient
+            def squared(x):
+                return x * x, lambda upstream: upstream * self.weight[:2]
+
+            return squared(features)
+
+    module = Squared()
+    signatures = {"features": signature(module.of_features, features=tf.TensorSpec([None, 2], tf.float32))}
+    probes = (embedding_probe("features", {"features": VALUES}, VALUES**2),)
+    write_models(tmp_path, [ServedModel("image_tower", module, signatures, probes)], {}, "float32")
+    assert not [record for record in caplog.records if "gradient" in record.getMessage()]
+
+
 def test_operations_of_other_libraries_are_found(tmp_path):
     text = pytest.importorskip("tensorflow_text")
 

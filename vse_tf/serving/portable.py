@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +17,7 @@ from vse_tf.errors import UserError
 from vse_tf.models.packed_gru import PackedGRU
 from vse_tf.serving import manifest, probes
 from vse_tf.serving.frozen_tower import on_any_device
+from vse_tf.serving.quiet import quiet
 from vse_tf.serving.towers import IMAGE_TOWER, TEXT_TOWER, image_facts, text_facts
 from vse_tf.serving.versions import Release, unwritable
 
@@ -94,7 +92,7 @@ def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | Non
     spec = tf.TensorSpec(shape, tower.inputs[0].dtype, name=tower.inputs[0].name)
     try:
         portable = _with_plain_gru(tower)
-        with _quiet(), on_any_device(portable):
+        with quiet(), on_any_device(portable):
             portable.export(str(file), format=kind, verbose=False, input_signature=[spec])
     except OSError as error:
         raise unwritable(file.parent.parent, error) from None
@@ -155,16 +153,3 @@ def _litert(file: Path) -> Run:
         return interpreter.get_tensor(given)[0].copy()
 
     return lambda values: np.stack([one(row) for row in values])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converters talk about their own affairs."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from vse_tf.errors import UserError
 from vse_tf.serving import manifest
 from vse_tf.serving.operations import custom_operations
+from vse_tf.serving.quiet import quiet
 from vse_tf.serving.served_model import ServedModel
 from vse_tf.serving.signature import described
 from vse_tf.serving.versions import Release, unwritable
@@ -39,7 +41,9 @@ class Written:
     size: int
 
 
-def write_models(root: Path, models: Sequence[ServedModel], facts: Mapping[str, Any], precision: str) -> list[Written]:
+def write_models(
+    root: Path, models: Sequence[ServedModel], facts: Mapping[str, Any], precision: str, progress: bool = False
+) -> list[Written]:
     """Write models as new versions that appear together.
 
     Each is saved beside, reloaded, asked its probes and an empty batch by every signature, and given a manifest.
@@ -49,6 +53,7 @@ def write_models(root: Path, models: Sequence[ServedModel], facts: Mapping[str, 
         models: the models.
         facts: what all manifests say.
         precision: numeric precision of the towers, which decides how close the answers have to be.
+        progress: show a bar.
 
     Returns:
         What was written, in the order of the models.
@@ -58,7 +63,7 @@ def write_models(root: Path, models: Sequence[ServedModel], facts: Mapping[str, 
             published then.
     """
     with Release(root, [model.name for model in models]) as release:
-        for model in models:
+        for model in tqdm(models, desc="writing", unit="model", disable=not progress):
             _write(release.beside(model.name), model, facts, TOLERANCE[precision])
         folders = release.publish()
     return [Written(folder, manifest.read(folder), _size(folder)) for folder in folders]
@@ -96,7 +101,8 @@ def _write(folder: Path, model: ServedModel, facts: Mapping[str, Any], tolerance
 
 def _compare(folder: Path, model: ServedModel) -> float:
     """The largest difference between the written model's answers and the live one's."""
-    signatures = tf.saved_model.load(str(folder)).signatures
+    with quiet():  # it warns of gradients, which nobody will ask a served model for
+        signatures = tf.saved_model.load(str(folder)).signatures
     largest = 0.0
     for probe in model.probes:
         run = signatures[probe.signature]

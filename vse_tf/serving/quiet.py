@@ -1,0 +1,26 @@
+"""Silence while a library talks about its own affairs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back warnings, logged or Python's; errors are still raised.
+
+    Example:
+        >>> with quiet():
+        ...     tf.saved_model.load(folder)
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
