@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +72,26 @@ class FeatureShards:
     def missing(self, view: str) -> list[tuple[int, int]]:
         """The spans of a view that are not there yet."""
         return [span for span in self.spans() if not self._path(view, span[0]).exists()]
+
+    def remove_damaged(self, views: Sequence[str]) -> list[Path]:
+        """Remove the shards of these views that are cut short or damaged, so that they are computed again.
+
+        Returns:
+            The removed files.
+        """
+        damaged = []
+        for view in views:
+            for start, end in self.spans():
+                path = self._path(view, start)
+                try:
+                    if path.exists():
+                        self._read(path, end - start)
+                except UserError:
+                    # One that cannot be removed either is an error of `read`.
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                        damaged.append(path)
+        return damaged
 
     def write(self, view: str, start: int, features: np.ndarray) -> None:
         """Put a shard in its place.

@@ -77,6 +77,8 @@ class FeatureCache:
             raise UserError(f"data.features: keeps features of image files; this source gives {split.images.kind}")
         paths = split.images.paths
         shards = FeatureShards(self.folder / _paths_key(paths), len(paths))
+        for path in shards.remove_damaged(views):
+            print(f"{path}: damaged features, computed again")
         total = sum(end - start for view in views for start, end in shards.missing(view))
         with tqdm(
             total=total, desc=f"features ({split.name})", unit="view", disable=not (self.progress and total)
