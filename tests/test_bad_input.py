@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import arguments
+from tests.tiny import arguments, rows_of
 from vse_tf import evaluate, train
 from vse_tf.errors import UserError
 
@@ -149,3 +149,102 @@ def test_data_without_val_says_so(folder):
     write(folder, [row for row in rows if row["split"] == "train"])
     with pytest.raises(UserError, match="no split 'val'"):
         run(folder)
+
+
+def empty(path):
+    path.touch()
+
+
+def noise_behind_a_magic_number(path):
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + np.random.default_rng(1).bytes(500))
+
+
+def bomb(path):
+    Image.new("1", (30_000, 30_000)).save(path)
+
+
+def one_bit(path):
+    Image.new("1", (20, 20)).save(path)
+
+
+def a_folder(path):
+    path.mkdir()
+
+
+def link_outside(path):
+    path.symlink_to(path.parent.parent / "captions.jsonl")
+
+
+def dangling_link(path):
+    path.symlink_to("nothing.jpg")
+
+
+TEN_WAYS = {
+    "cut.jpg": (truncated, "undecodable"),
+    "text.jpg": (text_file, "not a JPEG"),
+    "film.webp": (animated_webp, "animated WebP"),
+    "empty.jpg": (empty, "empty file"),
+    "noise.png": (noise_behind_a_magic_number, "truncated or broken"),
+    "bomb.png": (bomb, "900000000 pixels, more than data.max_pixels"),
+    "lines.bmp": (one_bit, "BMP of a kind"),
+    "folder.jpg": (a_folder, "not a file"),
+    "outside.jpg": (link_outside, "outside the image folder"),
+    "dangling.jpg": (dangling_link, "missing image"),
+}
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.evidence)])
+def test_a_tenth_of_the_images_broken_in_ten_ways(folder, times):
+    good = 90 * times
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    for i in range(GOOD, good):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 24, 3), np.uint8)).save(
+            folder / "images" / f"{i}.jpg"
+        )
+        split = ("train", "train", "train", "val")[i % 4]
+        rows.append({"image": f"{i}.jpg", "caption": f"photo number {i} a", "split": split})
+    write(folder, rows)
+    deterministic = {"train__deterministic": "true", "train__epochs": 2, "data__verify": "decode"}
+    run(folder, **deterministic, train__run_dir=folder / "good")
+    for turn in range(times):
+        for number, (name, (make, _)) in enumerate(TEN_WAYS.items()):
+            make(folder / "images" / f"{turn}{name}")
+            row = {"image": f"{turn}{name}", "caption": f"broken {number}", "split": ("train", "val")[number % 2]}
+            rows.insert((turn * 10 + number) * 9, row)
+    write(folder, rows)
+    with pytest.raises(UserError) as error:
+        run(folder, **deterministic)
+    told = str(error.value)
+    assert f"{10 * times} problems" in told
+    assert not (folder / "run").exists()
+    skipping = folder / "skipping"
+    run(folder, **deterministic, data__on_bad="skip", train__run_dir=skipping)
+    listed = [json.loads(line) for line in (skipping / "skipped.jsonl").read_text().splitlines()]
+    assert len(listed) == 10 * times
+    for name, (_, reason) in TEN_WAYS.items():
+        found = [problem["what"] for problem in listed if name in problem["what"]]
+        assert len(found) == times, name
+        assert all(reason in what for what in found), (name, found)
+        assert reason in told or times > 1
+    # The broken ones have left no trace: the weights and the recalls are those of the good rest, to the bit.
+    assert rows_of(skipping) == rows_of(folder / "good")
+
+
+def test_an_image_deleted_between_reading_and_training(folder, monkeypatch):
+    from vse_tf.data import sources  # noqa: PLC0415
+
+    def read_and_lose(settings, progress=True):
+        collection = sources.read(settings, progress)
+        (folder / "images" / "4.jpg").unlink(missing_ok=True)
+        return collection
+
+    monkeypatch.setattr("vse_tf.training.trainer.read", read_and_lose)
+    photo = (folder / "images" / "4.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"4\.jpg: missing image; mend it, or .*--data\.on_bad skip"):
+        run(folder)
+    (folder / "images" / "4.jpg").write_bytes(photo)
+    run(folder, data__on_bad="skip", train__run_dir=folder / "skipping", train__epochs=2)
+    (problem,) = (json.loads(line) for line in (folder / "skipping" / "skipped.jsonl").read_text().splitlines())
+    assert problem["what"] == "missing image"
+    assert problem["where"].endswith("4.jpg")
+    assert [row["epoch"] for row in rows_of(folder / "skipping")] == [1, 2]

@@ -266,9 +266,11 @@ class TrainSettings:
         collapse_steps: stop with an error when the loss has been that of a collapsed model for so many steps; 0 never
             does.
         eval_batch_size: images or captions encoded at a time when measuring.
+        checkpoint_steps: a checkpoint every so many steps, besides the one at each epoch's end; 0 writes none.
+        checkpoint_minutes: a checkpoint when so many minutes have passed since the last one; 0 writes none.
         keep_checkpoints: last checkpoints kept besides the best.
         jit_compile: compile the training step with XLA; auto does so where it is known to help.
-        steps_per_execution: training steps in one call of the compiled function.
+        steps_per_execution: training steps in one call of the compiled function; an epoch is cut to a multiple of it.
         log_steps: TensorBoard gets the step's scalars every so many steps.
         examples: validation images and captions shown with their nearest neighbours in TensorBoard; 0 shows none.
         projector: number of validation images in TensorBoard's embedding projector; 0 leaves it out.
@@ -295,6 +297,8 @@ class TrainSettings:
     patience: int = 0
     collapse_steps: int = 500
     eval_batch_size: int = 128
+    checkpoint_steps: int = 0
+    checkpoint_minutes: float = 10.0
     keep_checkpoints: int = 2
     jit_compile: bool | Literal["auto"] = "auto"
     steps_per_execution: int = 1

@@ -1,7 +1,8 @@
-"""The error that is a user's mistake: one line, exit code 2, no traceback."""
+"""Errors that end a command in one line without a traceback: a user's mistake, and being told to stop."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -17,8 +18,26 @@ class UserError(Exception):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked a command to stop; it has put in order what it was doing.
+
+    Args:
+        number: number of the signal.
+        message: what has been kept and how to go on, one line.
+
+    Attributes:
+        code: exit code of the command, 128 + the signal's number as shells have it: 143 for SIGTERM, 130 for Ctrl-C.
+    """
+
+    def __init__(self, number: int, message: str = "") -> None:
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        super().__init__(f"stopped by {name}{message and '; '}{message}")
+        self.number = number
+        self.code = 128 + number
+
+
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's main function and turn a `UserError` into one line on stderr and exit code 2.
+    """Run a command's main function; errors meant for the user become one line on stderr and an exit code.
 
     Args:
         main: the command; it takes no arguments (the command reads `sys.argv` itself).
@@ -26,5 +45,13 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt as stop:
+        stop = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
+        print(_line(stop), file=sys.stderr)
+        raise SystemExit(stop.code) from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

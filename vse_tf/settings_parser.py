@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
 
@@ -83,7 +84,7 @@ def load_settings(path: Path) -> Settings:
 
 def save_settings(settings: Settings, path: Path) -> None:
     """Write all settings as YAML."""
-    path.write_text(yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def data_parser(prog: str, description: str) -> ArgumentParser:
@@ -141,6 +142,8 @@ def check(settings: Settings) -> Settings:
         "train.clip_norm": train.clip_norm,
         "train.warmup_epochs": train.warmup_epochs,
         "train.patience": train.patience,
+        "train.checkpoint_steps": train.checkpoint_steps,
+        "train.checkpoint_minutes": train.checkpoint_minutes,
         "train.collapse_steps": train.collapse_steps,
         "train.micro_batch": train.micro_batch,
         "train.examples": train.examples,
@@ -264,7 +267,7 @@ def _named_configs(argv: list[str]) -> list[Path]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings")

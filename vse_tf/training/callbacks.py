@@ -16,81 +16,117 @@ from vse_tf.data.records import Split
 from vse_tf.embedder import Embedder, EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.retrieval.measuring import measure
-from vse_tf.training.checkpoints import Checkpoints, Position
+from vse_tf.training.checkpoints import Position
+from vse_tf.training.interruption import Interruption
 from vse_tf.training.run_folder import RunFolder
 from vse_tf.training.tensorboard import Board
 
 
 class StepWatch(keras.callbacks.Callback):
-    """Averages the step's figures over an epoch, feeds TensorBoard, and stops a run whose loss is not finite.
+    """Counts steps, averages their figures over an epoch, feeds TensorBoard, stops a run whose loss is not finite.
 
     Args:
         batch_size: pairs in a global batch.
         steps_per_epoch: steps in an epoch.
         board: TensorBoard, or None on workers that do not write.
         log_steps: steps between two entries.
+        start: where the run stands at first; where that is within an epoch, its first `fit` runs the rest of it.
+        figures: `figures` as they were then.
+
+    Attributes:
+        position: where the run stands; an epoch counts as finished when the next one begins.
     """
 
-    def __init__(self, batch_size: int, steps_per_epoch: int, board: Board | None, log_steps: int) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        steps_per_epoch: int,
+        board: Board | None,
+        log_steps: int,
+        start: Position = Position(0, 0),  # noqa: B008 - frozen
+        figures: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.board = board
         self.log_steps = log_steps
-        self.means: dict[str, float] = {}
-        self._epoch = 0
-        self._rows: list[dict[str, float]] = []
+        self.start = start
+        self.position = start
+        self._count: int = (figures or {}).get("count", 0)
+        self._sums: dict[str, float] = dict((figures or {}).get("sums", {}))
         self._since = (0, 0.0)
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Count and sums of the epoch's figures so far: sums, so that a continued epoch ends in the same bits."""
+        return {"count": self._count, "sums": dict(self._sums)}
+
+    @property
+    def steps_here(self) -> int:
+        """Steps of this epoch that this process does."""
+        return self.steps_per_epoch - self._before(self.position.epoch)
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch = epoch
-        self._rows = []
-        self._since = (0, time.perf_counter())
+        if epoch != self.start.epoch or not self.start.within:
+            self._count, self._sums = 0, {}
+        within = self._before(epoch)
+        self.position = Position(epoch, self._step(epoch, within), within)
+        self._since = (within, time.perf_counter())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         row = {name: float(np.reshape(value, -1)[0]) for name, value in (logs or {}).items()}
-        step = self._epoch * self.steps_per_epoch + batch + 1
+        epoch, before = self.position.epoch, self.position.within
+        within = self._before(epoch) + batch + 1
+        step = self._step(epoch, within)
+        self.position = Position(epoch, step, within)
         if not np.isfinite(row["loss"]):
             raise UserError(
-                f"the loss is {row['loss']} at step {step} (epoch {self._epoch + 1}); lower --train.learning_rate, "
+                f"the loss is {row['loss']} at step {step} (epoch {epoch + 1}); lower --train.learning_rate, "
                 "set --train.clip_norm, or raise --loss.temperature"
             )
-        self._rows.append(row)
-        self.means = {name: float(np.mean([r[name] for r in self._rows])) for name in row} if self._due(batch) else {}
-        if self.board and self._due(batch):
+        self._count += 1
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in row.items()}
+        # Several steps may have passed in one execution.
+        due = within // self.log_steps > before // self.log_steps or within == self.steps_per_epoch
+        if self.board and due:
             done, then = self._since
             now = time.perf_counter()
-            speed = (batch + 1 - done) * self.batch_size / max(now - then, 1e-9)
-            self._since = (batch + 1, now)
+            speed = (within - done) * self.batch_size / max(now - then, 1e-9)
+            self._since = (within, now)
             rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
             scalars = {f"train/{name}": value for name, value in row.items()}
             self.board.scalars({**scalars, "train/learning_rate": rate, "train/pairs_per_second": speed}, step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.means = {name: float(np.mean([row[name] for row in self._rows])) for name in self._rows[0]}
         if logs is not None:
-            logs.update(self.means)
+            logs.update({name: value / self._count for name, value in self._sums.items()})
 
-    def _due(self, batch: int) -> bool:
-        return (batch + 1) % self.log_steps == 0 or batch + 1 == self.steps_per_epoch
+    def _before(self, epoch: int) -> int:
+        """Steps of an epoch that were done before this process began."""
+        return self.start.within if epoch == self.start.epoch else 0
+
+    def _step(self, epoch: int, within: int) -> int:
+        return self.start.step - self.start.within + (epoch - self.start.epoch) * self.steps_per_epoch + within
 
 
 class Validation(keras.callbacks.Callback):
-    """Measures after each epoch, keeps checkpoints, metrics and results, and stops early.
+    """Measures after each epoch, keeps metrics and results, and stops early.
 
     Args:
         embedder: the model in training.
         split: the validation split.
         bad: what to do with images that cannot be read.
         run: the run folder, or None on workers that do not write.
-        checkpoints: where the checkpoints go.
-        steps_per_epoch: steps in an epoch.
+        watch: knows where the run stands.
+        interruption: a signal need not wait for the end of the measurement.
         patience: epochs without a better rsum before the run stops; 0 never stops.
         provenance: goes into results.json.
 
     Attributes:
         encoded: the split's embeddings of the last epoch.
         stopped: why the run stopped early, if it did.
+        rows: the lines of metrics.jsonl.
     """
 
     def __init__(
@@ -99,8 +135,8 @@ class Validation(keras.callbacks.Callback):
         split: Split,
         bad: BadImages,
         run: RunFolder | None,
-        checkpoints: Checkpoints,
-        steps_per_epoch: int,
+        watch: StepWatch,
+        interruption: Interruption,
         patience: int,
         provenance: dict[str, Any],
     ) -> None:
@@ -109,8 +145,8 @@ class Validation(keras.callbacks.Callback):
         self.split = split
         self.bad = bad
         self.run = run
-        self.checkpoints = checkpoints
-        self.steps_per_epoch = steps_per_epoch
+        self.watch = watch
+        self.interruption = interruption
         self.patience = patience
         self.provenance = provenance
         self.encoded: EncodedSplit | None = None
@@ -128,21 +164,21 @@ class Validation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         trained = time.perf_counter()
-        self.encoded = self.embedder.encode_split(self.split, self.bad)
-        metrics = measure(self.encoded)
+        with self.interruption.at_once():
+            self.encoded = self.embedder.encode_split(self.split, self.bad)
+            metrics = measure(self.encoded)
         measured = time.perf_counter()
-        step = (epoch + 1) * self.steps_per_epoch
-        pairs = self.steps_per_epoch * self.embedder.settings.train.batch_size
+        pairs = self.watch.steps_here * self.watch.batch_size
         row = {
             "epoch": epoch + 1,
-            "step": step,
+            "step": self.watch.position.step,
             "metrics": metrics,
             "train": {name: value for name, value in (logs or {}).items() if np.ndim(value) == 0},
             "timing": {
                 "time": time.time(),
                 "train_seconds": trained - self._began,
                 "validation_seconds": measured - trained,
-                "pairs_per_second": pairs / (trained - self._began),
+                "pairs_per_second": pairs / max(trained - self._began, 1e-9),
             },
         }
         self.rows.append(row)
@@ -152,9 +188,11 @@ class Validation(keras.callbacks.Callback):
         if self.patience and epoch + 1 - self.best["epoch"] >= self.patience:
             self.stopped = f"no better validation rsum for {self.patience} epochs"
             self.model.stop_training = True
+
+    def record(self) -> None:
+        """Write the last measurement into the run folder."""
         if self.run:
-            self.checkpoints.save(self.model, Position(epoch + 1, step), best=self.best is row)
-            self.run.append_metrics(row)
+            self.run.append_metrics(self.rows[-1])
             self.write_results(finished=False)
 
     def write_results(self, finished: bool, galleries: dict[str, Any] | None = None) -> None:
@@ -220,23 +258,19 @@ class Progress(keras.callbacks.Callback):
 
     Args:
         epochs: epochs of the run.
-        steps_per_epoch: steps in an epoch.
-        first_epoch: epochs that are done already.
+        watch: knows where the run stands.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, first_epoch: int) -> None:
+    def __init__(self, epochs: int, watch: StepWatch) -> None:
         super().__init__()
         self.epochs = epochs
-        self.steps_per_epoch = steps_per_epoch
-        self.first_epoch = first_epoch
-        self._bar: Any = None
-
-    def on_train_begin(self, logs: Any = None) -> None:
+        self.watch = watch
+        start = watch.position
         # A log file gets a line now and then instead of a moving bar.
         live = sys.stderr.isatty()
         self._bar = tqdm(
-            total=self.epochs * self.steps_per_epoch,
-            initial=self.first_epoch * self.steps_per_epoch,
+            total=start.step - start.within + (epochs - start.epoch) * watch.steps_per_epoch,
+            initial=start.step,
             desc="training",
             unit="step",
             mininterval=0.5 if live else 20,
@@ -244,7 +278,7 @@ class Progress(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._bar.update(1)
+        self._bar.update(self.watch.position.step - self._bar.n)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
@@ -254,7 +288,8 @@ class Progress(keras.callbacks.Callback):
         )
         tqdm.write(line)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def close(self) -> None:
+        """End the bar."""
         self._bar.close()
 
 

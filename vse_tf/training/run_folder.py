@@ -7,10 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vse_tf.atomic import write_text, writing
 from vse_tf.config import Settings
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.settings_parser import load_settings, save_settings
+from vse_tf.training.checkpoint_files import read_description, read_pointer
+from vse_tf.training.lock import RunLock
+
+ADVICE = "mend that and repeat the command: it continues from the last checkpoint"
 
 
 class RunFolder:
@@ -28,6 +33,7 @@ class RunFolder:
         metrics: `metrics.jsonl`, a line an epoch.
         results: `results.json`, the best and the last epoch.
         skipped: `skipped.jsonl`, what was left out of the data.
+        lock: the right to write here.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,6 +46,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.skipped = self.path / "skipped.jsonl"
+        self.lock = RunLock(self.path)
 
     @classmethod
     def of(cls, settings: Settings) -> RunFolder:
@@ -52,16 +59,26 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.config.exists()
 
-    def create(self, settings: Settings) -> None:
-        """Begin a run here: make the folder and write its settings.
+    def create(self, settings: Settings, begun: bool) -> None:
+        """Begin a run here, or go on with it: make the folder, lock it and write the settings.
+
+        Args:
+            settings: the settings.
+            begun: there was a run when these settings were compared with its.
 
         Raises:
-            UserError: the folder cannot be written, or holds something that is not a run.
+            UserError: the folder cannot be written, holds something that is not a run, or another process trains here.
         """
         if self.path.exists() and not self.exists and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"train.run_dir: {self.path} holds something that is not a run; choose another folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire()
+            if self.exists and not begun:
+                raise UserError(
+                    f"train.run_dir: another process has begun a run in {self.path} in the meantime; repeat the "
+                    "command to continue it, or choose another folder"
+                )
             save_settings(settings, self.config)
         except OSError as error:
             raise UserError(f"train.run_dir: cannot write to {self.path}: {error.strerror}") from None
@@ -85,57 +102,47 @@ class RunFolder:
         Raises:
             UserError: there is no checkpoint yet.
         """
-        pointer = self.checkpoints / "pointer.json"
-        if not pointer.exists():
+        name = read_pointer(self.checkpoints).get(checkpoint)
+        if name is None:
             raise UserError(f"{self.checkpoints}: no checkpoint; the run ended before its first epoch did: train again")
-        position = read_json(self.checkpoints / read_json(pointer)[checkpoint] / "position.json")
-        digest = hashlib.sha256(position["sha256"].encode())
+        digest = hashlib.sha256(read_description(self.checkpoints / name).sha256.encode())
         for path in [self.model, *sorted(path for path in self.tokenizer.rglob("*") if path.is_file())]:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace results.json in one step."""
-        write_json(self.results, results)
+        with writing(self.results, "the results", ADVICE):
+            write_json(self.results, results)
 
     def read_results(self) -> dict[str, Any] | None:
-        """results.json, or None before the first epoch's end."""
-        return read_json(self.results) if self.results.exists() else None
+        """results.json, or None before the first epoch's end.
+
+        Raises:
+            UserError: it cannot be read, or is something else.
+        """
+        if not self.results.exists():
+            return None
+        results = read_json(self.results)
+        if not isinstance(results, dict) or not {"best", "last", "finished", "stopped", "provenance"} <= results.keys():
+            raise UserError(f"{self.results}: not the results of a run; delete the file and run the command again")
+        return results
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics, "the metrics", ADVICE), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a half-written last line is left out."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
-
-    def truncate_metrics(self, epoch: int) -> list[dict[str, Any]]:
-        """Drop the lines past an epoch, as a continued run writes them again; returns the rest."""
-        rows = [row for row in self.read_metrics() if row["epoch"] <= epoch]
-        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
-        return rows
+    def replace_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Replace metrics.jsonl."""
+        with writing(self.metrics, "the metrics", ADVICE):
+            write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_skipped(self, problems: list[Problem]) -> None:
         """Replace skipped.jsonl."""
         lines = [json.dumps({"where": p.where, "what": p.what}, ensure_ascii=False) + "\n" for p in problems]
-        write_text(self.skipped, "".join(lines))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old text or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.writing")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+        with writing(self.skipped, "what was left out", ADVICE):
+            write_text(self.skipped, "".join(lines))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -151,5 +158,5 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None

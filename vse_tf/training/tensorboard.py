@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.projector import ProjectorConfig
 
 from vse_tf.data.records import Split
 from vse_tf.embedder import EncodedSplit
+from vse_tf.errors import UserError
 from vse_tf.retrieval.ranking import nearest
 from vse_tf.settings_parser import flat
 from vse_tf.training import pictures
+from vse_tf.training.run_folder import ADVICE
 
 
 class Board:
@@ -35,7 +40,7 @@ class Board:
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write scalars of one step."""
-        with self._writer.as_default(step):
+        with self._told(), self._writer.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
@@ -108,17 +113,27 @@ class Board:
 
     def flush(self) -> None:
         """Hand everything to the file system."""
-        self._writer.flush()
+        with self._told():
+            self._writer.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()
+        with self._told():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise UserError(f"{self.folder}: cannot write TensorBoard's events ({error.message}); {ADVICE}") from None
 
 
 def purge(folder: Path, step: int) -> int:
     """Drop all event records past a step, so that a continued run shows every step once.
 
-    TensorBoard's own purge works on restarts it notices, not on overlapping steps.
+    TensorBoard's own purge works on restarts it notices, not on overlapping steps. The settings of the HPARAMS tab go
+    too: a continued run writes them again.
 
     Args:
         folder: the run's `logs/`.
@@ -132,11 +147,12 @@ def purge(folder: Path, step: int) -> int:
         kept, here = [], 0
         try:
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                if Event.FromString(record).step <= step:
+                event = Event.FromString(record)
+                if event.step <= step and not any(v.tag.startswith("_hparams_/") for v in event.summary.value):
                     kept.append(record)
                 else:
                     here += 1
-        except tf.errors.DataLossError:
+        except (tf.errors.DataLossError, DecodeError):
             # The process was killed in the middle of a record: what stands before it is whole.
             here += 1
         if here:
@@ -145,5 +161,7 @@ def purge(folder: Path, step: int) -> int:
                 for record in kept:
                     writer.write(record)
             beside.replace(path)
+        if not kept:
+            path.unlink()
         dropped += here
     return dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.gradient_cache import check_pieces
 from vse_tf.models.image_tower import build_image_tower, image_size
 from vse_tf.models.text_tower import build_text_tower
-from vse_tf.provenance import provenance
+from vse_tf.provenance import fingerprint, provenance
 from vse_tf.retrieval.measuring import measure
-from vse_tf.settings_parser import differences
 from vse_tf.training.callbacks import BoardWriter, Progress, StepWatch, Validation, thumbnails
 from vse_tf.training.checkpoints import Checkpoints, Position
 from vse_tf.training.collapse import CollapseWatch
+from vse_tf.training.continuing import check_continues, facts, finished_results, stays_stopped
 from vse_tf.training.distribution import (
     StopTogether,
     distribute,
@@ -41,61 +42,16 @@ from vse_tf.training.distribution import (
     same_everywhere,
 )
 from vse_tf.training.feature_cache import FeatureCache, training_views, with_features
+from vse_tf.training.fitting import fit
+from vse_tf.training.interruption import Interruption
 from vse_tf.training.objective import make_loss, make_temperature
 from vse_tf.training.optimizer import make_optimizer
 from vse_tf.training.run_folder import RunFolder
+from vse_tf.training.saving import Saving
 from vse_tf.training.tensorboard import Board, purge
 from vse_tf.training.warm_start import warm_start
 
-# A continued run may differ in these: they change what is shown and kept, or how far it goes, not what a step does.
-MAY_DIFFER = {
-    "data.cache_dir",
-    "data.verify",
-    "data.workers",
-    "train.collapse_steps",
-    "train.epochs",
-    "train.examples",
-    "train.keep_checkpoints",
-    "train.log_steps",
-    "train.patience",
-    "train.projector",
-    "train.resume",
-    "train.run_dir",
-}
 THUMBNAIL = 96
-
-
-def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | None:
-    """The results of a run that has nothing left to do under these settings; None where there is work.
-
-    Raises:
-        UserError: the folder holds a run that these settings do not continue.
-    """
-    if not run.exists:
-        return None
-    train = settings.train
-    if train.resume == "never":
-        raise UserError(
-            f"train.run_dir: {run.path} holds a run already and train.resume is never; choose another folder"
-        )
-    before = run.settings()
-    differing = {k: v for k, v in differences(before, settings).items() if k not in MAY_DIFFER}
-    if differing and train.resume != "force":
-        named = ", ".join(f"{key} (was {was!r}, is {now!r})" for key, (was, now) in differing.items())
-        raise UserError(
-            f"{run.path} holds a run with other settings: {named}; choose another --train.run_dir, or continue it "
-            "all the same with --train.resume force"
-        )
-    results = run.read_results()
-    if not results or not results["finished"]:
-        return None
-    if train.epochs < results["last"]["epoch"]:
-        raise UserError(
-            f"train.epochs: {train.epochs}, but the run in {run.path} has finished {results['last']['epoch']} epochs"
-        )
-    same_patience = train.patience == before.train.patience
-    stopped = results["stopped"] is not None and same_patience and train.epochs <= before.train.epochs
-    return results if stopped or results["last"]["epoch"] == train.epochs else None
 
 
 def train(settings: Settings) -> tuple[RunFolder, dict[str, Any]]:
@@ -109,6 +65,7 @@ def train(settings: Settings) -> tuple[RunFolder, dict[str, Any]]:
 
     Raises:
         UserError: the data, the settings or the run folder do not allow it, or the training has diverged.
+        Interrupted: SIGTERM or Ctrl-C; the finished steps are kept.
 
     Example:
         >>> run, results = train(parse_settings(["--config", "configs/shapes.yaml"], "train", ""))
@@ -119,8 +76,12 @@ def train(settings: Settings) -> tuple[RunFolder, dict[str, Any]]:
     done = finished_results(run, settings)
     if done is not None:
         return run, done
-    strategy = make_strategy(settings.distribution)
-    return run, _Trainer(settings, run, strategy).run()
+    with Interruption() as interruption:
+        trainer = _Trainer(settings, run, make_strategy(settings.distribution), interruption)
+        try:
+            return run, trainer.run()
+        finally:
+            run.lock.release()
 
 
 def absolute(settings: Settings) -> Settings:
@@ -159,8 +120,11 @@ def absolute(settings: Settings) -> Settings:
 class _Trainer:
     """One training run; the methods are its stages."""
 
-    def __init__(self, settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self, settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy, interruption: Interruption
+    ) -> None:
         self.settings = settings
+        self.interruption = interruption
         self.strategy = strategy
         self.chief = is_chief(strategy)
         self.folder = run
@@ -171,6 +135,9 @@ class _Trainer:
 
     def run(self) -> dict[str, Any]:
         settings, train = self.settings, self.settings.train
+        begun = self.folder.exists
+        if self.chief and begun:
+            self.folder.lock.acquire()
         collection = read(settings.data, progress=self.chief)
         training, validation = collection.split("train"), _validation_split(collection)
         bad = BadImages(settings.data.on_bad, settings.data.max_pixels, self._note_bad(collection))
@@ -179,48 +146,54 @@ class _Trainer:
         with self.strategy.scope():
             model = self._towers(training, view, tokenizer)
         if self.chief:
-            self._create_folder(collection)
+            self._create_folder(collection, begun)
         measured = with_features(validation, settings.data, model.image_tower, view, bad)
         if settings.data.features:
             cache = FeatureCache(model.image_tower, view, cache_folder(settings.data), bad)
             training = cache.split(training, training_views(settings.image.flip, settings.data.feature_crops))
         order = Order(
-            training.records, train.batch_size, settings.data.epoch_over, train.seed, settings.data.group_batches
+            training.records,
+            train.batch_size,
+            settings.data.epoch_over,
+            train.seed,
+            settings.data.group_batches,
+            train.steps_per_execution,
         )
         with self.strategy.scope():
             self._compile(model, training, order.steps_per_epoch)
         if self.chief:
             save_model(self.folder, model, tokenizer, view)
-        position = self._restore(model, tokenizer)
-        embedder = Embedder(model, tokenizer, view, settings)
+        known = facts(settings, fingerprint(collection), order.steps_per_epoch)
+        start, progress = self._restore(model, tokenizer, known)
         board = Board(self.folder.logs) if self.chief else None
+        if board:
+            board.hyper_parameters(settings)
+        watch = StepWatch(
+            train.batch_size, order.steps_per_epoch, board, train.log_steps, start, progress.get("figures")
+        )
         measuring = Validation(
-            embedder,
+            Embedder(model, tokenizer, view, settings),
             measured,
             bad,
             self.folder if self.chief else None,
-            self.checkpoints,
-            order.steps_per_epoch,
+            watch,
+            self.interruption,
             train.patience,
             provenance(settings, collection),
         )
+        measuring.rows = list(progress.get("rows", []))
+        if progress.get("stopped") and stays_stopped(train, progress["epochs"], progress["patience"]):
+            measuring.stopped = progress["stopped"]
         if self.chief:
-            measuring.rows = self.folder.truncate_metrics(position.epoch)
-        batches = self._batches(training, order, view, tokenizer, bad, position.epoch)
-        if position.epoch < train.epochs:
+            self.folder.replace_metrics(measuring.rows)
+        if start.epoch < train.epochs and not measuring.stopped:
+            batches = partial(self._batches, training, order, view, tokenizer, bad)
+            callbacks = self._callbacks(watch, measuring, validation, board, known)
             try:
-                model.fit(
-                    batches,
-                    epochs=train.epochs,
-                    initial_epoch=position.epoch,
-                    steps_per_epoch=order.steps_per_epoch,
-                    callbacks=self._callbacks(measuring, validation, board, position, order),
-                    shuffle=False,
-                    verbose=0,
-                )
+                fit(model, batches, watch, callbacks, train.epochs, self.interruption)
             except tf.errors.OpError as error:
                 raise bad.raised(error) from None
-        galleries = self._galleries(embedder, collection, bad, measuring)
+        galleries = self._galleries(measuring.embedder, collection, bad, measuring)
         measuring.write_results(finished=True, galleries=galleries)
         if board:
             board.close()
@@ -252,6 +225,11 @@ class _Trainer:
 
     def _compile(self, model: DualEncoder, training: Split, steps_per_epoch: int) -> None:
         settings, train = self.settings, self.settings.train
+        if train.steps_per_execution > 1 and self.strategy.num_replicas_in_sync > 1:
+            raise UserError(
+                f"train.steps_per_execution: {train.steps_per_execution}, but TensorFlow does only one step of "
+                f"{self.strategy.num_replicas_in_sync} replicas in a call; set it to 1"
+            )
         optimizer = make_optimizer(train, model, steps_per_epoch)
         if settings.model.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -270,18 +248,18 @@ class _Trainer:
         optimizer.build(model.trainable_variables)
         fit_across_workers(model, self.strategy)
 
-    def _create_folder(self, collection: Collection) -> None:
-        self.folder.create(self.settings)
+    def _create_folder(self, collection: Collection, begun: bool) -> None:
+        self.folder.create(self.settings, begun)
         if collection.skipped:
             self.folder.write_skipped(list(collection.skipped))
             print(f"{len(collection.skipped)} problems in the data, left out and listed in {self.folder.skipped}")
 
-    def _restore(self, model: DualEncoder, tokenizer: Any) -> Position:
-        """Continue from the last checkpoint, or begin: fresh, or from another run's weights."""
-        position = self.checkpoints.position()
-        if not same_everywhere(self.strategy, position.step if position else -1):
+    def _restore(self, model: DualEncoder, tokenizer: Any, known: dict[str, Any]) -> tuple[Position, dict[str, Any]]:
+        """Continue from the newest whole checkpoint, or begin: fresh, or from another run's weights."""
+        found = self.checkpoints.newest()
+        if not same_everywhere(self.strategy, found.position.step if found else -1):
             raise UserError(f"train.run_dir: the workers do not see the same {self.folder.path}; share the folder")
-        if position is None:
+        if found is None:
             init_from = self.settings.train.init_from
             if init_from:
                 taken = warm_start(model, getattr(tokenizer, "vocabulary", None), init_from)
@@ -289,15 +267,22 @@ class _Trainer:
                     print(f"init_from {init_from}: {taken}")
             if self.chief:
                 purge(self.folder.logs, -1)
-            return Position(0, 0)
-        self.checkpoints.restore(model)
+            return Position(0, 0), {}
+        if self.settings.train.resume != "force":
+            check_continues(found, known)
+        self.checkpoints.resume(model, found, tidy=self.chief)
+        position = found.position
+        if found.progress.get("steps_per_epoch") != known["steps_per_epoch"]:
+            # By force: its place in an epoch of another length means nothing.
+            position = Position(position.epoch, position.step)
         if self.chief:
             purge(self.folder.logs, position.step)
-            print(f"continuing {self.folder.path} after epoch {position.epoch}")
-        return position
+            within = f", {position.within} steps into the next" if position.within else ""
+            print(f"continuing {self.folder.path} after epoch {position.epoch}{within}")
+        return position, found.progress
 
     def _batches(
-        self, training: Split, order: Order, view: ImageView, tokenizer: Any, bad: BadImages, epoch: int
+        self, training: Split, order: Order, view: ImageView, tokenizer: Any, bad: BadImages, epoch: int, step: int
     ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
         settings = self.settings
         values, splits = text.tokenise_all(tokenizer, training.captions)
@@ -313,6 +298,7 @@ class _Trainer:
                 settings.text.max_tokens,
                 bad,
                 epoch=epoch,
+                step=step,
                 workers=settings.data.workers,
                 shard=shard,
                 replicas=replicas,
@@ -321,24 +307,37 @@ class _Trainer:
         return distribute(self.strategy, settings.train.batch_size, make)
 
     def _callbacks(
-        self, measuring: Validation, validation: Split, board: Board | None, position: Position, order: Order
+        self, watch: StepWatch, measuring: Validation, validation: Split, board: Board | None, known: dict[str, Any]
     ) -> list[keras.callbacks.Callback]:
         train = self.settings.train
-        watch = StepWatch(train.batch_size, order.steps_per_epoch, board, train.log_steps)
-        callbacks: list[keras.callbacks.Callback] = [watch]
+        watching: list[keras.callbacks.Callback] = [watch]
         if train.collapse_steps:
-            callbacks.append(CollapseWatch(measuring.embedder.model.loss, train.batch_size, train.collapse_steps))
-        if board:
-            callbacks.append(measuring)
-            board.hyper_parameters(self.settings)
-            small = None
-            if train.examples or train.projector:
-                small = thumbnails(validation, THUMBNAIL, self.settings.data.max_pixels)
-                if small is not None and isinstance(measuring.split.images, CachedFeatures):
-                    small = small[measuring.split.images.rows]
-            callbacks.append(BoardWriter(board, measuring, small, train.examples, train.projector))
-            callbacks.append(Progress(train.epochs, order.steps_per_epoch, position.epoch))
-        return [*callbacks, StopTogether(self.strategy)]
+            watching.append(CollapseWatch(measuring.embedder.model.loss, train.batch_size, train.collapse_steps))
+        together = StopTogether(self.strategy)
+        if board is None:
+            return [*watching, together]
+        small = None
+        if train.examples or train.projector:
+            small = thumbnails(validation, THUMBNAIL, self.settings.data.max_pixels)
+            if small is not None and isinstance(measuring.split.images, CachedFeatures):
+                small = small[measuring.split.images.rows]
+        return [
+            *watching,
+            measuring,
+            BoardWriter(board, measuring, small, train.examples, train.projector),
+            Progress(train.epochs, watch),
+            Saving(
+                self.checkpoints,
+                watch,
+                measuring,
+                board,
+                self.interruption,
+                train.checkpoint_steps,
+                train.checkpoint_minutes,
+                known,
+            ),
+            together,
+        ]
 
     def _note_bad(self, collection: Collection) -> Any:
         problems = list(collection.skipped)

@@ -1,0 +1,85 @@
+"""Whole or not at all, on a disk that is full."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from vse_tf.atomic import whole_folder, write_text
+from vse_tf.errors import UserError
+
+
+def write(path, text):
+    with whole_folder(path, "the export", "free some space and export again") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "model").write_text(text)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_and_is_replaced_whole(tmp_path):
+    write(tmp_path / "models" / "1", "first")
+    (tmp_path / "models" / ".1.writing").mkdir()
+    (tmp_path / "models" / ".1.writing" / "left over").touch()
+    write(tmp_path / "models" / "1", "second")
+    assert (tmp_path / "models" / "1" / "sub" / "model").read_text() == "second"
+    assert names(tmp_path / "models") == ["1"]
+    assert names(tmp_path / "models" / "1") == ["sub"]
+
+
+def test_a_full_disk_leaves_the_old_folder_and_nothing_half(tmp_path, monkeypatch):
+    write(tmp_path / "1", "first")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # Writing is buffered: a full disk often shows only when the contents are handed over.
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write the export \(No space left on device\); free some space"):
+        write(tmp_path / "1", "second")
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "1" / "results.json", "{}")
+    assert names(tmp_path) == ["1"]
+    assert (tmp_path / "1" / "sub" / "model").read_text() == "first"
+    assert names(tmp_path / "1") == ["sub"]
+
+
+def test_a_limit_of_the_system_is_a_full_disk_too(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write the export \(File too large\)"):
+            write(tmp_path / "1", "x" * 5000)
+        with pytest.raises(OSError, match="too large"):
+            write_text(tmp_path / "a.txt", "x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_other_errors_pass_and_leave_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "1", "x", "y") as folder:
+        (folder / "half").touch()
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_a_killed_writer_leaves_the_old_folder(tmp_path):
+    write(tmp_path / "1", "first")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from vse_tf.atomic import whole_folder\n"
+        "with whole_folder(Path(sys.argv[1]), 'x', 'y') as folder:\n"
+        "    (folder / 'half').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "1")], check=False)
+    assert killed.returncode < 0
+    assert (tmp_path / "1" / "sub" / "model").read_text() == "first"
+    write(tmp_path / "1", "second")
+    assert names(tmp_path) == ["1"]

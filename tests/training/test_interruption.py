@@ -1,0 +1,103 @@
+"""Signals: at once, deferred, twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from vse_tf.errors import Interrupted, run_command
+from vse_tf.training.interruption import Interruption
+
+
+def send(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
+def test_a_signal_leaves_at_once_and_the_handlers_come_back(number, name, code):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"stopped by {name}") as stop, Interruption():
+        send(number)
+    assert stop.value.code == code
+    assert signal.getsignal(number) == before
+
+
+def test_a_deferred_signal_waits_for_the_check():
+    done = []
+    with pytest.raises(Interrupted), Interruption() as interruption, interruption.deferred():
+        interruption.check()
+        send()
+        done.append("the step")
+        interruption.check()
+        done.append("more")
+    assert done == ["the step"]
+
+
+def test_inside_at_once_nothing_waits():
+    done = []
+    with pytest.raises(Interrupted), Interruption() as one, one.deferred(), one.at_once():
+        done.append("measuring")
+        send()
+        done.append("more")
+    assert done == ["measuring"]
+    with pytest.raises(Interrupted), Interruption() as interruption, interruption.deferred():
+        send()
+        with interruption.at_once():
+            done.append("begun after the signal")
+    assert done == ["measuring"]
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    code = (
+        "import os, signal, time; from vse_tf.training.interruption import Interruption\n"
+        "with Interruption() as interruption, interruption.deferred():\n"
+        "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60); print('still here')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert found.returncode == -signal.SIGTERM
+    assert found.stdout == ""
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            send(signal.SIGINT)
+            interruption.check()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_outside_of_the_main_thread_nothing_is_touched():
+    seen = []
+
+    def work():
+        with Interruption() as interruption:
+            seen.append(signal.getsignal(signal.SIGTERM))
+            interruption.check()
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(Interrupted(signal.SIGTERM, "kept\nat step 3"), 143), (KeyboardInterrupt(), 130)]
+)
+def test_a_command_ends_in_one_line_and_a_code(raised, code, capsys):
+    def main():
+        raise raised
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    assert stop.value.code == code
+    told = capsys.readouterr().err
+    assert told.startswith("stopped by")
+    assert told.count("\n") == 1
