@@ -1,11 +1,11 @@
 """The command, end to end on the built-in set."""
 
+import ast
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,25 +197,6 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
     assert [row["epoch"] for row in rows_of(folder)] == [1, 2]
 
 
-def test_a_killed_run_ends_with_the_epochs_asked_for(tmp_path):
-    folder = tmp_path / "run"
-    argv = arguments(folder, train__epochs=6, data__shapes__train_scenes=640)
-    process = subprocess.Popen([sys.executable, "-m", "vse_tf.train", *argv], stderr=subprocess.DEVNULL)
-    try:
-        give_up = time.monotonic() + 120
-        while not (folder / "results.json").exists() and process.poll() is None and time.monotonic() < give_up:
-            time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    before = len(rows_of(folder))
-    assert 1 <= before < 6
-    train.main(argv)
-    assert [row["epoch"] for row in rows_of(folder)] == [1, 2, 3, 4, 5, 6]
-    assert json.loads((folder / "results.json").read_text())["last"]["epoch"] == 6
-
-
 def test_early_stopping_says_so_and_stays_stopped(tmp_path, capsys):
     argv = arguments(tmp_path / "run", train__epochs=9, train__patience=1, train__learning_rate=1e-9)
     train.main(argv)
@@ -285,3 +266,102 @@ def test_init_from_takes_the_weights_over(tmp_path, capsys):
 
 def test_settings_of_tiny_runs_are_complete(tmp_path):
     assert tiny_settings(tmp_path).train.epochs == 2
+
+
+def test_several_steps_in_a_call_on_several_replicas_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"train\.steps_per_execution: 2.*2 replicas.*1"):
+        train.main(arguments(tmp_path / "run", distribution__virtual_cpus=2, train__steps_per_execution=2))
+
+
+@pytest.fixture
+def stranger(run, tmp_path):
+    """A copy of the run folder to do mischief in."""
+    return shutil.copytree(run, tmp_path / "stranger")
+
+
+def test_provenance_is_complete(run):
+    found = json.loads((run / "results.json").read_text())["provenance"]
+    assert found["seed"] == 0
+    assert found["settings"]["train"]["epochs"] == 2
+    assert found["settings"]["data"]["source"] == "shapes"
+    assert set(found["versions"]) >= {"tensorflow", "keras", "keras-hub", "numpy"}
+    assert found["vse_tf"] == vse_tf.__version__
+    assert found["python"]
+    assert len(found["settings_sha256"]) == len(found["data_sha256"]) == 64
+    assert found["data"] == {"train": 64, "val": 20, "test": 20, "hard": 20}
+    assert "git" in found
+    # The checkpoints carry what continuing compares.
+    for path in run.glob("checkpoints/step-*/position.json"):
+        progress = json.loads(path.read_text())["progress"]
+        assert progress["data_sha256"] == found["data_sha256"]
+        assert {"seed", "settings_sha256", "epochs", "patience", "rows", "stopped"} <= progress.keys()
+
+
+def first_layer(description):
+    return description["model"]["text_tower"]["config"]["layers"][1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: first_layer(d).update(class_name="Lambda", module="keras.layers", registered_name=None),
+        lambda d: first_layer(d).update(class_name="system", module="os", registered_name=None),
+        lambda d: first_layer(d).update(class_name="Evil", module="evil", registered_name="evil>Evil"),
+        lambda d: first_layer(d)["config"].update(nonsense=3),
+        lambda d: d.pop("view"),
+        lambda d: d.update(view=[]),
+        lambda d: d.update(model=[]),
+    ],
+)
+def test_a_strangers_model_is_refused_in_one_line(stranger, change):
+    (stranger / "evil.py").write_text("raise SystemExit('executed')")
+    description = json.loads((stranger / "model.json").read_text())
+    change(description)
+    (stranger / "model.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"model\.json: ") as error:
+        vse_tf.load(stranger)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("model.json", "{"),
+        ("model.json", "[]"),
+        ("model.json", "[" * 100_000),
+        ("config.yaml", "train: !!python/object/apply:os.system ['touch executed']"),
+        ("config.yaml", "!!python/module:os"),
+        ("config.yaml", "train: {epochs: !!python/name:os.system }"),
+        ("config.yaml", "a: [" * 2000),
+        ("config.yaml", "- 1"),
+        ("tokenizer/tokenizer.json", '{"kind": "preset", "max_tokens": 3}'),
+        ("tokenizer/tokenizer.json", '{"kind": "../../x", "max_tokens": 3}'),
+        ("tokenizer/vocabulary.txt", "\udcff"),
+        ("checkpoints/pointer.json", '{"best": "../../../x"}'),
+    ],
+)
+def test_a_strangers_file_is_refused_in_one_line(stranger, name, contents, monkeypatch):
+    monkeypatch.chdir(stranger)
+    assert (stranger / name).exists()
+    (stranger / name).write_bytes(contents.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError):
+        vse_tf.load(stranger)
+    assert not (stranger / "executed").exists()
+
+
+def test_nothing_here_reads_pickles_or_runs_text():
+    forbidden = {"pickle", "dill", "joblib", "marshal", "shelve", "eval", "exec", "unsafe_load", "full_load"}
+    for path in Path(vse_tf.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                named = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not named & forbidden, path
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert name not in forbidden, path
+            assert keywords.get("allow_pickle", "False") == "False", path
+            assert keywords.get("safe_mode", "True") == "True", path
+            assert name != "np.load" or "allow_pickle" in keywords, path
+            assert name != "yaml.load", path

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from vse_tf.atomic import whole_folder, writing
 from vse_tf.config import Settings
 from vse_tf.data import text
 from vse_tf.data.bad_images import BadImages
@@ -19,10 +20,11 @@ from vse_tf.data.photo_files import PhotoFiles
 from vse_tf.data.pipeline import ImageView, image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
+from vse_tf.keras_configs import check_keras_config
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.projection import head_of
 from vse_tf.training.checkpoints import Checkpoints
-from vse_tf.training.run_folder import RunFolder, read_json, write_json
+from vse_tf.training.run_folder import ADVICE, RunFolder, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,10 @@ class Embedder:
 def save_model(folder: RunFolder, model: DualEncoder, tokenizer: Any, view: ImageView) -> None:
     """Write the model's own description, the image view and the tokenizer into a run folder."""
     description = {"model": model.get_config(), "view": asdict(view)}
-    write_json(folder.model, description)
-    tokenizer.save(folder.tokenizer)
+    with writing(folder.model, "the model's description", ADVICE):
+        write_json(folder.model, description)
+    with whole_folder(folder.tokenizer, "the tokenizer", ADVICE) as beside:
+        tokenizer.save(beside)
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Embedder:
@@ -234,12 +238,23 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
     settings = folder.settings()
     if not folder.model.exists():
         raise UserError(f"{folder.path}: the run has no model yet; it stopped before training began: train again")
-    description = read_json(folder.model)
-    view = ImageView.of_dict(description["view"])
     _register_classes(settings)
-    model = DualEncoder.from_config(description["model"])
+    model, view = _rebuilt(folder.model)
     Checkpoints(folder.checkpoints).restore(model, checkpoint, training=False)
     return Embedder(model, text.load_tokenizer(folder.tokenizer), view, settings)
+
+
+def _rebuilt(path: Path) -> tuple[DualEncoder, ImageView]:
+    """The untrained model and the image view that a description holds; nothing in it is executed."""
+    description = read_json(path)
+    try:
+        check_keras_config(description["model"])
+        return DualEncoder.from_config(description["model"]), ImageView.of_dict(description["view"])
+    except Exception as error:  # Keras raises whatever a wrong config leads to
+        raise UserError(
+            f"{path}: no model of this package ({type(error).__name__}: {str(error).strip().split(chr(10))[0]}); "
+            "copy the run folder again"
+        ) from None
 
 
 def _register_classes(settings: Settings) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.errors import UserError
+from vse_tf.keras_configs import check_keras_config
 
 PADDING = -1
 UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # no caption gives these words: normalise splits off < and >
@@ -371,7 +372,9 @@ def _load_assets(folder: Path) -> Any:
     import keras  # noqa: PLC0415
     import keras_hub  # noqa: PLC0415 (13 s; registers the tokenizers' names)
 
-    tokenizer = keras.saving.deserialize_keras_object(json.loads((folder / DESCRIPTION).read_text("utf-8")))
+    config = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+    check_keras_config(config)
+    tokenizer = keras.saving.deserialize_keras_object(config)
     if not isinstance(tokenizer, keras_hub.tokenizers.Tokenizer):
         raise ValueError(f"{DESCRIPTION} describes no KerasHub tokenizer")
     tokenizer.load_preset_assets(str(folder))

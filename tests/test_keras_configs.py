@@ -1,0 +1,63 @@
+"""Configs that name code, programs or files are refused; those of this package's models pass."""
+
+import pytest
+
+from vse_tf.keras_configs import check_keras_config
+
+
+def layer(name, module="keras.layers", registered=None, **config):
+    return {"class_name": name, "module": module, "registered_name": registered, "config": config}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        layer("Dense", units=3, kernel_initializer=layer("GlorotUniform", "keras.initializers")),
+        layer("L2Normalize", "vse_tf.models.projection", "vse_tf>L2Normalize"),
+        layer(
+            "TransformerEncoder", "keras_hub.src.layers.modeling.transformer_encoder", "keras_hub>TransformerEncoder"
+        ),
+        layer("Functional", "keras.src.models.functional", "Functional", layers=[layer("InputLayer")]),
+        layer("Add", "keras.src.ops.numpy", "Add"),
+        layer("DTypePolicy", "keras"),
+        {"class_name": "__keras_tensor__", "config": {"shape": [None, 3], "dtype": "float32", "keras_history": []}},
+    ],
+)
+def test_known_classes_pass(config):
+    check_keras_config({"model": [{"inside": config}]})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        layer("Lambda", function=["4wEAAAA=", None, None]),
+        layer("Lambda", "vse_tf.models", "vse_tf>Lambda"),
+        {"class_name": "__lambda__", "config": {"value": "4wEAAAA="}},
+        layer("TFSMLayer", filepath="/tmp/program"),
+        layer("StringLookup", vocabulary="/etc/passwd"),
+        layer("TextVectorization", vocabulary="http://example.org/words"),
+        layer("system", "os"),
+        layer("Popen", "subprocess", "subprocess>Popen"),
+        layer("Dense", "keras.layers", "other>Dense"),
+        layer("get_file", "keras.utils"),
+        layer("load_model", "keras.src.saving.saving_api", "load_model"),
+        layer("load_model", "keras"),
+        layer("Anything", "keras_hub.src.models", "Anything"),
+        layer("Dense", None),
+        layer("Dense", "keras.layers.."),
+        {"class_name": "function", "module": "os", "config": "system", "registered_name": "function"},
+        {"class_name": ["Dense"], "module": "keras.layers", "config": {}},
+        {"class_name": "__typespec__", "module": "os", "config": [], "spec_name": "system", "registered_name": "x"},
+    ],
+)
+def test_other_classes_are_refused_by_name(config):
+    with pytest.raises(ValueError, match="not loaded from a folder"):
+        check_keras_config({"model": layer("Functional", "keras.models", layers=[layer("Dense"), config])})
+
+
+def test_a_deep_config_is_no_recursion():
+    config = layer("Lambda")
+    for _ in range(10_000):
+        config = [config]
+    with pytest.raises(ValueError, match="Lambda"):
+        check_keras_config(config)
