@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,13 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     assert (tmp_path / "1" / "sub" / "model").read_text() == "first"
     write(tmp_path / "1", "second")
     assert names(tmp_path) == ["1"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "old ü")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old ü"
+    assert list(path.parent.iterdir()) == [path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,10 +79,16 @@ def writing(path: Path, what: str, advice: str) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the new one, never a part.
 
+    Args:
+        path: the file; its folder is made if it is missing.
+        text: its contents, written as UTF-8.
+
     Raises:
         OSError: it cannot be written; the old file stays.
     """
-    beside = path.with_name(f".{path.name}.writing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, since several processes share a cache folder; not mkstemp, whose files are one user's only.
+    beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import Namespace
 
-from vse_tf.data.cache import write_atomically
+from vse_tf.atomic import write_text
 from vse_tf.errors import UserError, run_command
 from vse_tf.retrieval.backends import BACKENDS, backend
 from vse_tf.retrieval.collection import query_lines
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     _print(arguments, texts, answers)
     if arguments.html:
         asked = words if arguments.image is None else Path(arguments.image)
-        _write(arguments.html, lambda path: write_atomically(path, contact_sheet(asked, answers[0])))
+        _write(arguments.html, lambda path: write_text(path, contact_sheet(asked, answers[0])))
     if arguments.picture:
         titles = texts if arguments.image is None else [Path(arguments.image).name]
         picture = answers_picture(list(zip(titles, answers, strict=True)), Path(arguments.picture).suffix)

@@ -6,7 +6,7 @@ import pytest
 
 from vse_tf.config import DataSettings
 from vse_tf.data import cache
-from vse_tf.data.cache import cache_folder, keep, kept, remember, write_atomically
+from vse_tf.data.cache import cache_folder, keep, kept, remember
 
 
 def test_the_folder_is_the_setting_then_the_variable_then_the_home(monkeypatch, tmp_path):
@@ -26,16 +26,6 @@ def test_a_user_without_a_home_has_a_folder_too(monkeypatch):
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.delenv("VSE_TF_CACHE", raising=False)
     assert cache_folder(DataSettings()).name == "vse_tf"
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "a.txt"
-    write_atomically(path, "old ü")
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, "new")
-    assert path.read_text(encoding="utf-8") == "old ü"
-    assert list(path.parent.iterdir()) == [path]
 
 
 def test_kept_values_come_back_and_damage_is_as_nothing(tmp_path):

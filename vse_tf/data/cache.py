@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings
 
 T = TypeVar("T")
@@ -35,31 +35,10 @@ def cache_folder(settings: DataSettings) -> Path:
         return Path(named or Path(tempfile.gettempdir()) / "vse_tf")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old contents or the new, never half of them.
-
-    Args:
-        path: the file; its folder is made if it is missing.
-        text: its contents, written as UTF-8.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp: its files are for one user's eyes only, and a cache folder may be shared.
-    beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 def keep(path: Path, value: Any) -> None:
     """Keep a value as JSON for later runs; a folder that cannot be written costs a warning, not the run."""
     try:
-        write_atomically(path, json.dumps(value, separators=(",", ":")))
+        write_text(path, json.dumps(value, separators=(",", ":")))
     except OSError as error:
         reason = error.strerror or error
         # Python's default filter shows one text from one line once.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.data.cache import write_atomically
+from vse_tf.atomic import write_text
 from vse_tf.retrieval.index import FORMAT, ITEMS, MANIFEST, Index, Item, Kind, Shard, told
 
 
@@ -126,7 +126,7 @@ class IndexWriter:
                 }
                 beside.replace(self.folder / ITEMS)
                 text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-                write_atomically(self.folder / MANIFEST, text)
+                write_text(self.folder / MANIFEST, text)
             finally:
                 beside.unlink(missing_ok=True)
 

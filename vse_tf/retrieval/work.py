@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from vse_tf.data.cache import write_atomically
+from vse_tf.atomic import write_text
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.retrieval.collection import Items
@@ -76,7 +76,7 @@ class Work:
             if owner.exists() and owner.read_text(encoding="utf-8") != model:
                 for path in self.folder.glob("part-*.jsonl"):
                     path.unlink()
-            write_atomically(owner, model)
+            write_text(owner, model)
 
         told(self.folder, prepare, doing="written")
 
@@ -127,7 +127,7 @@ class Work:
         head = {"shard": asdict(shard) if shard else None, "skipped": [asdict(problem) for problem in problems]}
         text = json.dumps(head) + "\n" + "".join(item.line for item in items)
         name = f"part-{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
-        told(self.folder, write_atomically, self.folder / name, text, doing="written")
+        told(self.folder, write_text, self.folder / name, text, doing="written")
         return Part(name, shard, len(problems))
 
     def part(self, name: str) -> Part:

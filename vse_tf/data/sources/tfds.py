@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, TfdsSettings
-from vse_tf.data.cache import cache_folder, write_atomically
+from vse_tf.data.cache import cache_folder
 from vse_tf.data.image_headers import read_header
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
@@ -55,7 +56,7 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
             splits = list(builder.info.splits) or list(USUAL_SPLITS)
             for split in splits:
                 _write_split(builder, split, root, features, progress)
-            write_atomically(root / DONE, json.dumps(features | {"splits": splits}))
+            write_text(root / DONE, json.dumps(features | {"splits": splits}))
         except OSError as error:
             raise UserError(
                 f"{root}: the images cannot be written ({error.strerror or error}); name another folder with "
