@@ -1,8 +1,13 @@
 """The README's commands and code, run as they stand but for reduced settings."""
 
 import importlib
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +49,22 @@ def place(tmp_path_factory):
     return folder
 
 
+def run(name, argv):
+    """Run a command to its end; a server until it says where it listens."""
+    if name != "serve":
+        importlib.import_module(f"vse_tf.{name}").main(argv)
+        return
+    command = [sys.executable, "-m", "vse_tf.serve", *argv, "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            address = next(found for line in server.stdout if (found := re.search(r"http://[\d.:]+", line)))
+            with urllib.request.urlopen(address[0] + "/v1/models/text_tower", timeout=60) as answer:
+                assert answer.status == 200
+        finally:
+            server.send_signal(signal.SIGTERM)
+
+
 def test_the_commands_run_one_after_the_other(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.setenv("VSE_TF_CACHE", str(place / "cache"))
@@ -53,7 +74,7 @@ def test_the_commands_run_one_after_the_other(place, monkeypatch, capsys):
         if name == "train":
             source = argv[argv.index("--data.source") + 1] if "--data.source" in argv else "shapes"
             argv += [part for key, value in REDUCED[source].items() for part in (f"--{key}", value)]
-        importlib.import_module(f"vse_tf.{name}").main(argv)
+        run(name, argv)
     told = capsys.readouterr().out
     assert "runs/shapes-convse-0" in told
     assert "runs/table-convse-0" in told
