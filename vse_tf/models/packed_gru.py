@@ -63,7 +63,7 @@ def last_state(
     """The state of a GRU at each row's last token, float32 `(batch, units)`.
 
     Args:
-        sequences: `(batch, length, d)`.
+        sequence: `(batch, length, d)`.
         mask: bool `(batch, length)`, padding on the right.
         kernel: `(d, 3 units)`, gates in Keras' order: update, reset, candidate.
         recurrent: `(units, 3 units)`.
