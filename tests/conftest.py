@@ -1,12 +1,45 @@
 """One TensorFlow set-up for the whole test run: four logical CPU devices, so that replicas can be tested anywhere."""
 
 import os
+from functools import lru_cache
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import pytest
 import tensorflow as tf
+
+import vse_tf
+from tests.tiny import arguments
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A tiny run that many tests read and none changes."""
+    from vse_tf import train  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    train.main(arguments(folder, train__epochs=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_run, tmp_path_factory):
+    """Its towers, exported."""
+    from vse_tf import export  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("tiny-models")
+    export.main(["--run", str(tiny_run), "--output", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded_once():
+    """Every call of a command loads its model; tests of what it does with it load a model once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vse_tf, "load", lru_cache(vse_tf.load))
+        yield

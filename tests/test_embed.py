@@ -13,17 +13,11 @@ import pytest
 from PIL import Image
 
 import vse_tf
-from tests.tiny import arguments
-from vse_tf import embed, export, search, train
+from vse_tf import embed, search
 from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Index
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "shapes"
-    train.main(arguments(folder, train__epochs=1))
-    return folder
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture
@@ -35,15 +29,15 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_the_index_holds_the_models_own_vectors(run, photos, tmp_path, capsys):
+def test_the_index_holds_the_models_own_vectors(tiny_run, photos, tmp_path, capsys):
     (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
     output = str(tmp_path / "index")
-    embed.main(["--run", str(run), "--images", str(photos), "--output", output, "--shard_rows", "4"])
+    embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", output, "--shard_rows", "4"])
     index = Index.open(output)
     assert [item.id for item in index.all_items()] == ["a.jpg", "b.png", "more/c.png", "more/d.jpg", "more/e.png"]
-    expected = vse_tf.load(run).encode_images([index.path(item) for item in index.all_items()])
+    expected = vse_tf.load(tiny_run).encode_images([index.path(item) for item in index.all_items()])
     np.testing.assert_allclose(index.matrix(), expected, atol=1e-6)
-    assert index.model["path"] == str(run)
+    assert index.model["path"] == str(tiny_run)
     told = capsys.readouterr()
     for line in ("5 photos, 8 dimensions, 2 shards", "5 new, 0 changed", "1 left out", "vse_tf.search --index"):
         assert line in told.out
@@ -52,52 +46,52 @@ def test_the_index_holds_the_models_own_vectors(run, photos, tmp_path, capsys):
     listed = json.loads((tmp_path / "index" / "skipped.jsonl").read_text())
     assert listed["where"].endswith("cut.jpg")
     assert "undecodable" in listed["what"]
-    embed.main(["--run", str(run), "--images", str(photos), "--output", output])
+    embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", output])
     assert "0 new, 0 changed, 0 deleted, 5 as before" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"cut\.jpg.*--on_bad skip"):
-        embed.main(["--run", str(run), "--images", str(photos), "--output", output, "--on_bad", "fail"])
+        embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", output, "--on_bad", "fail"])
 
 
-@pytest.fixture(scope="module")
-def models(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    export.main(["--run", str(run), "--output", str(folder)])
-    return folder
-
-
-def test_exported_models_embed_as_their_run_does(run, models, photos, tmp_path, capsys):
+def test_exported_models_embed_as_their_run_does(tiny_run, tiny_models, photos, tmp_path, capsys):
     (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
     (photos / "text.jpg").write_text("no photo")
     (tmp_path / "list.txt").write_text("photos/b.png\nphotos/cut.jpg\nphotos/text.jpg\nphotos/a.jpg\n")
-    command = ["--models", str(models), "--images", str(tmp_path / "list.txt"), "--output", str(tmp_path / "index")]
+    command = [
+        "--models",
+        str(tiny_models),
+        "--images",
+        str(tmp_path / "list.txt"),
+        "--output",
+        str(tmp_path / "index"),
+    ]
     embed.main([*command, "--batch_size", "3"])
     index = Index.open(tmp_path / "index")
     assert [item.id for item in index.all_items()] == ["photos/b.png", "photos/a.jpg"]
-    expected = vse_tf.load(run).encode_images([photos / "b.png", photos / "a.jpg"])
+    expected = vse_tf.load(tiny_run).encode_images([photos / "b.png", photos / "a.jpg"])
     np.testing.assert_allclose(index.matrix(), expected, atol=1e-5)
     listed = (tmp_path / "index" / "skipped.jsonl").read_text()
     assert "cut.jpg" in listed
     assert 'not a JPEG, PNG, GIF, BMP or WebP image"' in listed
     # The run is the same model: nothing is embedded again.
     capsys.readouterr()
-    embed.main(["--run", str(run), *command[2:]])
+    embed.main(["--run", str(tiny_run), *command[2:]])
     assert "2 as before" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"cut\.jpg.*--on_bad skip"):
         embed.main([*command[:-1], str(tmp_path / "other"), "--on_bad", "fail"])
-    search.main(["--index", str(tmp_path / "index"), "--models", str(models), "a red circle", "--json"])
+    search.main(["--index", str(tmp_path / "index"), "--models", str(tiny_models), "a red circle", "--json"])
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
-def test_captions_by_exported_models(run, models, tmp_path):
+def test_captions_by_exported_models(tiny_run, tiny_models, tmp_path):
     (tmp_path / "captions.txt").write_text("a red circle\nein roter Kreis\n")
     output = str(tmp_path / "index")
-    embed.main(["--models", str(models), "--captions", str(tmp_path / "captions.txt"), "--output", output])
-    expected = vse_tf.load(run).encode_texts(["a red circle", "ein roter Kreis"])
+    embed.main(["--models", str(tiny_models), "--captions", str(tmp_path / "captions.txt"), "--output", output])
+    expected = vse_tf.load(tiny_run).encode_texts(["a red circle", "ein roter Kreis"])
     np.testing.assert_allclose(Index.open(output).matrix(), expected, atol=1e-5)
 
 
-def test_a_changed_model_file_is_not_loaded(models, photos, tmp_path):
-    shutil.copytree(models, tmp_path / "models")
+def test_a_changed_model_file_is_not_loaded(tiny_models, photos, tmp_path):
+    shutil.copytree(tiny_models, tmp_path / "models")
     path = tmp_path / "models" / "image_tower" / "1" / "saved_model.pb"
     path.write_bytes(path.read_bytes() + b"x")
     command = ["--models", str(tmp_path / "models"), "--images", str(photos), "--output", str(tmp_path / "index")]
@@ -108,28 +102,28 @@ def test_a_changed_model_file_is_not_loaded(models, photos, tmp_path):
         embed.main(command)
 
 
-def test_captions(run, tmp_path, capsys):
+def test_captions(tiny_run, tmp_path, capsys):
     (tmp_path / "captions.txt").write_text("a red circle\nein roter Kreis\n")
     output = str(tmp_path / "index")
-    embed.main(["--run", str(run), "--captions", str(tmp_path / "captions.txt"), "--output", output])
-    expected = vse_tf.load(run).encode_texts(["a red circle", "ein roter Kreis"])
+    embed.main(["--run", str(tiny_run), "--captions", str(tmp_path / "captions.txt"), "--output", output])
+    expected = vse_tf.load(tiny_run).encode_texts(["a red circle", "ein roter Kreis"])
     np.testing.assert_allclose(Index.open(output).matrix(), expected, atol=1e-6)
     assert "2 captions" in capsys.readouterr().out
 
 
-def test_indexes_are_merged(run, photos, tmp_path, capsys):
+def test_indexes_are_merged(tiny_run, photos, tmp_path, capsys):
     for name in ("a", "b"):
-        embed.main(["--run", str(run), "--images", str(photos / "more"), "--output", str(tmp_path / name)])
+        embed.main(["--run", str(tiny_run), "--images", str(photos / "more"), "--output", str(tmp_path / name)])
     embed.main(["--merge", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "all")])
     assert "all: 6 photos" in capsys.readouterr().out
     assert Index.open(tmp_path / "all").count == 6
 
 
-def test_a_killed_process_repeated_redoes_no_finished_shard(run, photos, tmp_path):
+def test_a_killed_process_repeated_redoes_no_finished_shard(tiny_run, photos, tmp_path):
     for i in range(40):
         Image.new("RGB", (20, 20), (i * 6, 90, 200 - i)).save(photos / f"more{i}.png")
     output = tmp_path / "index"
-    command = ["--run", str(run), "--images", str(photos), "--output", str(output), "--shard_rows", "3"]
+    command = ["--run", str(tiny_run), "--images", str(photos), "--output", str(output), "--shard_rows", "3"]
     process = subprocess.Popen([sys.executable, "-m", "vse_tf.embed", *command], stderr=subprocess.DEVNULL)
     while len(list(output.glob(".embed/part-*"))) < 2:
         assert process.poll() is None

@@ -1,6 +1,7 @@
 """The command, end to end on drawn shapes."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,15 +10,16 @@ import pytest
 from PIL import Image
 
 import vse_tf
-from tests.tiny import arguments
-from vse_tf import embed, search, train
+from vse_tf import embed, search
 from vse_tf.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
-    train.main(arguments(folder / "run", train__epochs=1))
+    shutil.copytree(tiny_run, folder / "run")
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
     for i in range(12):
@@ -108,7 +110,9 @@ def test_the_index_works_where_it_was_moved_to(place, tmp_path, capsys):
 
 
 def test_a_model_that_was_trained_on_is_refused(place, tmp_path, capsys):
-    train.main(arguments(tmp_path / "other", train__epochs=1, train__seed=1))
+    shutil.copytree(place / "run", tmp_path / "other")
+    for path in (tmp_path / "other" / "checkpoints").glob("*/position.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "other weights"}))
     with pytest.raises(UserError, match=r"embed again, or name the model that made it"):
         found(place, capsys, "a red circle", "--run", str(tmp_path / "other"))
 
