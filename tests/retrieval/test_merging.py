@@ -53,6 +53,15 @@ def test_without_links_shards_are_copied(tmp_path, monkeypatch):
     np.testing.assert_array_equal(index.matrix(), np.concatenate([vectors, vectors]))
 
 
+def test_merged_indexes_and_captions_are_merged_again(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
+    write(tmp_path / "a", vectors)
+    once = merge([tmp_path / "a", tmp_path / "a"], tmp_path / "once")
+    twice = merge([tmp_path / "once", tmp_path / "a"], tmp_path / "twice")
+    assert list(twice.all_items()) == [*once.all_items(), *list(once.all_items())[:8]]
+    twice.verify()
+
+
 def test_what_does_not_go_together_is_one_line(tmp_path):
     vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
     write(tmp_path / "a", vectors)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -48,7 +48,8 @@ class Item:
     @property
     def line(self) -> str:
         """The item as a line of items.jsonl."""
-        values = {key: value for key, value in asdict(self).items() if value is not None}
+        every = {key: getattr(self, key) for key in self.__slots__}
+        values = {key: value for key, value in every.items() if value is not None}
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n"
 
     @classmethod
@@ -201,6 +202,12 @@ class Index:
             for row, line in enumerate(file):
                 yield self._item(row, line)
         self._check_lines(row + 1)
+
+    def item_bytes(self) -> Iterator[bytes]:
+        """items.jsonl as it is, in pieces of whole lines or of parts of them."""
+        with told(self.folder / ITEMS, (self.folder / ITEMS).open, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
 
     def path(self, item: Item) -> Path:
         """Where the photo of an item is.

@@ -79,7 +79,7 @@ class IndexWriter:
     def commit(
         self,
         shards: Sequence[Shard],
-        items: Iterable[Item],
+        items: Iterable[Item | bytes],
         model: Mapping[str, Any],
         root: str | Path | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -88,7 +88,7 @@ class IndexWriter:
 
         Args:
             shards: in row order.
-            items: one for each row, in row order.
+            items: one for each row, in row order; bytes are taken as pieces of an items.jsonl.
             model: which model made the vectors: `kind` (`run` or `models`), `path`, `id`, …
             root: folder that relative photo paths are below.
             provenance: versions and settings, as JSON.
@@ -108,9 +108,9 @@ class IndexWriter:
             try:
                 with beside.open("wb") as file:
                     for item in items:
-                        line = item.line.encode()
-                        digest.update(line)
-                        size, lines = size + file.write(line), lines + 1
+                        piece = item if isinstance(item, bytes) else item.line.encode()
+                        digest.update(piece)
+                        size, lines = size + file.write(piece), lines + piece.count(b"\n")
                 if lines != count:
                     raise ValueError(f"{lines} items for {count} vectors")
                 manifest = {

@@ -47,10 +47,16 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     return writer.commit(shards, _items(indexes), first.model, provenance=first.provenance)
 
 
-def _items(indexes: Sequence[Index]) -> Iterator[Item]:
+def _items(indexes: Sequence[Index]) -> Iterator[Item | bytes]:
     for index in indexes:
-        for item in index.all_items():
-            yield item if item.path is None else dataclasses.replace(item, path=str(index.path(item)))
+        if index.root is None:
+            yield from index.item_bytes()
+        else:
+            yield from (_rooted(index, item) for item in index.all_items())
+
+
+def _rooted(index: Index, item: Item) -> Item:
+    return item if item.path is None else dataclasses.replace(item, path=str(index.path(item)))
 
 
 def _link(source: Path, target: Path) -> None:
