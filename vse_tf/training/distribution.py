@@ -84,9 +84,10 @@ def distribute(
 
 
 def fit_across_workers(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
-    """Let `fit` run over several workers, where Keras cannot by itself.
+    """Let `fit` run over several workers and replicas, where Keras cannot by itself.
 
-    Keras first calls the model symbolically on one batch, and fails on the nested values that several workers give.
+    Keras first calls the model symbolically on one batch, for which it adds the replicas' parts up: it fails on the
+    nested values that several workers give, and where the captions of two replicas are padded to different lengths.
     The towers come built, so there is nothing to find out. (The other half: it also fails on scalar logs, which is why
     `DualEncoder.train_step` returns logs of one axis.)
 
@@ -96,7 +97,8 @@ def fit_across_workers(model: keras.Model, strategy: tf.distribute.Strategy) -> 
     """
     first, end = FIT_NEEDS_HELP
     version = tuple(int(part) for part in keras.__version__.split(".")[:2])
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and first <= version < end:
+    workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if (workers or strategy.num_replicas_in_sync > 1) and first <= version < end:
         model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
 
 
