@@ -137,7 +137,7 @@ def trained(runs: list[Settings]) -> dict[str, Any]:
     seconds = 0.0
     for settings in runs:
         run, results = train(settings)
-        timing = [row["timing"] for row in run.read_metrics()]
+        timing = [row["timing"] for row in map(json.loads, run.metrics.read_text("utf-8").splitlines())]
         seconds += sum(each["train_seconds"] + each["validation_seconds"] for each in timing)
         keras.backend.clear_session()
         gc.collect()

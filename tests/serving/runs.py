@@ -28,7 +28,7 @@ def write_run(folder: Path, shape: tuple[int, ...] | None = None, **changed: Any
     """
     settings = tiny_settings(folder, **{"image__size": 24, **changed})
     run = RunFolder(folder)
-    run.create(settings)
+    run.create(settings, begun=False)
     preset = settings.text.encoder.startswith("hub:")
     tokenizer: Any
     if preset:
@@ -44,5 +44,8 @@ def write_run(folder: Path, shape: tuple[int, ...] | None = None, **changed: Any
     model.optimizer.build(model.trainable_variables)
     save_model(run, model, tokenizer, ImageView.of(settings.image, size, settings.data.max_pixels))
     Checkpoints(run.checkpoints).save(model, Position(1, 4), best=True)
-    run.write_results({"provenance": {"data_sha256": "abc", "seed": 0, "settings": {}}})
+    row = {"epoch": 1, "step": 4, "metrics": {}}
+    provenance = {"data_sha256": "abc", "seed": 0, "settings": {}}
+    run.write_results({"best": row, "last": row, "finished": True, "stopped": None, "provenance": provenance})
+    run.lock.release()
     return folder
