@@ -193,5 +193,7 @@ if __name__ == "__main__":
     from vse_tf import train
     from vse_tf.errors import run_command
 
+    # Started in the background of a shell it would be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _disturb(sys.argv[1], int(sys.argv[2]))
     run_command(lambda: train.main(sys.argv[3:]))
