@@ -61,7 +61,7 @@ def test_sigterm_on_two_replicas(tmp_path, monkeypatch):
     changed = {"train__epochs": 2}
     argv = argv_of("shapes, two replicas", tmp_path, run, **changed)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match=r"SIGTERM; kept at step 8 of .*run; the same command continues") as stop:
+    with pytest.raises(Interrupted, match=r"SIGTERM; kept at step 8 in .*run; the same command continues") as stop:
         stopped_at(monkeypatch, argv, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert stop.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before
