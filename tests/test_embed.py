@@ -125,14 +125,17 @@ def test_a_killed_process_repeated_redoes_no_finished_shard(tiny_run, photos, tm
     output = tmp_path / "index"
     command = ["--run", str(tiny_run), "--images", str(photos), "--output", str(output), "--shard_rows", "3"]
     process = subprocess.Popen([sys.executable, "-m", "vse_tf.embed", *command], stderr=subprocess.DEVNULL)
-    while len(list(output.glob(".embed/part-*"))) < 2:
+    while len(list(output.glob(".embed/part-*.jsonl"))) < 2:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(UserError, match="no index here"):
         Index.open(output)
-    finished = {path: path.stat().st_ino for path in output.glob("*.npy")}
+    # A shard counts as finished once its part is recorded; the kill may fall between the two files.
+    heads = [json.loads(path.read_text().splitlines()[0]) for path in output.glob(".embed/part-*.jsonl")]
+    finished = {output / head["shard"]["name"]: (output / head["shard"]["name"]).stat().st_ino for head in heads}
+    assert len(finished) >= 2
     embed.main(command)
     index = Index.open(output)
     index.verify()
