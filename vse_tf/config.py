@@ -89,6 +89,7 @@ class DataSettings:
         features: run the frozen image backbone once an image and view and train on the kept features.
         feature_crops: with features: seeded random crops kept of each training image, besides the centre view and
             (where image.flip) its mirror; each epoch draws one of an image's views.
+        text_features: run the frozen hub text backbone once a caption and train on the kept features.
         workers: parallel decoding calls (default: number of CPU cores).
         shapes: settings of the source shapes.
         table: settings of the source table.
@@ -111,6 +112,7 @@ class DataSettings:
     group_batches: bool = True
     features: bool = False
     feature_crops: int = 0
+    text_features: bool = False
     workers: int | None = None
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     table: TableSettings = field(default_factory=TableSettings)

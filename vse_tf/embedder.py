@@ -67,6 +67,7 @@ class Embedder:
         self._encode_image = _compiled(model.image_tower)
         self._encode_features = _compiled(head_of(model.image_tower))
         self._encode_text = _compiled(model.text_tower)
+        self._encode_caption_features = _compiled(head_of(model.text_tower))
         self._files: PhotoFiles | None = None
 
     @property
@@ -196,8 +197,19 @@ class Embedder:
         place = np.full(len(split), -1, np.int64)
         place[rows] = np.arange(len(rows))
         text_rows = place[np.array(split.caption_rows, np.int64)]
-        captions = [caption for caption, row in zip(split.captions, text_rows, strict=True) if row >= 0]
-        return EncodedSplit(image, self.encode_texts(captions, progress=progress), text_rows[text_rows >= 0], rows)
+        seen = np.flatnonzero(text_rows >= 0)
+        if split.caption_features is not None:
+            texts = self._encode_text_features(split.caption_features, seen)
+        else:
+            captions = split.captions
+            texts = self.encode_texts([captions[i] for i in seen], progress=progress)
+        return EncodedSplit(image, texts, text_rows[seen], rows)
+
+    def _encode_text_features(self, features: Images, captions: np.ndarray) -> np.ndarray:
+        size = self.settings.train.eval_batch_size
+        parts = [captions[start : start + size] for start in range(0, len(captions), size)]
+        vectors = [self._encode_caption_features(features.load(part)).numpy() for part in parts]
+        return np.concatenate([np.zeros([0, self.dim], np.float32), *vectors])
 
     def _encode_arrays(self, arrays: Sequence[Any]) -> np.ndarray:
         if self.view.size is None:

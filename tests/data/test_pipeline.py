@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from vse_tf.config import TextSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.order import CAPTION, ROW, Order
-from vse_tf.data.pipeline import ImageView, image_batches, training_batches
+from vse_tf.data.pipeline import ImageView, image_batches, text_reader, training_batches
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.errors import UserError
 
@@ -57,15 +58,16 @@ def files(tmp_path):
     return split_of(FileImages(tuple(paths)))
 
 
-def tokens_of(split):
+def reader(split):
     """Each caption's tokens are its index, as often as its length of 1 to 7."""
-    return tf.ragged.constant([[i] * (1 + i % 7) for i in range(len(split.captions))], dtype=tf.int32)
+    tokens = tf.ragged.constant([[i] * (1 + i % 7) for i in range(len(split.captions))], dtype=tf.int32)
+    return text_reader(split, lambda captions: tokens, TextSettings(buckets=[2, 4, 8], max_tokens=8))
 
 
 def made(split, bad=None, view=VIEW, epoch_over="captions", **where):
     order = Order(split.records, BATCH, epoch_over, seed=1)
     bad = bad or BadImages("fail", 10**6)
-    return order, training_batches(split, order, view, tokens_of(split), [2, 4, 8], 8, bad, workers=3, **where)
+    return order, training_batches(split, order, view, reader(split), bad, workers=3, **where)
 
 
 def taken(dataset, count):

@@ -18,7 +18,7 @@ CENTRE = "centre"
 
 
 class CachedFeatures:
-    """The images of a split as features, one or more views an image.
+    """The images (or captions) of a split as features, one or more views each.
 
     Args:
         views: for each view its shards in row order, float32 `(rows, d)` each, the centre view first.
@@ -57,7 +57,7 @@ class FeatureShards:
 
     Args:
         folder: the folder; its name is the key of backbone, preprocessing and images.
-        count: number of images.
+        count: number of images or captions.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -124,7 +124,7 @@ class FeatureShards:
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
         if shard.ndim != 2 or len(shard) != rows or shard.dtype != np.float32:
-            raise UserError(f"{path}: not the features of {rows} images; delete the file and run again")
+            raise UserError(f"{path}: not the features of {rows} items; delete the file and run again")
         return shard
 
     def _path(self, view: str, start: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.config import ImageSettings
+from vse_tf.config import ImageSettings, TextSettings
 from vse_tf.data import images as views
 from vse_tf.data import text
 from vse_tf.data.bad_images import ALTERNATES, BadImages
@@ -82,9 +82,7 @@ def training_batches(
     split: Split,
     order: Order,
     view: ImageView,
-    tokens: tf.RaggedTensor,
-    buckets: Sequence[int],
-    max_tokens: int,
+    read_text: Callable[[tf.Tensor], tf.Tensor],
     bad: BadImages,
     *,
     epoch: int = 0,
@@ -99,9 +97,7 @@ def training_batches(
         split: the training split.
         order: its order.
         view: how images are prepared.
-        tokens: token ids of all captions in row order, ragged int32.
-        buckets: lengths to pad to.
-        max_tokens: longest length.
+        read_text: captions `(b,)` by number, in row order, to the text tower's input: see `text_reader`.
         bad: what to do with images that break.
         epoch: the epoch to begin with.
         step: steps of that epoch to leave out; they are skipped before anything is read.
@@ -111,7 +107,8 @@ def training_batches(
 
     Returns:
         The dataset. A batch holds `order.batch_size / (workers * replicas)` pairs: image float32
-        `(b, h, w, 3)` in 0..255 (or features), text int32 `(b, bucket)` with −1 as padding, row int32 `(b,)`.
+        `(b, h, w, 3)` in 0..255 (or features), text int32 `(b, bucket)` with −1 as padding (or features), row int32
+        `(b,)`.
     """
     worker, worker_count = shard
     local = order.batch_size // worker_count
@@ -131,14 +128,12 @@ def training_batches(
     mine = slice(worker * local, (worker + 1) * local)
     stream = stream.map(lambda s, a: (s[mine], a[mine])).unbatch()
 
-    tokens = tf.RaggedTensor.from_row_splits(tokens.values, tokens.row_splits, validate=False)
-
     def finish(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, caption: tf.Tensor) -> tuple:
         got = bad.watch(split.images, wanted, got, needed=True)
         got.set_shape([batch])
-        padded = text.pad(tf.gather(tokens, caption), buckets, max_tokens)
-        padded.set_shape([batch, None])
-        return {"image": image, "text": padded}, got
+        read = read_text(caption)
+        read.set_shape([batch, None])
+        return {"image": image, "text": read}, got
 
     if isinstance(split.images, FileImages):
         read = partial(_read_or_replace, split.images, view, bad)
@@ -156,6 +151,33 @@ def training_batches(
         return finish(image, rows, rows, sample[:, CAPTION])
 
     return stream.batch(batch, drop_remainder=True).map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def text_reader(split: Split, tokenizer: Any, text_settings: TextSettings) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What a batch's captions become: cached features where the split has them, else padded token ids.
+
+    Args:
+        split: the split; its captions are tokenised here, once.
+        tokenizer: their tokenizer.
+        text_settings: lengths to pad to.
+
+    Returns:
+        A function of a `tf.data` graph from numbers `(b,)` in `split.captions` to float32 `(b, d)` or int32
+        `(b, bucket)` with −1 as padding.
+    """
+    features = split.caption_features
+    if features is not None:
+        width = features.load(np.zeros([1], np.int64)).shape[1]
+        return lambda caption: tf.ensure_shape(
+            tf.numpy_function(features.load, [caption], tf.float32, stateful=False), [None, width]
+        )
+    values, splits = map(tf.constant, text.tokenise_all(tokenizer, split.captions))
+
+    def read(caption: tf.Tensor) -> tf.Tensor:
+        tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+        return text.pad(tf.gather(tokens, caption), text_settings.buckets, text_settings.max_tokens)
+
+    return read
 
 
 def image_batches(

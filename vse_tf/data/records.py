@@ -69,11 +69,19 @@ class FileImages:
 
 @dataclass(frozen=True)
 class Split:
-    """The records of one split and their images; `records[i].row == i`."""
+    """The records of one split and their images; `records[i].row == i`.
+
+    Args:
+        name: name of the split.
+        records: its records, in row order.
+        images: their images.
+        caption_features: of a frozen text backbone, `(d,)` for each of `captions`; None where captions are read.
+    """
 
     name: str
     records: tuple[Record, ...]
     images: Images
+    caption_features: Images | None = None
 
     def __len__(self) -> int:
         return len(self.records)

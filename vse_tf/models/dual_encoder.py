@@ -27,8 +27,8 @@ class DualEncoder(keras.Model):
             the whole batch at once.
 
     Call arguments:
-        inputs: `{"image": …, "text": …}` of the same batch; the image may be the output of the image tower's frozen
-            backbone (cached features) instead of pixels.
+        inputs: `{"image": …, "text": …}` of the same batch; each may be the output of its tower's frozen backbone
+            (cached features) instead of pixels or token ids.
 
     Returns:
         float32 `(batch, 2, dim)`: `[:, 0]` image, `[:, 1]` text, unit length.
@@ -76,7 +76,8 @@ class DualEncoder(keras.Model):
         if len(inputs["image"].shape) < len(tower.inputs[0].shape):
             tower = head_of(tower)
         image = tower(inputs["image"], training=training)
-        text = self.text_tower(inputs["text"], training=training)
+        reads_tokens = keras.backend.is_int_dtype(inputs["text"].dtype)
+        text = (self.text_tower if reads_tokens else head_of(self.text_tower))(inputs["text"], training=training)
         return keras.ops.stack([image, text], axis=1)
 
     def build(self, input_shape: Any) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -57,7 +58,8 @@ class FeatureCache:
         self.view = view
         self.bad = bad
         self.progress = progress
-        self.folder = folder / "features" / self._key()
+        prepared = {key: getattr(view, key) for key in ("size", "resize", "crop_scale", "flip")}
+        self.folder = folder / "features" / backbone_key(backbone, prepared)
         self._run = tf.function(
             lambda images: backbone(images, training=False),
             input_signature=[tf.TensorSpec([None, *backbone.input_shape[1:]], tf.float32)],
@@ -114,15 +116,20 @@ class FeatureCache:
             raise self.bad.raised(error) from None
         return result
 
-    def _key(self) -> str:
-        """A hash of everything that a feature depends on besides the image."""
-        digest = hashlib.sha256()
-        description = keras.saving.serialize_keras_object(self.backbone)
-        view = {key: getattr(self.view, key) for key in ("size", "resize", "crop_scale", "flip")}
-        digest.update(json.dumps([description, view], sort_keys=True).encode())
-        for weight in self.backbone.weights:
-            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
-        return digest.hexdigest()[:24]
+
+def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) -> str:
+    """A hash of everything that a feature depends on besides the image or caption.
+
+    Args:
+        backbone: the frozen backbone.
+        prepared: how its input is prepared.
+    """
+    digest = hashlib.sha256()
+    description = keras.saving.serialize_keras_object(backbone)
+    digest.update(json.dumps([description, prepared], sort_keys=True).encode())
+    for weight in backbone.weights:
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
+    return digest.hexdigest()[:24]
 
 
 def training_views(flip: bool, crops: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.order import Order
-from vse_tf.data.pipeline import ImageView, training_batches
+from vse_tf.data.pipeline import ImageView, text_reader, training_batches
 from vse_tf.data.records import Collection, Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.embedder import Embedder, save_model
@@ -49,6 +50,7 @@ from vse_tf.training.optimizer import make_optimizer
 from vse_tf.training.run_folder import RunFolder
 from vse_tf.training.saving import Saving
 from vse_tf.training.tensorboard import Board, purge
+from vse_tf.training.text_feature_cache import TextFeatureCache
 from vse_tf.training.warm_start import warm_start
 
 THUMBNAIL = 96
@@ -145,12 +147,10 @@ class _Trainer:
         view = ImageView.of(settings.image, image_size(settings.image, training.images), settings.data.max_pixels)
         with self.strategy.scope():
             model = self._towers(training, view, tokenizer)
+        cached = self._cached(model, tokenizer, view, bad)
         if self.chief:
             self._create_folder(collection, begun)
-        measured = with_features(validation, settings.data, model.image_tower, view, bad)
-        if settings.data.features:
-            cache = FeatureCache(model.image_tower, view, cache_folder(settings.data), bad)
-            training = cache.split(training, training_views(settings.image.flip, settings.data.feature_crops))
+        training, measured = cached(training, validation)
         order = Order(
             training.records,
             train.batch_size,
@@ -223,6 +223,26 @@ class _Trainer:
             check_pieces(model, micro_batch, self.strategy.num_replicas_in_sync)
         return model
 
+    def _cached(
+        self, model: DualEncoder, tokenizer: Any, view: ImageView, bad: BadImages
+    ) -> Callable[[Split, Split], tuple[Split, Split]]:
+        """What puts cached features in the place of the training and the validation split's images and captions."""
+        settings, folder = self.settings, cache_folder(self.settings.data)
+        images = FeatureCache(model.image_tower, view, folder, bad) if settings.data.features else None
+        captions = None
+        if settings.data.text_features:
+            captions = TextFeatureCache(model.text_tower, tokenizer, settings.text, folder)
+
+        def cached(training: Split, validation: Split) -> tuple[Split, Split]:
+            if images:
+                validation = images.split(validation)
+                training = images.split(training, training_views(settings.image.flip, settings.data.feature_crops))
+            if captions:
+                validation, training = captions.split(validation), captions.split(training)
+            return training, validation
+
+        return cached
+
     def _compile(self, model: DualEncoder, training: Split, steps_per_epoch: int) -> None:
         settings, train = self.settings, self.settings.train
         if train.steps_per_execution > 1 and self.strategy.num_replicas_in_sync > 1:
@@ -285,17 +305,14 @@ class _Trainer:
         self, training: Split, order: Order, view: ImageView, tokenizer: Any, bad: BadImages, epoch: int, step: int
     ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
         settings = self.settings
-        values, splits = text.tokenise_all(tokenizer, training.captions)
-        tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+        read_text = text_reader(training, tokenizer, settings.text)
 
         def make(shard: tuple[int, int], replicas: int) -> tf.data.Dataset:
             return training_batches(
                 training,
                 order,
                 view,
-                tokens,
-                settings.text.buckets,
-                settings.text.max_tokens,
+                read_text,
                 bad,
                 epoch=epoch,
                 step=step,
