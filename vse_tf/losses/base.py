@@ -185,7 +185,9 @@ class PairLoss(keras.losses.Loss):
         y_pred = tf.convert_to_tensor(y_pred)
         if y_pred.shape.rank != 3 or y_pred.shape[1] != 2:
             raise ValueError(f"y_pred must be (batch, 2, dim), image and text embeddings; got shape {y_pred.shape}")
-        return self.pair_losses(y_pred[:, 0], y_pred[:, 1], y_true if self.mask_same_image else None)
+        # Not two slices: their gradients would be two padded copies of the batch and the sum of these.
+        image, text = tf.unstack(y_pred, axis=1)
+        return self.pair_losses(image, text, y_true if self.mask_same_image else None)
 
     def pair_losses(self, image: tf.Tensor, text: tf.Tensor, row: tf.Tensor | None) -> tf.Tensor:
         """`(batch,)` losses of pairs; `row` is None where nothing is masked."""
