@@ -115,6 +115,20 @@ def test_one_graph_takes_small_and_large_batches(pairs, monkeypatch: pytest.Monk
     assert len(graphs) == 2 and graphs[0].experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("name", ["convse", "convse++", "triplet_max", "triplet_sum"])
+def test_on_one_replica_both_directions_share_a_product(name: str, pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    similarity = blockwise.similarity
+
+    def noted(*arguments):
+        shapes.append(tuple(similarity(*arguments).shape))
+        return similarity(*arguments)
+
+    monkeypatch.setattr(blockwise, "similarity", noted)
+    run(next(case for case in EVERY if case.name == name), pairs)
+    assert shapes == [(11, 11)]
+
+
 def test_the_size_alone_decides(pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     anchors = tf.constant(pairs[:, 0])
     for limit, expected in ((121, "dense"), (120, "blocked")):

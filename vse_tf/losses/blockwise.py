@@ -223,37 +223,43 @@ class _SafeLogSumExp:
         return tf.where(same, LOWEST, similarity(tf.gather(self.image, at), self.text))
 
 
-def hardest_negatives(
-    anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor, all_ids: tf.Tensor, count: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Find each anchor's most similar negatives. No gradient: gather what was found and compare it again.
+def hardest_negatives(pairs: Pairs, count: int) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Find each pair's most similar negatives. No gradient: gather what was found and compare it again.
 
     Args:
-        anchors: `(b, dim)`.
-        candidates: `(B, dim)`.
-        ids: `(b,)` identities of the anchors' images.
-        all_ids: `(B,)` identities of the candidates' images.
+        pairs: the local pairs and the global batch.
         count: how many; a batch of fewer candidates gives fewer.
 
     Returns:
-        `(b, k)` positions among the candidates, hardest first, and `(b, k)` bool: whether that one is a negative, which
-        it is not where an anchor has fewer than k.
+        For images and then for captions as anchors: `(b, k)` positions among the candidates, hardest first, and
+        `(b, k)` bool: whether that one is a negative, which it is not where an anchor has fewer than k.
     """
-    anchors, candidates = tf.stop_gradient(anchors), tf.stop_gradient(candidates)
+    image, text, images, texts = (tf.stop_gradient(x) for x in pairs[:4])
 
-    def hardest(at: tf.Tensor) -> tf.Tensor:
-        same = same_image(tf.gather(ids, at), all_ids)
-        z = tf.where(same, LOWEST, similarity(tf.gather(anchors, at), candidates))
-        return tf.math.top_k(z, tf.minimum(count, tf.shape(candidates)[0]))[1]
+    def masked(anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        return tf.where(same_image(ids, pairs.all_ids), LOWEST, similarity(anchors, candidates))
 
-    def blocked() -> tf.Tensor:
+    def hardest(similarities: tf.Tensor) -> tf.Tensor:
+        return tf.math.top_k(similarities, tf.minimum(count, tf.shape(similarities)[1]))[1]
+
+    def dense() -> tuple[tf.Tensor, tf.Tensor]:
+        to_text = masked(image, texts, pairs.ids)
+        to_image = tf.transpose(to_text) if pairs.replicas == 1 else masked(text, images, pairs.ids)
+        return hardest(to_text), hardest(to_image)
+
+    def in_blocks(anchors: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         blocks = _Blocks(anchors, candidates)
-        start = (0, blocks.array(tf.int32))
-        return blocks.join(blocks.loop(lambda i, found: (i + 1, found.write(i, hardest(blocks.rows(i)[0]))), start)[1])
+
+        def add_block(i: tf.Tensor, found: Any) -> tuple[Any, ...]:
+            at, _ = blocks.rows(i)
+            return i + 1, found.write(i, hardest(masked(tf.gather(anchors, at), candidates, tf.gather(pairs.ids, at))))
+
+        return blocks.join(blocks.loop(add_block, (0, blocks.array(tf.int32)))[1])
 
     with _off_the_tape():
-        found = by_size(anchors, candidates, lambda: hardest(tf.range(tf.shape(anchors)[0])), blocked)
-        return found, tf.not_equal(ids[:, None], tf.gather(all_ids, found))
+        both = by_size(image, texts, dense, lambda: (in_blocks(image, texts), in_blocks(text, images)))
+        of_image, of_text = ((at, tf.not_equal(pairs.ids[:, None], tf.gather(pairs.all_ids, at))) for at in both)
+        return of_image, of_text
 
 
 def _blocked_rows(

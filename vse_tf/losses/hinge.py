@@ -119,13 +119,13 @@ def _gathered_hinges(pairs: Pairs, margin: float, hardest: int) -> tf.Tensor:
     """`hinges` of few hardest negatives: find them without a gradient, then compare those vectors alone."""
     positive = positive_similarity(pairs)[:, None]
 
-    def direction(anchors: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-        found, valid = hardest_negatives(anchors, candidates, pairs.ids, pairs.all_ids, hardest)
+    def direction(anchors: tf.Tensor, candidates: tf.Tensor, found: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         negative = tf.einsum("bd,bkd->bk", anchors, tf.gather(candidates, found))
         hinge = tf.where(valid, tf.nn.relu(margin + negative - positive), 0.0)
         return tf.math.divide_no_nan(tf.reduce_sum(hinge, axis=1), tf.reduce_sum(tf.cast(valid, tf.float32), axis=1))
 
-    return direction(pairs.image, pairs.texts) + direction(pairs.text, pairs.images)
+    of_image, of_text = hardest_negatives(pairs, hardest)
+    return direction(pairs.image, pairs.texts, *of_image) + direction(pairs.text, pairs.images, *of_text)
 
 
 class _Triplet(PairLoss):
