@@ -93,12 +93,15 @@ def by_size(anchors: tf.Tensor, candidates: tf.Tensor, dense: Callable[[], Any],
     return tf.cond(elements <= DENSE_ELEMENTS, dense, blocked)
 
 
-def negative_log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-sum-exp over the negatives of every row and every column of `image @ text.T`, dense or in row blocks.
+def positives_and_negatives(
+    image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The diagonal of z = `image @ text.T`, and log-sum-exp over the negatives of every row and column.
 
     Both directions come from one pass over one set of exponentials: those of z - c, where c is a bound on all z. An
     entry's gradient is its exponential divided by its row's sum plus the same divided by its column's. Dense, the
-    exponentials are kept; in blocks they are computed again: forward one matrix product, backward three.
+    exponentials are kept, and the gradient of the diagonal, which is no negative, goes in its place among theirs; in
+    blocks they are computed again: forward one matrix product, backward three.
 
     Where a row lies so far below c that its exponentials vanish (a very low temperature, or an anchor without
     negatives), everything is computed again with a maximum of each row and column's own.
@@ -109,7 +112,8 @@ def negative_log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> t
         ids: `(B,)` identities of the images; entries of equal identities are left out.
 
     Returns:
-        `(B,)` over each row and `(B,)` over each column; about `LOWEST` where no negative is left.
+        `(B,)` similarities of the pairs, `(B,)` over each row's negatives and `(B,)` over each column's; about `LOWEST`
+        where no negative is left.
     """
     # Inside a branch of `tf.cond` a custom gradient finds only tensors that the branch itself made.
     return by_size(
@@ -120,27 +124,33 @@ def negative_log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> t
     )
 
 
-def _log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor, keep: bool) -> tuple[tf.Tensor, tf.Tensor]:
+def _log_sum_exp(
+    image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor, keep: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     blocks = _Blocks(image, text)
 
     @tf.custom_gradient
     def log_sum_exp(image: tf.Tensor, text: tf.Tensor) -> Any:
-        bound = tf.reduce_max(tf.norm(image, axis=1)) * tf.reduce_max(tf.norm(text, axis=1))
+        def exponentials(z: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
+            return tf.where(same, 0.0, tf.exp(z - bound))
 
-        def exponentials(at: tf.Tensor | None) -> tf.Tensor:
-            rows, of_rows = (image, ids) if at is None else (tf.gather(image, at), tf.gather(ids, at))
-            return tf.where(same_image(of_rows, ids), 0.0, tf.exp(similarity(rows, text) - bound))
+        def of_block(at: tf.Tensor) -> tf.Tensor:
+            return exponentials(similarity(tf.gather(image, at), text), same_image(tf.gather(ids, at), ids))
 
         def add_block(i: tf.Tensor, rows: Any, columns: tf.Tensor) -> tuple[Any, ...]:
             at, weight = blocks.rows(i)
-            found = exponentials(at)
+            found = of_block(at)
             return i + 1, rows.write(i, tf.reduce_sum(found, axis=1)), columns + _column_sums(found, weight)
 
         with _off_the_tape():
             if keep:
-                kept = exponentials(None)
+                z = similarity(image, text)
+                positive, bound = tf.linalg.diag_part(z), tf.reduce_max(z)
+                kept = exponentials(z, same_image(ids, ids))
                 by_row, by_column = tf.reduce_sum(kept, axis=1), _column_sums(kept, tf.ones_like(kept[:, 0]))
             else:
+                positive = tf.reduce_sum(image * text, axis=1)
+                bound = tf.reduce_max(tf.norm(image, axis=1)) * tf.reduce_max(tf.norm(text, axis=1))
                 _, rows, by_column = blocks.loop(add_block, (0, blocks.array(), tf.zeros_like(text[:, 0])))
                 by_row = blocks.join(rows)
             in_range = tf.minimum(tf.reduce_min(by_row), tf.reduce_min(by_column)) > SMALLEST_SUM
@@ -149,26 +159,32 @@ def _log_sum_exp(image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor, keep: bool) 
                 in_range, lambda: (bound + tf.math.log(by_row), bound + tf.math.log(by_column)), safe.forward
             )
 
-        def gradient(of_row: tf.Tensor, of_column: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def gradient(of_positive: tf.Tensor, of_row: tf.Tensor, of_column: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            def and_of_positive(d_image: tf.Tensor, d_text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                return d_image + of_positive[:, None] * text, d_text + of_positive[:, None] * image
+
             def in_range_gradient() -> tuple[tf.Tensor, tf.Tensor]:
                 row_share, column_share = of_row / by_row, of_column / by_column
                 if keep:
-                    weights = kept * (row_share[:, None] + column_share)
+                    weights = tf.linalg.set_diag(kept * (row_share[:, None] + column_share), of_positive)
                     return tf.matmul(weights, text), tf.matmul(weights, image, transpose_a=True)
 
                 def add_block(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
                     at, weight = blocks.rows(i)
-                    weights = exponentials(at) * (tf.gather(row_share, at)[:, None] + column_share)
+                    weights = of_block(at) * (tf.gather(row_share, at)[:, None] + column_share)
                     anchors = tf.gather(image, at) * weight[:, None]
                     d_text += tf.matmul(weights, anchors, transpose_a=True)
                     return i + 1, d_image.write(i, tf.matmul(weights, text)), d_text
 
                 _, d_image, d_text = blocks.loop(add_block, (0, blocks.array(), tf.zeros_like(text)))
-                return blocks.join(d_image), d_text
+                return and_of_positive(blocks.join(d_image), d_text)
 
-            return tf.cond(in_range, in_range_gradient, lambda: safe.backward(log_rows, log_columns, of_row, of_column))
+            def safe_gradient() -> tuple[tf.Tensor, tf.Tensor]:
+                return and_of_positive(*safe.backward(log_rows, log_columns, of_row, of_column))
 
-        return (log_rows, log_columns), gradient
+            return tf.cond(in_range, in_range_gradient, safe_gradient)
+
+        return (positive, log_rows, log_columns), gradient
 
     return log_sum_exp(image, text)
 
@@ -179,7 +195,7 @@ def _column_sums(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
 
 
 class _SafeLogSumExp:
-    """`negative_log_sum_exp` at any range of similarities: a maximum for each row and a running one for each column."""
+    """`positives_and_negatives` at any range: a maximum for each row and a running one for each column."""
 
     def __init__(self, blocks: _Blocks, image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> None:
         self.blocks = blocks

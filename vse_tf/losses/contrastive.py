@@ -15,10 +15,9 @@ from vse_tf.losses.base import (
     as_float,
     check_temperature,
     gather,
-    positive_similarity,
     scalar,
 )
-from vse_tf.losses.blockwise import both_directions, negative_log_sum_exp
+from vse_tf.losses.blockwise import both_directions, positives_and_negatives
 from vse_tf.losses.hinge import check_hinge, hinges
 
 
@@ -55,8 +54,7 @@ def convse(
     # Over several replicas a column's entries lie on different devices: there each direction is a pass of its own.
     if pairs.replicas > 1:
         return tf.add(*both_directions(cross_entropy, pairs, scale))
-    positive = positive_similarity(pairs) * scale
-    by_row, by_column = negative_log_sum_exp(pairs.image * scale, pairs.text, pairs.ids)
+    positive, by_row, by_column = positives_and_negatives(pairs.image * scale, pairs.text, pairs.ids)
     return tf.nn.softplus(by_row - positive) + tf.nn.softplus(by_column - positive)
 
 
