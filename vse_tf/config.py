@@ -132,6 +132,9 @@ class ImageSettings:
         random_crop: train on random crops (RandomResizedCrop) instead of centre crops.
         crop_scale: smallest and largest share of the image's area in a random crop.
         flip: mirror training images at random.
+        stages: pretrained convolutional backbones: maps of so many of the network's last stages give the feature, side
+            by side; 1 takes the last map alone.
+        pooling: of a map (or tokens) the feature takes the mean, or mean and maximum side by side.
         units: width of the dense layer between backbone and head; 0 leaves it out.
         channels: cnn only: channels of its strided convolutions.
     """
@@ -144,6 +147,8 @@ class ImageSettings:
     random_crop: bool = True
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    stages: int = 1
+    pooling: Literal["mean", "mean_max"] = "mean"
     units: int = 1024
     channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
 

@@ -261,6 +261,19 @@ def test_hub_clip_is_what_clip_compares_with_texts(presets: dict[str, str]) -> N
     assert not any("text" in weight.path for weight in tower.weights)
 
 
+def test_hub_gives_several_stages_of_a_convolution_only(presets: dict[str, str]) -> None:
+    tower = build_image_tower(hub(presets["convolution"], stages=2, pooling="mean_max"), MODEL)
+    network = loaded(presets["convolution"])
+    inner = keras.Model(network.input, network.get_layer("top_conv").input)
+    parts = [of(x, axis=(1, 2)) for x in (network(scaled(PIXELS)), inner(scaled(PIXELS))) for of in (np.mean, np.max)]
+    expected = np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1)
+    np.testing.assert_allclose(backbone_of(tower)(PIXELS), expected, atol=1e-5)
+    check_frozen(tower, [np.asarray(weight) for weight in network.weights])
+    for name in ("vit", "swin", "clip"):
+        with pytest.raises(UserError, match=r"image\.stages: 2, but preset .*(0 stages of maps|no maps)"):
+            build_image_tower(hub(presets[name], stages=2), MODEL)
+
+
 def test_preset_saved_frozen_can_be_trained(presets: dict[str, str], tmp_path: Path) -> None:
     shutil.copytree(presets["convolution"], tmp_path / "frozen")
     network = loaded(presets["convolution"])

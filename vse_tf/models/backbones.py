@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from vse_tf.errors import UserError
+from vse_tf.models.pooling import last_stages, pooled_together
 
 # Sizes that the classes of keras.applications were trained at; all others: 224. Keras keeps them inside its functions.
 _SIZES = {
@@ -158,15 +159,6 @@ def dtype_policy(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def pooled(x: Any) -> Any:
-    """A backbone's output as one float32 vector an item: the mean over a map `(batch, h, w, d)` or tokens."""
-    if len(x.shape) == 4:
-        return keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32", name="pooling")(x)
-    if len(x.shape) == 3:
-        return keras.layers.GlobalAveragePooling1D(data_format="channels_last", dtype="float32", name="pooling")(x)
-    return keras.layers.Activation("linear", dtype="float32", name="pooling")(x)
-
-
 def applications() -> list[str]:
     """The names of the models of `keras.applications`."""
     return sorted(name for name, item in vars(keras.applications).items() if inspect.isfunction(item))
@@ -184,7 +176,13 @@ def applications_size(name: str) -> tuple[int, int]:
 
 
 def applications_backbone(
-    name: str, weights: str, size: tuple[int, int], trainable: bool, precision: str
+    name: str,
+    weights: str,
+    size: tuple[int, int],
+    trainable: bool,
+    precision: str,
+    stages: int = 1,
+    pooling: str = "mean",
 ) -> PretrainedBackbone:
     """A model of `keras.applications` without its classifier: pixels to the mean over its last map.
 
@@ -197,12 +195,15 @@ def applications_backbone(
         size: height and width of the images.
         trainable: the weights are fine-tuned.
         precision: numeric precision.
+        stages: `image.stages`.
+        pooling: `image.pooling`.
 
     Returns:
         A model named `backbone` from float32 RGB pixels `(batch, h, w, 3)` in 0..255 to float32 `(batch, d)`.
 
     Raises:
-        UserError: no such model, the weights cannot be had or do not fit, or the images are too small.
+        UserError: no such model, the weights cannot be had or do not fit, it has fewer stages, or the images are too
+            small.
 
     Example:
         >>> applications_backbone("EfficientNetB0", "imagenet", (224, 224), False, "float32")
@@ -220,8 +221,11 @@ def applications_backbone(
     network = _with_constant_normalization(network)
     family = constructor.__module__.rpartition(".")[2]
     pixels = keras.Input((*size, 3), name="pixels")
-    x = network(ApplicationsPreprocessing(family, name="preprocessing")(pixels))
-    return PretrainedBackbone(pixels, pooled(x), name="backbone", trainable=trainable)
+    if stages > 1:
+        network = keras.Model(network.input, last_stages(network, stages, f"applications:{name}"), name=network.name)
+    maps = network(ApplicationsPreprocessing(family, name="preprocessing")(pixels))
+    feature = pooled_together(maps if stages > 1 else [maps], pooling)
+    return PretrainedBackbone(pixels, feature, name="backbone", trainable=trainable)
 
 
 def _constructor(name: str) -> Any:

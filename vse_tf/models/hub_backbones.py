@@ -14,8 +14,9 @@ from typing import Any
 import keras
 
 from vse_tf.errors import UserError
-from vse_tf.models.backbones import PretrainedBackbone, first_line, nearest, pooled
+from vse_tf.models.backbones import PretrainedBackbone, first_line, nearest
 from vse_tf.models.masking import FillPadding, MaskedMean, SplitPadding
+from vse_tf.models.pooling import last_stages, pooled, pooled_together
 
 _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
 
@@ -47,7 +48,14 @@ def hub_image_size(preset: str) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if size and None not in size else None
 
 
-def hub_image_backbone(preset: str, size: tuple[int, int], trainable: bool, precision: str) -> PretrainedBackbone:
+def hub_image_backbone(
+    preset: str,
+    size: tuple[int, int],
+    trainable: bool,
+    precision: str,
+    stages: int = 1,
+    pooling: str = "mean",
+) -> PretrainedBackbone:
     """An image backbone of KerasHub with its preset's own scaling: pixels to one feature vector.
 
     The vector is what a CLIP or SigLIP preset itself compares with texts; the class token of a vision transformer
@@ -59,12 +67,14 @@ def hub_image_backbone(preset: str, size: tuple[int, int], trainable: bool, prec
         size: height and width of the images.
         trainable: the weights are fine-tuned.
         precision: numeric precision.
+        stages: `image.stages`.
+        pooling: `image.pooling`; without effect where the vector is the preset's own or the class token.
 
     Returns:
         A model named `backbone` from float32 RGB pixels `(batch, h, w, 3)` in 0..255 to float32 `(batch, d)`.
 
     Raises:
-        UserError: no such preset, no image model, or not of that size.
+        UserError: no such preset, no image model, not of that size, or of fewer stages.
 
     Example:
         >>> hub_image_backbone("resnet_50_imagenet", (224, 224), trainable=False, precision="float32")
@@ -81,7 +91,13 @@ def hub_image_backbone(preset: str, size: tuple[int, int], trainable: bool, prec
     scale = 1.0 if converter.scale is None else converter.scale
     offset = 0.0 if converter.offset is None else converter.offset
     x = keras.layers.Rescaling(_plain(scale), _plain(offset), dtype="float32", name="preprocessing")(pixels)
-    feature = pooled(network.get_vision_embeddings(x)) if dual else _image_feature(network, x, size)
+    if stages > 1 and not dual:
+        maps = last_stages(_states(network), stages, f"preset {preset!r}")
+        feature = pooled_together(keras.Model(network.input, maps, name=network.name)(x), pooling)
+    elif stages > 1:
+        raise UserError(f"image.stages: {stages}, but preset {preset!r} gives a vector, no maps; set it to 1")
+    else:
+        feature = pooled(network.get_vision_embeddings(x)) if dual else _image_feature(network, x, size, pooling)
     return PretrainedBackbone(pixels, feature, name="backbone", trainable=trainable)
 
 
@@ -149,7 +165,7 @@ def _resized(preset: str, network: Any, size: tuple[int, int], shape: Any, preci
         raise UserError(wrong) from error
 
 
-def _image_feature(network: Any, x: Any, size: tuple[int, int]) -> Any:
+def _image_feature(network: Any, x: Any, size: tuple[int, int], pooling: str) -> Any:
     struct = network.input
     output = _states(network)(dict.fromkeys(struct, x) if isinstance(struct, dict) else x)
     patch = getattr(network, "patch_size", None)
@@ -160,7 +176,7 @@ def _image_feature(network: Any, x: Any, size: tuple[int, int]) -> Any:
         prefixed = output.shape[1] is None or output.shape[1] > grid
         if getattr(network, "use_class_token", prefixed):
             return ClassToken(name="pooling")(output)
-    return pooled(output)
+    return pooled_together([output], pooling)
 
 
 def _states(network: Any) -> Any:

@@ -1,0 +1,96 @@
+"""From the maps of a backbone to one feature vector an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from vse_tf.errors import UserError
+from vse_tf.models.projection import L2Normalize
+
+
+def pooled(x: Any, pooling: str = "mean", name: str = "pooling") -> Any:
+    """A backbone's output as one float32 vector an item.
+
+    Args:
+        x: a map `(batch, h, w, d)`, tokens `(batch, n, d)`, or a vector, which stays as it is.
+        pooling: `mean`, or `max`: of every channel.
+        name: name of the layer.
+    """
+    settings = {"dtype": "float32", "name": name}
+    if len(x.shape) == 2:
+        return keras.layers.Activation("linear", **settings)(x)
+    kind = {"mean": "Average", "max": "Max"}[pooling]
+    layer = getattr(keras.layers, f"Global{kind}Pooling{len(x.shape) - 2}D")
+    return layer(data_format="channels_last", **settings)(x)
+
+
+def pooled_together(maps: Sequence[Any], pooling: str) -> Any:
+    """Several maps as one float32 vector: each map's mean (and maximum), all of unit length, side by side.
+
+    A single mean stays as it is.
+
+    Args:
+        maps: maps `(batch, h, w, d)` or tokens `(batch, n, d)`.
+        pooling: `mean` or `mean_max`.
+    """
+    if len(maps) == 1 and (pooling == "mean" or len(maps[0].shape) == 2):
+        return pooled(maps[0])
+    parts = []
+    for number, x in enumerate(maps, start=1):
+        for kind in pooling.split("_"):
+            vector = pooled(x, kind, name=f"pooling_{number}_{kind}")
+            parts.append(L2Normalize(name=f"pooling_{number}_{kind}_norm")(vector))
+    return keras.layers.Concatenate(dtype="float32", name="pooling")(parts)
+
+
+def last_stages(network: keras.Model, count: int, encoder: str) -> list[Any]:
+    """The last maps of a convolutional network's last stages, the very last first.
+
+    A stage is a run of maps of one width that all of the network behind them depends on: what lies inside a residual
+    block, with a way around it, is none of them.
+
+    Args:
+        network: a functional model whose output is a map.
+        count: number of stages.
+        encoder: the encoder's setting, for the message.
+
+    Returns:
+        Symbolic outputs `(batch, h, w, d)` of the network.
+
+    Raises:
+        UserError: the network is no chain of maps, or has fewer stages.
+    """
+    stages: list[Any] = []
+    for x in _cut_points(network) if len(network.output.shape) == 4 else ():
+        if stages and stages[-1].shape == x.shape:
+            stages[-1] = x
+        else:
+            stages.append(x)
+    if len(stages) < count:
+        raise UserError(f"image.stages: {count}, but {encoder} has {len(stages)} stages of maps; give fewer, or 1")
+    return stages[: -count - 1 : -1]
+
+
+def _cut_points(network: keras.Model) -> list[Any]:
+    """The maps, in order, that all later layers take their input from, directly or not."""
+    operations = [operation for operation in network.operations if not isinstance(operation, keras.layers.InputLayer)]
+    made_at = {id(tensor): at for at, operation in enumerate(operations) for tensor in _tensors(operation.output)}
+    # The last operation that needs each operation's output.
+    needed = list(range(len(operations)))
+    for at, operation in enumerate(operations):
+        for tensor in _tensors(operation.input):
+            if (source := made_at.get(id(tensor))) is not None:
+                needed[source] = at
+    found, reach = [], 0
+    for at, operation in enumerate(operations):
+        if reach <= at and len(operation.output.shape) == 4:
+            found.append(operation.output)
+        reach = max(reach, needed[at])
+    return found
+
+
+def _tensors(struct: Any) -> list[Any]:
+    return keras.tree.flatten(struct)
