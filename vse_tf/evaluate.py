@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser as PlainParser
 from pathlib import Path
 
+from vse_tf.atomic import write_text, writing
 from vse_tf.config import DataSettings
 from vse_tf.errors import UserError, run_command
 from vse_tf.settings_parser import data_parser, parse_with_data
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folds", type=int, default=1, help="mean over so many parts of the gallery; COCO 1K is 5")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
     parser.add_argument("--output", type=str | None, help="write the metrics to this JSON file")
+    parser.add_argument("--errors", type=str | None, help="write the worst queries to this HTML file, pictures inside")
+    parser.add_argument("--errors_count", type=int, default=50, help="worst queries of each direction on that page")
     known = PlainParser(add_help=False)
     # Whatever is wrong with it, the real parser will say so.
     known.add_argument("--run", nargs="?")
@@ -40,15 +43,19 @@ def main(argv: list[str] | None = None) -> None:
     arguments, data = parse_with_data(parser, argv, data)
     if arguments.folds < 1:
         raise UserError(f"--folds: {arguments.folds} is not above 0")
-    output = Path(arguments.output) if arguments.output else None
-    if output and not output.absolute().parent.is_dir():
-        raise UserError(f"--output: the folder {output.absolute().parent} does not exist")
+    if arguments.errors_count < 1:
+        raise UserError(f"--errors_count: {arguments.errors_count} is not above 0")
+    output, errors = (Path(path) if path else None for path in (arguments.output, arguments.errors))
+    for option, path in (("output", output), ("errors", errors)):
+        if path and not path.absolute().parent.is_dir():
+            raise UserError(f"--{option}: the folder {path.absolute().parent} does not exist")
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import vse_tf  # noqa: PLC0415
     from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
     from vse_tf.data.sources import read  # noqa: PLC0415
     from vse_tf.provenance import provenance  # noqa: PLC0415
+    from vse_tf.retrieval.error_page import error_page  # noqa: PLC0415
     from vse_tf.retrieval.measuring import measure  # noqa: PLC0415
     from vse_tf.retrieval.report import table  # noqa: PLC0415
     from vse_tf.training.feature_cache import with_features  # noqa: PLC0415
@@ -58,12 +65,18 @@ def main(argv: list[str] | None = None) -> None:
     embedder = vse_tf.load(arguments.run, arguments.checkpoint)
     bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: print(f"left out: {problem}", file=sys.stderr))
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
-    metrics = measure(embedder.encode_split(seen, bad, progress=True), arguments.folds)
+    encoded = embedder.encode_split(seen, bad, progress=True)
+    metrics = measure(encoded, arguments.folds)
     print(table({split.name: metrics}))
     if output:
         found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
         write_json(output, found)
         print(f"written to {output}")
+    if errors:
+        page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
+        with writing(errors, "the error page", "name another file with --errors"):
+            write_text(errors, page)
+        print(f"written to {errors}")
 
 
 if __name__ == "__main__":

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from vse_tf.retrieval import html_page
 from vse_tf.retrieval.search import Hit
-from vse_tf.retrieval.thumbnails import data_uri, thumbnail
+from vse_tf.retrieval.thumbnails import thumbnail
 from vse_tf.training.pictures import captions_to_images
 
-# Nothing is loaded and nothing runs, whatever captions and file names hold.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem; color: #222; background: #fff; }
 h1 { font-size: 1.2rem; } h1 img { max-height: 6rem; vertical-align: middle; }
@@ -46,13 +44,7 @@ def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256) ->
     title = query.name if isinstance(query, Path) else query
     picture = _picture(query, "query", side) if isinstance(query, Path) else ""
     cells = "".join(f"<li>{_answer(answer, side)}</li>\n" for answer in answers)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{picture} {_text(title)}</h1>\n<ol>\n{cells}</ol>\n</html>\n"
-    )
+    return html_page.page(title, _STYLE, f"<h1>{picture} {html_page.text(title)}</h1>\n<ol>\n{cells}</ol>\n")
 
 
 def answers_picture(found: Sequence[tuple[str, Sequence[Hit]]], suffix: str = ".png", side: int = 160) -> bytes:
@@ -86,15 +78,8 @@ def _pixels(path: Path | None, side: int) -> np.ndarray:
 def _answer(answer: Hit, side: int) -> str:
     what = answer.item.caption if answer.path is None else answer.item.id
     picture = "" if answer.path is None else _picture(answer.path, answer.item.id, side)
-    return f"{picture}{_text(what or '')}<br><small>{answer.rank} · {answer.score:.3f}</small>"
+    return f"{picture}{html_page.text(what or '')}<br><small>{answer.rank} · {answer.score:.3f}</small>"
 
 
 def _picture(path: Path, name: str, side: int) -> str:
-    try:
-        return f'<img alt="{_text(name)}" src="{data_uri(thumbnail(path, side))}">'
-    except (OSError, ValueError):
-        return '<div class="none">no picture</div>'
-
-
-def _text(text: str) -> str:
-    return escape(text.encode("utf-8", "replace").decode())
+    return html_page.picture(name, lambda: thumbnail(path, side))

@@ -6,6 +6,7 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from vse_tf.data.image_headers import read_header
@@ -46,11 +47,30 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         raise ValueError(str(error)) from None
     sheet = Image.new("RGB", photo.size, "white")
     sheet.paste(photo, mask=photo.getchannel("A"))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return _as_jpeg(sheet)
+
+
+def thumbnail_of_pixels(pixels: np.ndarray, side: int = 256) -> bytes:
+    """The same of an array.
+
+    Args:
+        pixels: uint8 `(h, w, 3)`.
+        side: the longer side in pixels; smaller pictures keep their size.
+
+    Returns:
+        The JPEG's bytes.
+    """
+    photo = Image.fromarray(pixels)
+    photo.thumbnail((side, side))
+    return _as_jpeg(photo)
 
 
 def data_uri(jpeg: bytes) -> str:
     """A JPEG as an address that holds it."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _as_jpeg(photo: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
