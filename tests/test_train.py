@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorboard.plugins.projector import ProjectorConfig
 
 import vse_tf
 from tests.tiny import arguments, rows_of, tiny_settings
 from vse_tf import evaluate, train
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.retrieval.metrics import METRICS
+from vse_tf.training.pictures import TILE
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +84,7 @@ def test_a_mistake_in_evaluate_is_one_line(run, argv, named):
         evaluate.main(["--run", str(run), *argv])
 
 
-def test_tensorboard_has_scalars_pictures_projector_and_hyper_parameters(run):
+def test_tensorboard_has_scalars_pictures_and_hyper_parameters(run):
     tags, images = set(), {}
     for file in (run / "logs").glob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
@@ -99,11 +104,29 @@ def test_tensorboard_has_scalars_pictures_projector_and_hyper_parameters(run):
     assert any("gap" in tag for tag in tags)
     assert any("hparams" in tag for tag in tags)
     assert len(images) == 2
-    assert (run / "logs" / "projector_config.pbtxt").exists()
-    vectors = np.loadtxt(run / "logs" / "projector" / "images.tsv")
-    assert vectors.shape == (10, 8)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
-    assert tf.io.decode_png(tf.io.read_file(str(run / "logs/projector/sprite.png"))).shape == (4 * 48, 4 * 48, 3)
+
+
+def test_the_projector_holds_images_and_their_first_captions(run, tmp_path):
+    folder = run / "logs" / "projector"
+    config = text_format.Parse((run / "logs" / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    (embedding,) = config.embeddings
+    for path in (embedding.tensor_path, embedding.metadata_path, embedding.sprite.image_path):
+        assert (run / "logs" / path).exists()
+    vectors = np.loadtxt(folder / "vectors.tsv")
+    head, *rows = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
+    assert head == ["label", "modality"]
+    assert [kind for _, kind in rows] == ["image"] * 10 + ["caption"] * 10
+    val = read(tiny_settings(tmp_path).data).splits["val"]
+    labels = [record.captions[0] for record in val.records[:10]]
+    assert [label for label, _ in rows] == labels * 2
+    model = load(run, "last")
+    images = model.encode_split(val, BadImages("fail", 10**8)).image[:10]
+    np.testing.assert_allclose(vectors, np.concatenate([images, model.encode_texts(labels)]), atol=1e-4)
+    sprite = tf.io.decode_png(tf.io.read_file(str(folder / "sprite.png"))).numpy()
+    assert sprite.shape == (5 * 48, 5 * 48, 3)
+    tiles = [sprite[48 * (i // 5) :, 48 * (i % 5) :][:48, :48] for i in range(20)]
+    assert all(tile.std() > 0 for tile in tiles[:10])
+    assert all((tile == TILE).all() for tile in tiles[10:])
 
 
 def test_load_encodes_images_and_texts(run, tmp_path):

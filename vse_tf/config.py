@@ -280,7 +280,8 @@ class TrainSettings:
         steps_per_execution: training steps in one call of the compiled function; an epoch is cut to a multiple of it.
         log_steps: TensorBoard gets the step's scalars every so many steps.
         examples: validation images and captions shown with their nearest neighbours in TensorBoard; 0 shows none.
-        projector: number of validation images in TensorBoard's embedding projector; 0 leaves it out.
+        projector: number of validation images in TensorBoard's embedding projector, each with its first caption beside
+            it; 0 leaves it out.
     """
 
     run_dir: str | None = None

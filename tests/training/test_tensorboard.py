@@ -1,3 +1,4 @@
+import numpy as np
 import tensorflow as tf
 
 from vse_tf.training.tensorboard import Board, purge
@@ -36,3 +37,16 @@ def test_purge_mends_a_file_that_was_cut_in_the_middle_of_a_record(tmp_path):
 
 def test_purge_of_nothing_does_nothing(tmp_path):
     assert purge(tmp_path / "absent", 0) == 0
+
+
+def test_a_projector_without_pictures_has_points(tmp_path):
+    Board(tmp_path).projector(None, ["a\tb\nc", "\u00e9"], np.eye(2), -np.eye(2))
+    assert (tmp_path / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines() == [
+        "label\tmodality",
+        "a b c\timage",
+        "\u00e9\timage",
+        "a b c\tcaption",
+        "\u00e9\tcaption",
+    ]
+    assert np.loadtxt(tmp_path / "projector" / "vectors.tsv").tolist() == [[1, 0], [0, 1], [-1, 0], [0, -1]]
+    assert "sprite" not in (tmp_path / "projector_config.pbtxt").read_text()

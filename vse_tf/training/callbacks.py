@@ -218,9 +218,9 @@ class BoardWriter(keras.callbacks.Callback):
     Args:
         board: TensorBoard.
         validation: where the epoch's measurement is.
-        thumbnails: uint8 `(images, h, w, 3)` of the validation split; None writes no pictures.
+        thumbnails: uint8 `(images, h, w, 3)` of the validation split; None shows no examples and plain points.
         examples: images and captions shown with their neighbours.
-        projector: images in the embedding projector.
+        projector: images in the embedding projector, each with its first caption.
     """
 
     def __init__(
@@ -240,16 +240,16 @@ class BoardWriter(keras.callbacks.Callback):
         scalars |= {f"epoch/{name}": value for name, value in row["train"].items() if not name.startswith("val_")}
         scalars["epoch/pairs_per_second"] = row["timing"]["pairs_per_second"]
         self.board.scalars(scalars, row["step"])
-        if self.thumbnails is not None:
-            thumbnails = self.thumbnails[encoded.rows]
-            if self.examples:
-                count = min(self.examples, len(encoded.rows))
-                shown = np.linspace(0, len(encoded.rows) - 1, count).astype(int).tolist()
-                self.board.neighbours(split, thumbnails, shown, encoded, row["step"])
-            if self.projector:
-                chosen = slice(0, self.projector)
-                labels = [split.records[r].captions[0] for r in encoded.rows[chosen]]
-                self.board.projector(thumbnails[chosen], labels, encoded.image[chosen])
+        thumbnails = None if self.thumbnails is None else self.thumbnails[encoded.rows]
+        if thumbnails is not None and self.examples:
+            count = min(self.examples, len(encoded.rows))
+            shown = np.linspace(0, len(encoded.rows) - 1, count).astype(int).tolist()
+            self.board.neighbours(split, thumbnails, shown, encoded, row["step"])
+        if self.projector:
+            labels = [split.records[r].captions[0] for r in encoded.rows[: self.projector]]
+            first = np.unique(encoded.text_rows, return_index=True)[1][: self.projector]
+            small = None if thumbnails is None else thumbnails[: self.projector]
+            self.board.projector(small, labels, encoded.image[: self.projector], encoded.text[first])
         self.board.flush()
 
 

@@ -22,6 +22,7 @@ WRONG = (130, 70, 66)
 INK = (32, 32, 32)
 PAPER = (255, 255, 255)
 LINE = (210, 210, 210)
+TILE = (230, 120, 40)  # a caption among pictures
 
 _TEXT = 15  # font size
 _LEADING = 19  # from one line of text to the next

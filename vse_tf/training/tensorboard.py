@@ -86,29 +86,37 @@ class Board:
             for name, sheet in sheets.items():
                 tf.summary.image(name, sheet[None])
 
-    def projector(self, thumbnails: np.ndarray, labels: list[str], vectors: np.ndarray) -> None:
-        """Write image embeddings with their pictures for the PROJECTOR tab.
+    def projector(
+        self, thumbnails: np.ndarray | None, labels: list[str], images: np.ndarray, captions: np.ndarray
+    ) -> None:
+        """Write images and captions as points of one space for the PROJECTOR tab.
+
+        An image is drawn as its picture, a caption as a plain tile; the column `modality` colours them.
 
         Args:
-            thumbnails: uint8 `(n, h, w, 3)`.
-            labels: one line an image.
-            vectors: float32 `(n, dim)`.
+            thumbnails: uint8 `(n, h, w, 3)`; None draws plain points.
+            labels: one line an image and its caption.
+            images: float32 `(n, dim)`.
+            captions: float32 `(n, dim)`.
         """
         size = 48
         folder = self.folder / "projector"
         folder.mkdir(parents=True, exist_ok=True)
-        np.savetxt(folder / "images.tsv", vectors, delimiter="\t", fmt="%.6g")
+        np.savetxt(folder / "vectors.tsv", np.concatenate([images, captions]), delimiter="\t", fmt="%.6g")
         clean = [" ".join(label.split()) for label in labels]
-        (folder / "labels.tsv").write_text("\n".join(clean) + "\n", encoding="utf-8")
-        sprite = pictures.sprite(list(thumbnails), size)
-        tf.io.write_file(str(folder / "sprite.png"), tf.io.encode_png(sprite))
+        lines = ["label\tmodality", *(f"{label}\t{kind}" for kind in ("image", "caption") for label in clean)]
+        (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         config = ProjectorConfig()
         embedding = config.embeddings.add()
-        embedding.tensor_name = "images"
-        embedding.tensor_path = "projector/images.tsv"
-        embedding.metadata_path = "projector/labels.tsv"
-        embedding.sprite.image_path = "projector/sprite.png"
-        embedding.sprite.single_image_dim.extend([size, size])
+        embedding.tensor_name = "images and captions"
+        embedding.tensor_path = "projector/vectors.tsv"
+        embedding.metadata_path = "projector/metadata.tsv"
+        if thumbnails is not None:
+            tile = np.full([1, 1, 3], pictures.TILE, np.uint8)
+            sprite = pictures.sprite([*thumbnails, *([tile] * len(captions))], size)
+            tf.io.write_file(str(folder / "sprite.png"), tf.io.encode_png(sprite))
+            embedding.sprite.image_path = "projector/sprite.png"
+            embedding.sprite.single_image_dim.extend([size, size])
         (self.folder / "projector_config.pbtxt").write_text(str(config), encoding="utf-8")
 
     def flush(self) -> None:
