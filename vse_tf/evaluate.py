@@ -7,6 +7,8 @@ import sys
 from argparse import ArgumentParser as PlainParser
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from vse_tf.atomic import write_text, writing
 from vse_tf.config import DataSettings
 from vse_tf.errors import UserError, run_command
@@ -23,13 +25,59 @@ def main(argv: list[str] | None = None) -> None:
         argv: its arguments (default: those of the process).
 
     Raises:
-        UserError: no such run or split, data that cannot be read, or embeddings that are not finite.
+        UserError: no such run or split, data that cannot be read, embeddings that are not finite, or metrics that need
+            another package or other data.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    arguments, data = _parse(sys.argv[1:] if argv is None else argv)
+    output, errors = (Path(path) if path else None for path in (arguments.output, arguments.errors))
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import vse_tf  # noqa: PLC0415
+    from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
+    from vse_tf.data.sources import read  # noqa: PLC0415
+    from vse_tf.provenance import provenance  # noqa: PLC0415
+    from vse_tf.retrieval.eccv import EccvBenchmark  # noqa: PLC0415
+    from vse_tf.retrieval.error_page import error_page  # noqa: PLC0415
+    from vse_tf.retrieval.measuring import measure  # noqa: PLC0415
+    from vse_tf.retrieval.report import benchmarks_table, table  # noqa: PLC0415
+    from vse_tf.training.feature_cache import with_features  # noqa: PLC0415
+
+    benchmark = EccvBenchmark() if arguments.metrics == "eccv" else None
+    collection = read(data)
+    split = collection.split(arguments.split or ("test" if "test" in collection.splits else "val"))
+    if benchmark:
+        benchmark.check(split)
+    embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: print(f"left out: {problem}", file=sys.stderr))
+    seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
+    encoded = embedder.encode_split(seen, bad, progress=True)
+    metrics = measure(encoded, arguments.folds)
+    print(table({split.name: metrics}))
+    if benchmark:
+        metrics |= benchmark.measure(seen, encoded)
+        print(f"\n{benchmarks_table(metrics)}")
+    if output:
+        found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
+        write_json(output, found)
+        print(f"written to {output}")
+    if errors:
+        page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
+        with writing(errors, "the error page", "name another file with --errors"):
+            write_text(errors, page)
+        print(f"written to {errors}")
+
+
+def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     parser = data_parser(PROG, "Measure the recalls of a trained run.")
     parser.add_argument("--run", type=str, required=True, help="run folder")
     parser.add_argument("--split", type=str | None, help="split to measure (default: test if there is one, else val)")
     parser.add_argument("--folds", type=int, default=1, help="mean over so many parts of the gallery; COCO 1K is 5")
+    parser.add_argument(
+        "--metrics",
+        choices=["recalls", "eccv"],
+        default="recalls",
+        help="eccv: those of ECCV Caption and CxC too, [eccv]",
+    )
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
     parser.add_argument("--output", type=str | None, help="write the metrics to this JSON file")
     parser.add_argument("--errors", type=str | None, help="write the worst queries to this HTML file, pictures inside")
@@ -45,38 +93,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--folds: {arguments.folds} is not above 0")
     if arguments.errors_count < 1:
         raise UserError(f"--errors_count: {arguments.errors_count} is not above 0")
-    output, errors = (Path(path) if path else None for path in (arguments.output, arguments.errors))
-    for option, path in (("output", output), ("errors", errors)):
-        if path and not path.absolute().parent.is_dir():
-            raise UserError(f"--{option}: the folder {path.absolute().parent} does not exist")
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import vse_tf  # noqa: PLC0415
-    from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
-    from vse_tf.data.sources import read  # noqa: PLC0415
-    from vse_tf.provenance import provenance  # noqa: PLC0415
-    from vse_tf.retrieval.error_page import error_page  # noqa: PLC0415
-    from vse_tf.retrieval.measuring import measure  # noqa: PLC0415
-    from vse_tf.retrieval.report import table  # noqa: PLC0415
-    from vse_tf.training.feature_cache import with_features  # noqa: PLC0415
-
-    collection = read(data)
-    split = collection.split(arguments.split or ("test" if "test" in collection.splits else "val"))
-    embedder = vse_tf.load(arguments.run, arguments.checkpoint)
-    bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: print(f"left out: {problem}", file=sys.stderr))
-    seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
-    encoded = embedder.encode_split(seen, bad, progress=True)
-    metrics = measure(encoded, arguments.folds)
-    print(table({split.name: metrics}))
-    if output:
-        found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
-        write_json(output, found)
-        print(f"written to {output}")
-    if errors:
-        page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
-        with writing(errors, "the error page", "name another file with --errors"):
-            write_text(errors, page)
-        print(f"written to {errors}")
+    for option in ("output", "errors"):
+        if arguments[option] and not (folder := Path(arguments[option]).absolute().parent).is_dir():
+            raise UserError(f"--{option}: the folder {folder} does not exist")
+    return arguments, data
 
 
 if __name__ == "__main__":

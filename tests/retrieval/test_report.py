@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vse_tf.retrieval.metrics import METRICS
-from vse_tf.retrieval.report import table
+from vse_tf.retrieval.report import benchmarks_table, table
 
 
 def test_table_is_aligned():
@@ -27,3 +27,13 @@ def test_table_is_ascii_and_shows_missing_metrics():
 
 def test_empty_table_is_its_head():
     assert len(table({}).splitlines()) == 2
+
+
+def test_the_table_of_benchmarks_is_aligned():
+    metrics = {"eccv_i2t_map_at_r": 23.99, "eccv_t2i_rprecision": 100.0, "cxc_i2t_r1": 58.04, "i2t_r1": 1.0}
+    assert benchmarks_table(metrics).splitlines() == [
+        "                  image to text          |         text to image",
+        "benchmark  mAP@R   R-P   R@1   R@5  R@10 |  mAP@R   R-P   R@1   R@5  R@10",
+        "ECCV        24.0     -     -     -     - |      - 100.0     -     -     -",
+        "CxC            -     -  58.0     -     - |      -     -     -     -     -",
+    ]

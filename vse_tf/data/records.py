@@ -23,6 +23,8 @@ class Record:
         row: position among the records of its split, dense from 0; the identity of the image in a batch.
         where: file and line (or key) that it was read from, for messages.
         group: records with the same number belong into one batch (a shapes scene and its mirror); None stands alone.
+        image_id: the image's COCO id, where the source gives COCO ids.
+        caption_ids: the COCO annotation id of each of `captions`; empty where the source gives none.
     """
 
     image: str
@@ -31,6 +33,8 @@ class Record:
     row: int
     where: str = ""
     group: int | None = None
+    image_id: int | None = None
+    caption_ids: tuple[int, ...] = ()
 
 
 class Images(Protocol):

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
 
 _COLUMNS = (("r1", "R@1", 6), ("r5", "R@5", 6), ("r10", "R@10", 6), ("medr", "medr", 8))
 _RSUM_WIDTH = 6
+_BENCHMARK_COLUMNS = (
+    ("map_at_r", "mAP@R", 6),
+    ("rprecision", "R-P", 6),
+    ("r1", "R@1", 6),
+    ("r5", "R@5", 6),
+    ("r10", "R@10", 6),
+)
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -41,6 +48,35 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
             "".join(_cell(metrics, f"{side}_{key}", width) for key, _, width in _COLUMNS) for side in ("i2t", "t2i")
         ]
         lines.append(" | ".join([f"{name.ljust(first)} {sides[0]}", sides[1], _cell(metrics, "rsum", _RSUM_WIDTH)]))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def benchmarks_table(metrics: Mapping[str, float]) -> str:
+    """Align the metrics of COCO's larger benchmarks as text, one line a benchmark.
+
+    Args:
+        metrics: see `vse_tf.retrieval.eccv.ECCV_METRICS`; others are passed over. One that is missing shows as `-`.
+
+    Returns:
+        ASCII lines for a fixed-width terminal, without a line break at the end.
+
+    Example:
+        >>> print(benchmarks_table(metrics))
+                          image to text          |         text to image
+        benchmark  mAP@R   R-P   R@1   R@5  R@10 |  mAP@R   R-P   R@1   R@5  R@10
+        ECCV        24.0  33.8  71.3     -     - |   32.0  41.8  73.0     -     -
+        CxC            -     -  58.0  81.4  88.6 |      -     -  38.3  63.9  74.3
+    """
+    first = len("benchmark")
+    block = "".join(title.rjust(width) for _, title, width in _BENCHMARK_COLUMNS)
+    heads = [title.center(len(block)) for title in ("image to text", "text to image")]
+    lines = [f"{' ' * first} {heads[0]} | {heads[1]}", f"{'benchmark'.ljust(first)} {block} | {block}"]
+    for name, title in (("eccv", "ECCV"), ("cxc", "CxC")):
+        sides = [
+            "".join(_cell(metrics, f"{name}_{side}_{key}", width) for key, _, width in _BENCHMARK_COLUMNS)
+            for side in ("i2t", "t2i")
+        ]
+        lines.append(f"{title.ljust(first)} {sides[0]} | {sides[1]}")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -55,6 +55,16 @@ def test_files_that_share_ids_and_names_stay_apart(folder):
     assert collection.splits["val"].records[1].where.endswith("captions_val2014.json: images[1] (id 3)")
 
 
+def test_the_ids_are_kept(folder):
+    records = [record for split in load_two(folder).splits.values() for record in split.records]
+    assert [record.image_id for record in records] == [1, 2, 1, 3]
+    assert [record.caption_ids for record in records] == [(11, 13, 14), (12,), (21,), (22, 23)]
+    chosen = load_two(folder, split_ids={"test": [ids(folder, "test.npy", 13, 11)]})
+    assert [record.caption_ids for record in chosen.splits["test"].records] == [(11, 13)]
+    named = coco({1: "a.jpg"}, [("x", 1, "a1"), (5, 1, "a2")])
+    assert load(folder, {"captions_train.json": named}).splits["train"].records[0].caption_ids == ()
+
+
 def test_one_folder_may_hold_the_subfolders_of_all(folder):
     one = coco({1: "train2014/a.jpg"}, [(1, 1, "x")])
     two = coco({1: "val2014/c.jpg"}, [(1, 1, "y")])

@@ -48,6 +48,20 @@ def test_images_with_any_number_of_captions(folder):
     assert collection.skipped == ()
 
 
+def test_coco_ids_are_kept_where_there_are_such(folder):
+    coco = item("a.jpg", cocoid=391895)
+    coco["sentences"] = [{"raw": "x", "sentid": 770337}, {"raw": " ", "sentid": 5}, {"raw": "y", "sentid": 771687}]
+    half = item("b.jpg", cocoid=7)
+    del half["sentences"][1]["sentid"]
+    collection = load(folder, [coco, half, item("c.jpg"), item("val2014/a.jpg", cocoid="8")], on_bad="skip")
+    assert [(record.image_id, record.caption_ids) for record in collection.splits["train"].records] == [
+        (391895, (770337, 771687)),
+        (7, ()),
+        (None, ()),
+        (None, ()),
+    ]
+
+
 def test_restval_can_stay_by_itself(folder):
     collection = load(folder, [item("a.jpg"), item("b.jpg", "restval")], restval_as_train=False)
     assert list(collection.splits) == ["train", "restval"]

@@ -31,6 +31,8 @@ class Entry:
         row: position in the source's array of images, where it has one.
         captions: its captions.
         known: what tells its captions apart: their texts, or their ids where the source has such.
+        image_id: its COCO id, where the source gives COCO ids.
+        caption_ids: the COCO annotation id of each of `captions`, or None.
     """
 
     image: str
@@ -39,6 +41,8 @@ class Entry:
     row: int = 0
     captions: list[str] = field(default_factory=list)
     known: set[Hashable] = field(default_factory=set)
+    image_id: int | None = None
+    caption_ids: list[int | None] = field(default_factory=list)
 
 
 class Gathering:
@@ -91,7 +95,9 @@ class Gathering:
             return None
         return entry
 
-    def caption(self, entry: Entry, text: object, where: str, identity: Hashable = None) -> None:
+    def caption(
+        self, entry: Entry, text: object, where: str, identity: Hashable = None, caption_id: int | None = None
+    ) -> None:
         """Note a caption of an image.
 
         Args:
@@ -100,6 +106,7 @@ class Gathering:
             where: file and line (or key).
             identity: what tells it from the image's other captions (default: its text). Two people can write the same
                 words, so where captions have ids, the id counts.
+            caption_id: its COCO annotation id, where the source gives COCO ids.
         """
         if not isinstance(text, str):
             self.report.add(where, f"wrong type: the caption is {kind(text)}, not a string")
@@ -118,6 +125,7 @@ class Gathering:
             return
         entry.known.add(identity)
         entry.captions.append(text)
+        entry.caption_ids.append(caption_id)
 
 
 def collect_files(
@@ -179,10 +187,7 @@ def collect(
     names = [name for name in SPLIT_ORDER if name in by_split]
     splits = {}
     for name in [*names, *(name for name in by_split if name not in SPLIT_ORDER)]:
-        records = tuple(
-            Record(entry.image, tuple(entry.captions), name, row, entry.where)
-            for row, entry in enumerate(by_split[name])
-        )
+        records = tuple(_record(entry, name, row) for row, entry in enumerate(by_split[name]))
         splits[name] = Split(name, records, images(name, by_split[name]))
     return Collection(source, splits, skipped)
 
@@ -241,6 +246,11 @@ def draw_splits(keys: Iterable[str], settings: DataSettings) -> dict[str, str]:
     return {key: "val" if i < val else "test" if i < val + test else "train" for i, key in enumerate(order)}
 
 
+def whole(value: object) -> int | None:
+    """The value if it is a whole number, such as an id."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def kind(value: object) -> str:
     """The JSON name of a value's type, for messages."""
     if value is None or isinstance(value, bool):
@@ -249,6 +259,21 @@ def kind(value: object) -> str:
         if isinstance(value, types):
             return name
     return type(value).__name__
+
+
+def _record(entry: Entry, split: str, row: int) -> Record:
+    ids = tuple(number for number in entry.caption_ids if number is not None)
+    if len(ids) < len(entry.captions):
+        ids = ()
+    return Record(
+        entry.image,
+        tuple(entry.captions),
+        split,
+        row,
+        entry.where,
+        image_id=entry.image_id,
+        caption_ids=ids,
+    )
 
 
 def _share(fraction: float, count: int) -> int:

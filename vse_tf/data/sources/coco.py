@@ -12,7 +12,7 @@ import numpy as np
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
-from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, kind, split_names
+from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, kind, split_names, whole
 from vse_tf.data.sources.files import ImageFolder, read_json, several_paths
 from vse_tf.errors import UserError
 
@@ -27,6 +27,7 @@ class _Image:
     path: Path
     folder: ImageFolder
     where: str
+    number: int | None = None
     split: str = ""
     annotations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
@@ -71,10 +72,11 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
         entry = gathering.image(file, image.split, image.where)
         if entry is None:
             continue
+        entry.image_id = image.number
         for index, annotation in image.annotations:
-            number = annotation.get("id")
-            identity = ("id", number) if isinstance(number, int) else None
-            gathering.caption(entry, annotation["caption"], image.place(index, annotation), identity)
+            number = whole(annotation.get("id"))
+            identity = None if number is None else ("id", number)
+            gathering.caption(entry, annotation["caption"], image.place(index, annotation), identity, number)
     return collect_files("coco", gathering.entries, settings, report, progress)
 
 
@@ -108,7 +110,8 @@ def _read_file(path: Path, folder: ImageFolder, report: Report) -> list[_Image]:
         elif item["id"] in images:
             report.add(where, f"duplicate image: id {item['id']} is already at {images[item['id']].where}")
         else:
-            images[item["id"]] = _Image(item["file_name"], path, folder, f"{where} (id {item['id']})")
+            name = f"{where} (id {item['id']})"
+            images[item["id"]] = _Image(item["file_name"], path, folder, name, whole(item["id"]))
     for index, item in enumerate(data["annotations"]):
         where = f"{path}: annotations[{index}]"
         if not _has(item, {"image_id": (int, str), "caption": (object,)}, where, report):

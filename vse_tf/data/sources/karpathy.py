@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
-from vse_tf.data.sources.building import Gathering, collect_files, kind, split_names
+from vse_tf.data.sources.building import Gathering, collect_files, kind, split_names, whole
 from vse_tf.data.sources.files import ImageFolder, one_path, read_json, shown
 from vse_tf.errors import UserError
 
@@ -20,6 +19,7 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
     The file is an object with a list `images`; each has `filename`, `split`, `sentences` (each with `raw`, or else
     `tokens`) and perhaps `filepath`, a subfolder of the image folder. The split `restval` joins `train` unless
     `restval_as_train` is off. Two sentences with the same words are two captions as long as their `sentid` differs.
+    Where an image has a `cocoid`, it and the `sentid` of its sentences are kept as COCO's ids.
 
     Args:
         settings: `annotations` is the file, `images` the folder.
@@ -52,11 +52,15 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
         entry = gathering.image(image, names[item["split"]], where)
         if entry is None:
             continue
+        entry.image_id = whole(item.get("cocoid"))
         for number, sentence in enumerate(item["sentences"]):
             place = f"{where}.sentences[{number}]"
             caption = _caption(sentence, place, report)
             if caption is not None:
-                gathering.caption(entry, caption, place, _identity(sentence))
+                sentid = whole(sentence.get("sentid"))
+                identity = None if sentid is None else ("sentid", sentid)
+                # Only COCO's sentences are numbered by COCO.
+                gathering.caption(entry, caption, place, identity, None if entry.image_id is None else sentid)
     return collect_files("karpathy", gathering.entries, settings, report, progress)
 
 
@@ -100,8 +104,3 @@ def _caption(sentence: Any, where: str, report: Report) -> str | None:
     else:
         report.add(f"{where}.tokens", f"wrong type: {shown(tokens)}, not a list of strings")
     return None
-
-
-def _identity(sentence: dict[str, Any]) -> Hashable:
-    sentid = sentence.get("sentid")
-    return ("sentid", sentid) if isinstance(sentid, int) else None
