@@ -168,6 +168,9 @@ class TextSettings:
         bidirectional: gru only: run in both directions and average the two last states.
         packed: gru only: compute real tokens only, the fastest way on a CPU; false takes Keras' own GRU (cuDNN on a
             GPU, XLA), whose weights and results are the same.
+        stages: hub only: states of so many of the network's layers give the feature, side by side: the last layer's,
+            the word embeddings', and others evenly between; 1 takes the last alone.
+        pooling: hub only: of the states at tokens the feature takes the mean, or mean and maximum side by side.
         layers: transformer only: number of layers.
         heads: transformer only: number of attention heads.
         dropout: dropout on the word embeddings and inside the transformer.
@@ -182,6 +185,8 @@ class TextSettings:
     units: int = 1024
     bidirectional: bool = False
     packed: bool = True
+    stages: int = 1
+    pooling: Literal["mean", "mean_max"] = "mean"
     layers: int = 4
     heads: int = 8
     dropout: float = 0.0

@@ -214,6 +214,34 @@ def test_bert_is_the_mean_of_its_token_states(presets: dict[str, str]) -> None:
     np.testing.assert_allclose(head_of(tower)(np.array(expected)), tower(IDS[:3]), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_several_layers_are_their_states_at_tokens_side_by_side(presets: dict[str, str], name: str) -> None:
+    network = loaded(presets[name])
+    output = network.output["sequence_output"] if isinstance(network.output, dict) else network.output
+    chosen = [output, network.get_layer("transformer_layer_0").output, network.get_layer("embeddings_dropout").output]
+    states = keras.Model(network.input, chosen)
+    tower = build_text_tower(text(f"hub:{presets[name]}", stages=3, pooling="mean_max"), MODEL, VOCABULARY)
+    got = np.asarray(backbone_of(tower)(IDS))
+    for row, length, vector in zip(IDS[:3], LENGTHS, got, strict=False):
+        ids = row[None, :length]
+        feeds = {"token_ids": ids, "padding_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)}
+        found = states({tensor.name: feeds[tensor.name] for tensor in network.inputs})
+        parts = [of(np.asarray(x)[0], axis=0) for x in found for of in (np.mean, np.max)]
+        np.testing.assert_allclose(vector, np.concatenate([x / np.linalg.norm(x) for x in parts]), atol=1e-5)
+    assert np.isfinite(got).all()  # a row of padding too
+    again = rebuilt(tower)
+    again.set_weights(tower.get_weights())
+    assert np.array_equal(again(IDS), tower(IDS))
+
+
+def test_more_layers_than_there_are_is_one_line(presets: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"text\.stages: 4, but preset .* has 3 layers of states"):
+        build_text_tower(text(f"hub:{presets['bert']}", stages=4), MODEL, VOCABULARY)
+    with pytest.raises(UserError, match=r"text\.stages: 2, but preset .* gives a vector, no states"):
+        build_text_tower(text(f"hub:{presets['clip']}", stages=2), MODEL, VOCABULARY)
+
+
 def test_clip_is_what_clip_compares_with_images(presets: dict[str, str]) -> None:
     tower = build_text_tower(text(f"hub:{presets['clip']}"), MODEL, VOCABULARY)
     network = loaded(presets["clip"])

@@ -15,8 +15,8 @@ import keras
 
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import PretrainedBackbone, first_line, nearest
-from vse_tf.models.masking import FillPadding, MaskedMean, SplitPadding
-from vse_tf.models.pooling import last_stages, pooled, pooled_together
+from vse_tf.models.masking import FillPadding, SplitPadding
+from vse_tf.models.pooling import last_stages, pooled, pooled_together, pooled_tokens, spread_states
 
 _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
 
@@ -101,7 +101,14 @@ def hub_image_backbone(
     return PretrainedBackbone(pixels, feature, name="backbone", trainable=trainable)
 
 
-def hub_text_backbone(preset: str, max_tokens: int, trainable: bool, precision: str) -> PretrainedBackbone:
+def hub_text_backbone(
+    preset: str,
+    max_tokens: int,
+    trainable: bool,
+    precision: str,
+    stages: int = 1,
+    pooling: str = "mean",
+) -> PretrainedBackbone:
     """A text backbone of KerasHub: token ids to one feature vector.
 
     The vector is what a CLIP or SigLIP preset itself compares with images (CLIP's state at the end token; SigLIP's at
@@ -112,13 +119,15 @@ def hub_text_backbone(preset: str, max_tokens: int, trainable: bool, precision: 
         max_tokens: length of the longest row.
         trainable: the weights are fine-tuned.
         precision: numeric precision.
+        stages: `text.stages`.
+        pooling: `text.pooling`; without effect where the vector is the preset's own.
 
     Returns:
         A model named `backbone` from int32 `(batch, length)`, −1 as padding, to float32 `(batch, d)`. Extra padding
         changes nothing.
 
     Raises:
-        UserError: no such preset, no text encoder, or `max_tokens` is beyond its positions.
+        UserError: no such preset, no text encoder, of fewer layers, or `max_tokens` is beyond its positions.
 
     Example:
         >>> hub_text_backbone("bert_small_en_uncased", max_tokens=64, trainable=False, precision="float32")
@@ -131,6 +140,8 @@ def hub_text_backbone(preset: str, max_tokens: int, trainable: bool, precision: 
     limit = getattr(network.text_encoder if dual else network, "max_sequence_length", None)
     if limit is not None and max_tokens > limit:
         raise UserError(f"text.max_tokens: {max_tokens}, but preset {preset!r} reads {limit}; give {limit} or less")
+    if stages > 1 and dual:
+        raise UserError(f"text.stages: {stages}, but preset {preset!r} gives a vector, no states; set it to 1")
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     if type(network).__name__ == "SigLIPBackbone" and limit is not None:
         filled = FillPadding(limit, _padding_id(preset), name="fill_padding")(ids)
@@ -144,7 +155,12 @@ def hub_text_backbone(preset: str, max_tokens: int, trainable: bool, precision: 
         feeds = {"token_ids": tokens, "padding_mask": keras.ops.cast(mask, "int32")}
         if "segment_ids" in inputs:
             feeds["segment_ids"] = keras.ops.zeros_like(tokens)
-        feature = MaskedMean(name="pooling")(_states(network)(feeds), mask)
+        network = _states(network)
+        if stages > 1:
+            states = spread_states(network, stages, f"preset {preset!r}")
+            network = keras.Model(network.input, states, name=network.name)
+        found = network(feeds)
+        feature = pooled_tokens(found if stages > 1 else [found], mask, pooling)
     return PretrainedBackbone(ids, feature, name="backbone", trainable=trainable)
 
 

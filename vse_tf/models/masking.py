@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -93,3 +94,12 @@ class MaskedMean(keras.layers.Layer):
 
     def compute_output_shape(self, states_shape: Any, valid_shape: Any = None) -> Any:
         return (states_shape[0], states_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
+class MaskedMax(MaskedMean):
+    """Maximum of the states at tokens, in float32; zeros for a row without any. Calls as `MaskedMean` does."""
+
+    def call(self, states: Any, valid: Any) -> Any:
+        states = ops.where(ops.expand_dims(valid, -1), ops.cast(states, "float32"), -np.inf)
+        return ops.where(ops.any(valid, axis=1, keepdims=True), ops.max(states, axis=1), 0.0)

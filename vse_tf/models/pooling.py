@@ -1,13 +1,15 @@
-"""From the maps of a backbone to one feature vector an image."""
+"""From the maps or states of a backbone to one feature vector an image or caption."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from vse_tf.errors import UserError
+from vse_tf.models.masking import MaskedMax, MaskedMean
 from vse_tf.models.projection import L2Normalize
 
 
@@ -38,11 +40,29 @@ def pooled_together(maps: Sequence[Any], pooling: str) -> Any:
     """
     if len(maps) == 1 and (pooling == "mean" or len(maps[0].shape) == 2):
         return pooled(maps[0])
+    return _together(maps, pooling, pooled)
+
+
+def pooled_tokens(states: Sequence[Any], mask: Any, pooling: str) -> Any:
+    """The same for states `(batch, length, d)` of which only those at tokens count.
+
+    Args:
+        states: the states of one or more layers.
+        mask: bool `(batch, length)`, true at tokens.
+        pooling: `mean` or `mean_max`.
+    """
+    if len(states) == 1 and pooling == "mean":
+        return MaskedMean(name="pooling")(states[0], mask)
+    layers = {"mean": MaskedMean, "max": MaskedMax}
+    return _together(states, pooling, lambda x, kind, name: layers[kind](name=name)(x, mask))
+
+
+def _together(sources: Sequence[Any], pooling: str, pool: Callable[[Any, str, str], Any]) -> Any:
     parts = []
-    for number, x in enumerate(maps, start=1):
+    for number, x in enumerate(sources, start=1):
         for kind in pooling.split("_"):
-            vector = pooled(x, kind, name=f"pooling_{number}_{kind}")
-            parts.append(L2Normalize(name=f"pooling_{number}_{kind}_norm")(vector))
+            name = f"pooling_{number}_{kind}"
+            parts.append(L2Normalize(name=f"{name}_norm")(pool(x, kind, name)))
     return keras.layers.Concatenate(dtype="float32", name="pooling")(parts)
 
 
@@ -64,7 +84,7 @@ def last_stages(network: keras.Model, count: int, encoder: str) -> list[Any]:
         UserError: the network is no chain of maps, or has fewer stages.
     """
     stages: list[Any] = []
-    for x in _cut_points(network) if len(network.output.shape) == 4 else ():
+    for x in _cut_points(network, 4) if len(network.output.shape) == 4 else ():
         if stages and stages[-1].shape == x.shape:
             stages[-1] = x
         else:
@@ -74,8 +94,33 @@ def last_stages(network: keras.Model, count: int, encoder: str) -> list[Any]:
     return stages[: -count - 1 : -1]
 
 
-def _cut_points(network: keras.Model) -> list[Any]:
-    """The maps, in order, that all later layers take their input from, directly or not."""
+def spread_states(network: keras.Model, count: int, encoder: str) -> list[Any]:
+    """The states of some of a transformer's layers, the last one's first.
+
+    Args:
+        network: a functional model from token ids to states.
+        count: how many: the last layer's, the word embeddings', and others evenly between.
+        encoder: the encoder's setting, for the message.
+
+    Returns:
+        Symbolic outputs `(batch, length, d)` of the network.
+
+    Raises:
+        UserError: the network is no chain of layers, or has fewer of them.
+    """
+    found = _cut_points(network, 3)
+    kinds = [type(x._keras_history.operation) for x in found]
+    # A transformer is a chain of like layers behind its embeddings.
+    layer = max(set(kinds), key=kinds.count, default=None)
+    first = kinds.index(layer) if layer else 0
+    states = found[max(first - 1, 0) : first] + [x for x, kind in zip(found, kinds, strict=True) if kind is layer]
+    if len(states) < count:
+        raise UserError(f"text.stages: {count}, but {encoder} has {len(states)} layers of states; give fewer, or 1")
+    return [states[round(place)] for place in np.linspace(len(states) - 1, 0, count)]
+
+
+def _cut_points(network: keras.Model, rank: int) -> list[Any]:
+    """The outputs of that rank, in order, that all later layers take their input from, directly or not."""
     operations = [operation for operation in network.operations if not isinstance(operation, keras.layers.InputLayer)]
     made_at = {id(tensor): at for at, operation in enumerate(operations) for tensor in _tensors(operation.output)}
     # The last operation that needs each operation's output.
@@ -86,7 +131,7 @@ def _cut_points(network: keras.Model) -> list[Any]:
                 needed[source] = at
     found, reach = [], 0
     for at, operation in enumerate(operations):
-        if reach <= at and len(operation.output.shape) == 4:
+        if reach <= at and len(operation.output.shape) == rank:
             found.append(operation.output)
         reach = max(reach, needed[at])
     return found

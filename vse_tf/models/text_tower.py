@@ -54,7 +54,10 @@ def build_text_tower(
     if kind == "hub":
         from vse_tf.models.hub_backbones import hub_text_backbone  # noqa: PLC0415 (keras_hub: 13 s)
 
-        feature = hub_text_backbone(preset, text.max_tokens, text.trainable, model.precision)(ids)
+        backbone = hub_text_backbone(
+            preset, text.max_tokens, text.trainable, model.precision, text.stages, text.pooling
+        )
+        feature = backbone(ids)
     else:
         encode = _gru if kind == "gru" else _transformer
         tokens, mask = SplitPadding(name="split_padding")(ids)
