@@ -124,9 +124,9 @@ def load(
 
 
 @contextlib.contextmanager
-def serving(models: Path) -> Iterator[tuple[str, int]]:
+def serving(models: Path, *options: str) -> Iterator[tuple[str, int]]:
     """The local server on a free port; gives its address and process."""
-    command = [sys.executable, "-m", "vse_tf.serve", "--models", str(models), "--port", "0"]
+    command = [sys.executable, "-m", "vse_tf.serve", "--models", str(models), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None

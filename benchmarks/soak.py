@@ -80,25 +80,34 @@ def watch(argv: list[str], minutes: float) -> tuple[list[Sample], int]:
     return samples, process.returncode
 
 
+def growth(samples: list[Sample]) -> tuple[dict[str, object], bool]:
+    """Memory, open files and threads in the first and the last fifth after a warm-up, and whether they are flat."""
+    settled = [sample for sample in samples if sample.seconds > samples[-1].seconds / 10] or samples
+    fifth = max(1, len(settled) // 5)
+    first, last = settled[:fifth], settled[-fifth:]
+    line = np.polyfit([s.seconds for s in settled], [s.mb for s in settled], 1) if len(settled) > 1 else [0.0]
+    slope = float(line[0]) * 3600
+    mb = [statistics.mean(s.mb for s in part) for part in (first, last)]
+    most = {name: [max(getattr(s, name) for s in part) for part in (first, last)] for name in ("files", "threads")}
+    flat = slope < FLAT_MB_PER_HOUR or mb[1] - mb[0] < SLACK_MB
+    found: dict[str, object] = {
+        "mb_first_last": [round(value, 1) for value in mb],
+        "mb_per_hour": round(slope, 1),
+        "files_first_last": most["files"],
+        "threads_first_last": most["threads"],
+    }
+    return found, flat and all(last <= first + 2 for first, last in most.values())
+
+
 def report(samples: list[Sample], exit_code: int, run: Path) -> dict[str, object]:
     """The figures of a soak."""
     rows = (run / "metrics.jsonl").read_text().splitlines()
-    settled = [sample for sample in samples if sample.seconds > samples[-1].seconds / 10]
-    fifth = max(1, len(settled) // 5)
-    first, last = settled[:fifth], settled[-fifth:]
-    slope = float(np.polyfit([s.seconds for s in settled], [s.mb for s in settled], 1)[0]) * 3600
-    means = {name: [statistics.mean(getattr(s, name) for s in part) for part in (first, last)] for name in ("mb",)}
-    most = {name: [max(getattr(s, name) for s in part) for part in (first, last)] for name in ("files", "threads")}
-    grown = means["mb"][1] - means["mb"][0]
-    flat = (slope < FLAT_MB_PER_HOUR or grown < SLACK_MB) and all(last <= first + 2 for first, last in most.values())
+    found, flat = growth(samples)
     return {
         "minutes": round(samples[-1].seconds / 60, 1),
         "epochs": len(rows),
         "steps": json.loads(rows[-1])["step"],
-        "mb_first_last": [round(value, 1) for value in means["mb"]],
-        "mb_per_hour": round(slope, 1),
-        "files_first_last": most["files"],
-        "threads_first_last": most["threads"],
+        **found,
         "exit_code": exit_code,
         "flat": flat and exit_code == 128 + signal.SIGTERM,
     }

@@ -4,11 +4,16 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import objectives
+from benchmarks import objectives, serving_soak, soak
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
+from tests.serving import models
 from tests.tiny import TINY
+from vse_tf.retrieval.index import Item
+from vse_tf.retrieval.index_writer import IndexWriter
 
 SHAPES = {**TINY, "data.source": "shapes", "data.features": "false", "train.batch_size": "16"}
 
@@ -54,3 +59,76 @@ def test_the_losses_are_measured(tmp_path):
     (found,) = json.loads(done.stdout)["results"]
     assert (found["loss"], found["batch"], found["form"]) == ("convse++", 8, "dense")
     assert found["ratio"] > 0
+
+
+def sampled(mb, files=(9, 9), threads=(5, 5)):
+    """Samples of a process that goes evenly from one value to another in five minutes."""
+    return [
+        soak.Sample(second, *(first + (last - first) * second / 299 for first, last in (mb, files, threads)))
+        for second in range(300)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grown", "flat"),
+    [
+        ({"mb": (800, 800)}, True),
+        ({"mb": (800, 820)}, True),
+        ({"mb": (800, 900)}, False),
+        ({"mb": (800, 800), "files": (9, 40)}, False),
+        ({"mb": (800, 800), "threads": (5, 20)}, False),
+    ],
+)
+def test_growth_is_seen(grown, flat):
+    assert soak.growth(sampled(**grown))[1] is flat
+
+
+def test_the_server_is_soaked(tmp_path, capsys):
+    for tower, name in ((models.Photo(), "image_tower"), (models.TextTower(), "text_tower")):
+        models.save(tower, tmp_path / name / "1", default="serve")
+    Image.new("RGB", (30, 20), (200, 10, 10)).save(tmp_path / "red.png")
+    writer = IndexWriter(tmp_path / "index", "images", 3)
+    writer.commit([writer.write(np.eye(1, 3, dtype=np.float32))], [Item("red.png", path="red.png")], {}, root=tmp_path)
+    with pytest.raises(SystemExit) as end:
+        options = ["--gallery", str(tmp_path / "index"), "--minutes", "0.1", "--clients", "3"]
+        serving_soak.main(["--models", str(tmp_path), *options])
+    told = capsys.readouterr()
+    found = json.loads(told.out.splitlines()[-1])
+    # Six seconds are no soak: whether that was flat is chance.
+    assert (found["wrong"], found["clients"], end.value.code) == (0, 3, not found["flat"]), told.err
+    assert found["requests"] == sum(kind["requests"] for kind in found["kinds"].values()) > 30
+    assert {"text_tower", "image_tower", "bomb", "too large", "hangs up", "thumbnail"} <= found["kinds"].keys()
+    assert found["mb_first_last"][0] > 50 and found["files_first_last"][0] > 0
+    assert "0 wrong; " in told.err
+
+
+class Answers:
+    """A connection on which every request gets the same answer."""
+
+    def __init__(self, status, body):
+        self.status, self.body = status, body
+
+    def request(self, *_):
+        pass
+
+    def getresponse(self):
+        return self
+
+    def read(self):
+        return self.body
+
+
+@pytest.mark.parametrize(
+    ("status", "values", "told"),
+    [
+        (200, [[1, 0], [0, 1]], ""),
+        (500, [[1, 0], [0, 1]], "500 in place of 200"),
+        (200, [[0, 1], [1, 0]], "other values than alone"),
+        (200, [[1, 0]], "other values than alone"),
+        (200, [[1, 0], [0, float("nan")]], "other values than alone"),
+    ],
+)
+def test_a_wrong_answer_is_seen(status, values, told):
+    request = serving_soak.predict("text_tower", {"inputs": ["a", "b"]}, rows=np.eye(2))
+    found = serving_soak.send(Answers(status, json.dumps({"outputs": values}).encode()), request)
+    assert found.startswith(told) and bool(found) == bool(told)
