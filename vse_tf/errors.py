@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -47,11 +49,18 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # Any file may be the one that the disk has no room for, temporary ones too.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {_line(where + os.strerror(error.errno))}; free some space and repeat", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         stop = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
         print(_line(stop), file=sys.stderr)
         raise SystemExit(stop.code) from None
 
 
-def _line(error: BaseException) -> str:
+def _line(error: BaseException | str) -> str:
     return " ".join(str(error).split())

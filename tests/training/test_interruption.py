@@ -1,5 +1,6 @@
 """Signals: at once, deferred, twice."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -101,3 +102,19 @@ def test_a_command_ends_in_one_line_and_a_code(raised, code, capsys):
     told = capsys.readouterr().err
     assert told.startswith("stopped by")
     assert told.count("\n") == 1
+
+
+def test_a_full_disk_ends_any_command_in_one_line(capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "x", "/tmp/some file")
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(full)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: /tmp/some file: No space left on device; free some space and repeat\n"
+
+    def denied():
+        raise PermissionError(errno.EACCES, "x")
+
+    with pytest.raises(PermissionError):
+        run_command(denied)

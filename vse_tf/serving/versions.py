@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from vse_tf.atomic import sync
 from vse_tf.errors import UserError
 
 BESIDE = ".export-"
@@ -65,14 +66,15 @@ class Release:
         return self.root / name / self._token
 
     def publish(self) -> list[Path]:
-        """Give the hidden folders their number.
+        """Give the hidden folders their number, when all of their contents have reached the disk.
 
         Returns:
             The version folders in the order of the names.
 
         Raises:
-            UserError: a folder cannot be renamed; none is then left behind.
+            UserError: a folder cannot be written out or renamed; none is then left behind.
         """
+        self._sync()
         number = 1 + max(version for name in self.names for version in (0, *versions(self.root / name)))
         while True:
             done: list[str] = []
@@ -88,6 +90,15 @@ class Release:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise unwritable(self.root, error) from None
                 number += 1
+
+    def _sync(self) -> None:
+        # Writing is buffered: a full disk may show only here, and a machine that loses power would lose the rest.
+        try:
+            for name in self.names:
+                for path in (*self.beside(name).rglob("*"), self.beside(name)):
+                    sync(path)
+        except OSError as error:
+            raise unwritable(self.root, error) from None
 
     def _remove(self) -> None:
         for name in self.names:
