@@ -3,7 +3,7 @@
 As a command it trains and disturbs itself: `python -m tests.reliability.runs WHERE STEP ARGUMENT…`. WHERE is `term` or
 `int` for that signal in the middle of STEP, or a place to be killed at, at STEP or after it: `step` (when it is done),
 `saving` (its checkpoint half written), `pointing` (written, but not the pointer), `measuring` (while the epoch is
-measured), `recording` (measured and saved, but not in metrics.jsonl).
+measured), `recording` (measured and saved, but not in metrics.jsonl). `term-saving` and `term-measuring` send SIGTERM.
 """
 
 from __future__ import annotations
@@ -140,21 +140,26 @@ def _disturb(where: str, step: int) -> None:
     from vse_tf.training import callbacks, checkpoints, saving  # noqa: PLC0415
 
     def kill() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGTERM if where.startswith("term") else signal.SIGKILL)
 
+    told: list[int] = []
     watch = callbacks.StepWatch
     done = watch.on_train_batch_end
 
     def after_step(self: Any, batch: int, logs: Any = None) -> None:
         done(self, batch, logs)
-        if self.position.step >= step:
+        # Once: of several workers one may be told at a step and leave after a later one, and a second signal kills.
+        if self.position.step >= step and not told:
+            told.append(step)
             os.kill(os.getpid(), {"step": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[where])
 
-    if where == "saving":
+    if where.endswith("saving"):
         described = checkpoints.described
 
         def describe(checkpoint: Any) -> str:
-            return kill() if checkpoint.position.step >= step else described(checkpoint)
+            if checkpoint.position.step >= step:
+                kill()
+            return described(checkpoint)
 
         checkpoints.described = describe
     elif where == "pointing":
@@ -164,7 +169,7 @@ def _disturb(where: str, step: int) -> None:
             return kill() if checkpoint.position.step >= step else pointed(self, checkpoint)
 
         checkpoints.Checkpoints._point_to = point
-    elif where == "measuring":
+    elif where.endswith("measuring"):
         measure = callbacks.measure
         current: list[Any] = []
         begin = watch.on_epoch_begin

@@ -63,6 +63,14 @@ def test_a_second_signal_ends_the_process_at_once():
     assert found.stdout == ""
 
 
+def test_a_signal_that_a_library_has_taken_is_taken_back():
+    with pytest.raises(Interrupted), Interruption() as interruption:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        send()
+        interruption.listen()
+        send()
+
+
 def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

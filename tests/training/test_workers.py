@@ -14,6 +14,8 @@ from vse_tf import train
 from vse_tf.embedder import load
 
 COMMON = {"train__schedule": "constant", "train__patience": 1, "train__learning_rate": 0.02, "train__micro_batch": 8}
+# 64 scenes in batches of 16.
+STEPS = 4
 
 
 def free_ports(count):
@@ -26,14 +28,15 @@ def free_ports(count):
     return ports
 
 
-def on_two_workers(folders, **changed):
-    """Run the command in two processes; returns what each printed."""
+def on_two_workers(folders, disturbed=(None, None), **changed):
+    """Run the command in two processes, disturbed as `tests.reliability.runs` has it; what each printed."""
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     processes = []
-    for index, folder in enumerate(folders):
+    for index, (folder, how) in enumerate(zip(folders, disturbed, strict=True)):
         config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         environment = {**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, "-m", "vse_tf.train", *arguments(folder, **{**COMMON, **changed})]
+        module = ["tests.reliability.runs", *how] if how else ["vse_tf.train"]
+        command = [sys.executable, "-m", *module, *arguments(folder, **{**COMMON, **changed})]
         processes.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
@@ -47,17 +50,17 @@ def on_two_workers(folders, **changed):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of two workers that was stopped after an epoch and continued, and the same on one device."""
+    """A run of two workers, of which one was told to stop in the second epoch, continued; the same on one device."""
     folder = tmp_path_factory.mktemp("workers")
     both, one = folder / "both", folder / "one"
-    told = [on_two_workers([both, both], train__epochs=epochs) for epochs in (1, 9)]
+    told = [on_two_workers([both, both], how, train__epochs=9) for how in ((None, ("term", "6")), (None, None))]
     train.main(arguments(one, **COMMON, train__epochs=9))
     return both, one, told
 
 
 def test_two_workers_train_what_one_device_trains(runs):
     both, one, told = runs
-    assert [code for each in told for code, _ in each] == [0] * 4, told
+    assert [code for code, _ in told[1]] == [0, 0], told
     assert [row["metrics"] for row in rows_of(both)] == [row["metrics"] for row in rows_of(one)]
     for mine, other in zip(rows_of(both), rows_of(one), strict=True):
         assert mine["train"] == pytest.approx(other["train"], rel=1e-5, abs=1e-5)
@@ -70,9 +73,51 @@ def test_the_chief_alone_writes_and_both_stop_early(runs):
     epochs = [row["epoch"] for row in rows_of(both)]
     assert epochs == list(range(1, len(epochs) + 1)) and 1 < len(epochs) < 9
     chief, other = (text for _, text in told[1])
-    assert f"continuing {both} after epoch 1" in chief and "stopped early" in chief
+    assert f"continuing {both} after epoch" in chief and "stopped early" in chief
     assert "the chief has written" in other and "R@1" not in other and "continuing" not in other
     assert len(list((both / "logs").glob("events.*"))) == 2
+
+
+def lines_of(told):
+    """Each worker's code and the one line that it says of its end; TensorFlow may log of the other's after it."""
+    assert not [text for _, text in told if "Traceback" in text]
+    said = [[line for line in text.splitlines() if line.startswith(("stopped by", "error:"))] for _, text in told]
+    assert all(len(lines) == (code >= 0) for (code, _), lines in zip(told, said, strict=True)), told
+    return [(code, "".join(lines)) for (code, _), lines in zip(told, said, strict=True)]
+
+
+def assert_kept(told, run, by, code, first):
+    """Both workers have left after the same step: `first`, or a later one of its epoch."""
+    lines = lines_of(told)
+    step = int(lines[0][1].split("kept at step ")[1].split()[0])
+    assert first <= step <= -(-first // STEPS) * STEPS
+    for line, where in zip(lines, (f"in {run}", "by the chief"), strict=True):
+        assert line == (code, f"stopped by {by}; kept at step {step} {where}; the same command continues from there")
+
+
+def test_a_signal_to_any_worker_ends_all_after_the_same_step(runs):
+    both, _, told = runs
+    assert_kept(told[0], both, "SIGTERM", 143, 6)
+
+
+@pytest.mark.evidence
+def test_signals_and_losses_at_other_moments(tmp_path):
+    run, settings = tmp_path / "run", {"train__epochs": 4, "train__patience": 0}
+    lost = "error: another worker of this run has left or cannot be reached; start all workers again with the same"
+    everyone = on_two_workers([run, run], (("int", "1"), ("int", "1")), **settings)
+    assert_kept(everyone, run, "Ctrl-C", 130, 1)
+    # The chief has heard of it from the other worker, and is saving when its own signal arrives.
+    late = on_two_workers([run, run], (("term-saving", "5"), ("term", "5")), **settings)
+    assert_kept(late, run, "SIGTERM", 143, 5)
+    measuring = on_two_workers([run, run], (("term-measuring", "8"), None), **settings)
+    assert_kept(measuring, run, "SIGTERM", 143, 8)
+    killed, (code, told) = lines_of(on_two_workers([run, run], (("step", "10"), None), **settings))
+    assert (killed[0], code) == (-9, 2) and told.startswith(lost)
+    (code, told), killed = lines_of(on_two_workers([run, run], (None, ("step", "11")), **settings))
+    assert (killed[0], code) == (-9, 2) and told.startswith(lost)
+    assert [code for code, _ in on_two_workers([run, run], **settings)] == [0, 0]
+    train.main(arguments(tmp_path / "one", **{**COMMON, **settings}))
+    assert [row["metrics"] for row in rows_of(run)] == [row["metrics"] for row in rows_of(tmp_path / "one")]
 
 
 @pytest.mark.evidence

@@ -125,21 +125,6 @@ def _total(strategy: tf.distribute.Strategy, value: float) -> float:
     return float(strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere(), axis=None))
 
 
-class StopTogether(keras.callbacks.Callback):
-    """Ends the training of all workers where the chief, who alone measures, ends it. The last of the callbacks.
-
-    Args:
-        strategy: the strategy.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        super().__init__()
-        self.strategy = strategy
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model.stop_training = bool(from_chief(self.strategy, float(self.model.stop_training)))
-
-
 def _split_cpu(count: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from vse_tf.errors import Interrupted
 from vse_tf.training.callbacks import Progress, StepWatch
 from vse_tf.training.interruption import Interruption
 from vse_tf.training.saving import Saving
+from vse_tf.training.together import Together
 
 
 def fit(
@@ -21,6 +21,7 @@ def fit(
     callbacks: list[keras.callbacks.Callback],
     epochs: int,
     interruption: Interruption,
+    together: Together,
 ) -> None:
     """Train from where `watch` starts.
 
@@ -28,13 +29,15 @@ def fit(
         model: the compiled model.
         batches: gives the endless training batches from an epoch and a step within it.
         watch: knows where the run stands; one of the callbacks.
-        callbacks: all of them.
+        callbacks: all of them but `together`, which comes last.
         epochs: where the run ends.
         interruption: tells that a signal has arrived.
+        together: makes all workers leave after the same step.
 
     Raises:
-        Interrupted: a signal has arrived, and the run is kept.
+        Interrupted: a signal has arrived at a worker of the run, and the run is kept.
     """
+    callbacks = [*callbacks, together]
     start, steps = watch.start, watch.steps_per_epoch
 
     def run(epoch: int, before: int, end: int) -> None:
@@ -60,16 +63,16 @@ def fit(
             epoch = start.epoch + bool(start.within)
             if epoch < epochs and not model.stop_training:
                 run(epoch, 0, epochs)
-    except tf.errors.OpError:
-        # Where the chief has left, the other workers fail.
-        interruption.check()
-        raise
     except Interrupted as stop:
         saving = next((callback for callback in callbacks if isinstance(callback, Saving)), None)
-        if saving is None:
-            raise
-        saving.keep()
-        kept = f"kept at step {watch.position.step} in {saving.checkpoints.folder.parent}"
+        where = "by the chief"
+        # Sent to all workers, the signal may arrive here only now, when another has told of it.
+        with interruption.deferred():
+            if saving is not None:
+                saving.keep()
+                where = f"in {saving.checkpoints.folder.parent}"
+            together.leave(stop.number)
+        kept = f"kept at step {watch.position.step} {where}"
         raise Interrupted(stop.number, f"{kept}; the same command continues from there") from None
     finally:
         for callback in callbacks:

@@ -39,12 +39,19 @@ class Interruption:
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._receive) for number in heard}
+            self._before = {number: signal.getsignal(number) for number in heard}
+        self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Listen, or do so again where a library has taken the signals over behind Python's back."""
+        if self.requested is None:
+            for number in self._before:
+                signal.signal(number, self._receive)
 
     def check(self) -> None:
         """Leave if that has been asked for.

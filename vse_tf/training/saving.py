@@ -9,19 +9,17 @@ import keras
 
 from vse_tf.training.callbacks import StepWatch, Validation
 from vse_tf.training.checkpoints import Checkpoints, Position
-from vse_tf.training.interruption import Interruption
 from vse_tf.training.tensorboard import Board
 
 
 class Saving(keras.callbacks.Callback):
-    """Writes the checkpoints. It comes last: a checkpoint vouches for what the other callbacks have written.
+    """Writes the checkpoints. It comes late: a checkpoint vouches for what the other callbacks have written.
 
     Args:
         checkpoints: where they go.
         watch: knows where the run stands.
         measuring: knows the rows of metrics.jsonl.
         board: TensorBoard, whose events must be on disk first.
-        interruption: a signal is obeyed when the step has been kept.
         steps: `train.checkpoint_steps`.
         minutes: `train.checkpoint_minutes`.
         facts: what a continued run must agree with, such as the data's fingerprint.
@@ -33,7 +31,6 @@ class Saving(keras.callbacks.Callback):
         watch: StepWatch,
         measuring: Validation,
         board: Board,
-        interruption: Interruption,
         steps: int,
         minutes: float,
         facts: dict[str, Any],
@@ -43,7 +40,6 @@ class Saving(keras.callbacks.Callback):
         self.watch = watch
         self.measuring = measuring
         self.board = board
-        self.interruption = interruption
         self.steps = steps
         self.minutes = minutes
         self.facts = facts
@@ -55,13 +51,11 @@ class Saving(keras.callbacks.Callback):
         crossed = self.steps and step // self.steps > self._last // self.steps
         if crossed or (self.minutes and time.monotonic() - self._saved > 60 * self.minutes):
             self.keep()
-        self.interruption.check()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row = self.measuring.rows[-1]
         self._save(Position(epoch + 1, self.watch.position.step), best=self.measuring.best is row)
         self.measuring.record()
-        self.interruption.check()
 
     def keep(self) -> None:
         """Write a checkpoint of this moment unless its step has one."""

@@ -34,7 +34,6 @@ from vse_tf.training.checkpoints import Checkpoints, Position
 from vse_tf.training.collapse import CollapseWatch
 from vse_tf.training.continuing import check_continues, facts, finished_results, stays_stopped
 from vse_tf.training.distribution import (
-    StopTogether,
     distribute,
     fit_across_workers,
     from_chief,
@@ -51,6 +50,7 @@ from vse_tf.training.run_folder import RunFolder
 from vse_tf.training.saving import Saving
 from vse_tf.training.tensorboard import Board, purge
 from vse_tf.training.text_feature_cache import TextFeatureCache
+from vse_tf.training.together import Together, worker_gone
 from vse_tf.training.warm_start import warm_start
 
 THUMBNAIL = 96
@@ -67,7 +67,7 @@ def train(settings: Settings) -> tuple[RunFolder, dict[str, Any]]:
 
     Raises:
         UserError: the data, the settings or the run folder do not allow it, or the training has diverged.
-        Interrupted: SIGTERM or Ctrl-C; the finished steps are kept.
+        Interrupted: SIGTERM or Ctrl-C, here or at another worker of the run; the finished steps are kept.
 
     Example:
         >>> run, results = train(parse_settings(["--config", "configs/shapes.yaml"], "train", ""))
@@ -79,9 +79,19 @@ def train(settings: Settings) -> tuple[RunFolder, dict[str, Any]]:
     if done is not None:
         return run, done
     with Interruption() as interruption:
-        trainer = _Trainer(settings, run, make_strategy(settings.distribution), interruption)
+        strategy = make_strategy(settings.distribution)
+        # TensorFlow takes SIGTERM for itself where there are several workers, and does nothing with it.
+        interruption.listen()
+        trainer = _Trainer(settings, run, strategy, interruption)
         try:
             return run, trainer.run()
+        except tf.errors.OpError as error:
+            gone = worker_gone(strategy, error)
+            if gone is None:
+                raise
+            # Told to leave as well, but before it could hear of the others.
+            interruption.check()
+            raise gone from None
         finally:
             run.lock.release()
 
@@ -189,8 +199,9 @@ class _Trainer:
         if start.epoch < train.epochs and not measuring.stopped:
             batches = partial(self._batches, training, order, view, tokenizer, bad)
             callbacks = self._callbacks(watch, measuring, validation, board, known)
+            together = Together(self.strategy, self.interruption)
             try:
-                fit(model, batches, watch, callbacks, train.epochs, self.interruption)
+                fit(model, batches, watch, callbacks, train.epochs, self.interruption, together)
             except tf.errors.OpError as error:
                 raise bad.raised(error) from None
         galleries = self._galleries(measuring.embedder, collection, bad, measuring)
@@ -330,9 +341,8 @@ class _Trainer:
         watching: list[keras.callbacks.Callback] = [watch]
         if train.collapse_steps:
             watching.append(CollapseWatch(measuring.embedder.model.loss, train.batch_size, train.collapse_steps))
-        together = StopTogether(self.strategy)
         if board is None:
-            return [*watching, together]
+            return watching
         small = None
         if train.examples or train.projector:
             small = thumbnails(validation, THUMBNAIL, self.settings.data.max_pixels)
@@ -348,12 +358,10 @@ class _Trainer:
                 watch,
                 measuring,
                 board,
-                self.interruption,
                 train.checkpoint_steps,
                 train.checkpoint_minutes,
                 known,
             ),
-            together,
         ]
 
     def _note_bad(self, collection: Collection) -> Any:
