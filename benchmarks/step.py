@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="product and step are measured in turn so many times")
     arguments = parser.parse_args(argv)
     packed = arguments.packed == "true"
-    jit = {"true": True, "false": False, "auto": not packed}[arguments.jit_compile]
+    jit = {"true": True, "false": False, "auto": False}[arguments.jit_compile]
     image = ImageSettings(encoder="features", units=1024)
     text = TextSettings(units=1024, embedding_dim=300, packed=packed)
     space = ModelSettings(dim=1024, head_units=2048, precision=arguments.precision)

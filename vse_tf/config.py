@@ -281,7 +281,7 @@ class TrainSettings:
         checkpoint_steps: a checkpoint every so many steps, besides the one at each epoch's end; 0 writes none.
         checkpoint_minutes: a checkpoint when so many minutes have passed since the last one; 0 writes none.
         keep_checkpoints: last checkpoints kept besides the best.
-        jit_compile: compile the training step with XLA; auto does so where it is known to help.
+        jit_compile: compile the training step with XLA; auto does so on a GPU alone, where it is known to help.
         steps_per_execution: training steps in one call of the compiled function; an epoch is cut to a multiple of it.
         log_steps: TensorBoard gets the step's scalars every so many steps.
         examples: validation images and captions shown with their nearest neighbours in TensorBoard; 0 shows none.

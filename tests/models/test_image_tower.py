@@ -17,6 +17,7 @@ from vse_tf.errors import UserError
 from vse_tf.models.backbones import ApplicationsPreprocessing, applications, backbone_of
 from vse_tf.models.image_tower import build_image_tower, image_size
 from vse_tf.models.projection import head_of
+from vse_tf.training.feature_cache import backbone_key
 
 MODEL = ModelSettings(dim=6, head_units=10)
 SCALE, OFFSET = [0.02, 0.03, 0.04], [-1.0, -2.0, -3.0]
@@ -272,6 +273,17 @@ def test_hub_gives_several_stages_of_a_convolution_only(presets: dict[str, str])
     for name in ("vit", "swin", "clip"):
         with pytest.raises(UserError, match=r"image\.stages: 2, but preset .*(0 stages of maps|no maps)"):
             build_image_tower(hub(presets[name], stages=2), MODEL)
+
+
+def test_features_of_a_network_that_stays_float32_are_the_same_under_mixed_precision(presets: dict[str, str]) -> None:
+    one, other = (
+        backbone_of(build_image_tower(hub(presets["convolution"]), ModelSettings(dim=6, precision=precision)))
+        for precision in ("float32", "mixed_bfloat16")
+    )
+    assert np.array_equal(one(PIXELS), other(PIXELS))
+    assert backbone_key(one) == backbone_key(other)
+    mixed = backbone_of(build_image_tower(hub(presets["vit"]), ModelSettings(dim=6, precision="mixed_bfloat16")))
+    assert not np.array_equal(mixed(PIXELS), backbone_of(build_image_tower(hub(presets["vit"]), MODEL))(PIXELS))
 
 
 def test_preset_saved_frozen_can_be_trained(presets: dict[str, str], tmp_path: Path) -> None:

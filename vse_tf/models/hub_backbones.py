@@ -236,9 +236,13 @@ def _network(preset: str, key: str, precision: str, **kwargs: Any) -> Any:
 
     located = _located(preset, key)
     try:
-        return keras_hub.models.Backbone.from_preset(located, dtype=precision, **kwargs)
+        network = keras_hub.models.Backbone.from_preset(located, dtype=precision, **kwargs)
     except Exception as error:  # as above
         raise UserError(f"{key}: preset {preset!r} cannot be loaded; {first_line(error)}") from error
+    if all(layer.dtype_policy.name == "float32" for layer in network.layers):
+        # A network that keeps the precision to itself: its own would round the pixels and change nothing else.
+        network.dtype_policy = keras.dtype_policies.get("float32")
+    return network
 
 
 def _located(preset: str, key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) 
     """
     digest = hashlib.sha256()
     description = keras.saving.serialize_keras_object(backbone)
-    digest.update(json.dumps([description, prepared], sort_keys=True).encode())
+    # Keras numbers nameless input layers through the whole process.
+    described = re.sub(r'"input_layer_\d+"', '"input_layer"', json.dumps([description, prepared], sort_keys=True))
+    digest.update(described.encode())
     for weight in backbone.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
     return digest.hexdigest()[:24]

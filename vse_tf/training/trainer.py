@@ -266,10 +266,12 @@ class _Trainer:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         jit_compile: Any = train.jit_compile
         if jit_compile == "auto":
-            # XLA helps a padded GRU and the heads, hurts convolutions on a CPU, is not for several replicas, and needs
-            # shapes that a packed GRU does not have.
+            # On a CPU XLA made the step on cached features four times slower (256 pairs, heads of 4M weights) and a GRU of
+            # Keras' no faster; it is not for several replicas, and needs shapes that a packed GRU does not have.
             packed = settings.text.encoder == "gru" and settings.text.packed
-            jit_compile = training.images.kind == "features" and self.strategy.num_replicas_in_sync == 1 and not packed
+            alone = self.strategy.num_replicas_in_sync == 1
+            features = training.images.kind == "features"
+            jit_compile = bool(tf.config.list_physical_devices("GPU")) and features and alone and not packed
         model.compile(
             optimizer=optimizer,
             loss=make_loss(settings.loss, optimizer.iterations, steps_per_epoch),
