@@ -266,8 +266,8 @@ class _Trainer:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         jit_compile: Any = train.jit_compile
         if jit_compile == "auto":
-            # On a CPU XLA made the step on cached features four times slower (256 pairs, heads of 4M weights) and a GRU of
-            # Keras' no faster; it is not for several replicas, and needs shapes that a packed GRU does not have.
+            # On a CPU XLA made the step on cached features four times slower (256 pairs, 4M weights) and helped no GRU.
+            # It is not for several replicas, and needs shapes that a packed GRU does not have.
             packed = settings.text.encoder == "gru" and settings.text.packed
             alone = self.strategy.num_replicas_in_sync == 1
             features = training.images.kind == "features"
