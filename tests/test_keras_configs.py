@@ -17,6 +17,8 @@ def layer(name, module="keras.layers", registered=None, **config):
         layer(
             "TransformerEncoder", "keras_hub.src.layers.modeling.transformer_encoder", "keras_hub>TransformerEncoder"
         ),
+        layer("CLIPTextPooler", "keras_hub.src.models.clip.clip_layers", "CLIPTextPooler"),
+        layer("MBConvBlock", "keras_hub.src.models.efficientnet.mbconv", "MBConvBlock"),
         layer("Functional", "keras.src.models.functional", "Functional", layers=[layer("InputLayer")]),
         layer("Add", "keras.src.ops.numpy", "Add"),
         layer("DTypePolicy", "keras"),
@@ -43,6 +45,9 @@ def test_known_classes_pass(config):
         layer("load_model", "keras.src.saving.saving_api", "load_model"),
         layer("load_model", "keras"),
         layer("Anything", "keras_hub.src.models", "Anything"),
+        layer("Anything", "keras_hub.src.utils.preset_utils", "Anything"),
+        layer("Anything", "keras_hub.src.models.clip.clip_layers", "other>Anything"),
+        layer("Lambda", "keras_hub.src.models.clip.clip_layers", "Lambda"),
         layer("Dense", None),
         layer("Dense", "keras.layers.."),
         {"class_name": "function", "module": "os", "config": "system", "registered_name": "function"},

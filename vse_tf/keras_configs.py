@@ -6,6 +6,7 @@ any file that their config names, and it imports what a config asks for from pac
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 # Layers that hold code, load a program, or read files and addresses named in their config.
@@ -41,6 +42,7 @@ KERAS_SOURCES = (
 )
 KERAS_NAMES = {"DTypePolicy", "Functional", "Model", "Sequential"}
 REGISTERED = ("keras_hub>", "vse_tf>")
+_BACKBONES = re.compile(r"keras_hub\.src\.models\.\w+\.\w+")
 VALUES = {"__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__"}
 
 
@@ -88,4 +90,7 @@ def _known(item: dict[str, Any]) -> bool:
         return registered in (None, name) and (
             module in KERAS_MODULES or sources or (not inside and name in KERAS_NAMES)
         )
-    return package in ("keras_hub", "vse_tf") and isinstance(registered, str) and registered.startswith(REGISTERED)
+    # KerasHub registers its backbones, but not all layers that they are built of (CLIP's, EfficientNet's).
+    part = package == "keras_hub" and registered in (None, name) and _BACKBONES.fullmatch(module)
+    own = package in ("keras_hub", "vse_tf") and isinstance(registered, str) and registered.startswith(REGISTERED)
+    return bool(part) or own

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.errors import UserError
+from vse_tf.keras_configs import check_keras_config
 from vse_tf.models.backbones import ApplicationsPreprocessing, applications, backbone_of
 from vse_tf.models.image_tower import build_image_tower, image_size
 from vse_tf.models.projection import head_of
@@ -108,7 +109,9 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def rebuilt(tower: keras.Model) -> keras.Model:
-    return keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(tower))))
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(tower)))
+    check_keras_config({**config, "compile_config": None})
+    return keras.saving.deserialize_keras_object(config)
 
 
 def convolved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -270,6 +273,11 @@ def test_hub_gives_several_stages_of_a_convolution_only(presets: dict[str, str])
     expected = np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1)
     np.testing.assert_allclose(backbone_of(tower)(PIXELS), expected, atol=1e-5)
     check_frozen(tower, [np.asarray(weight) for weight in network.weights])
+    again = rebuilt(tower)
+    again.set_weights(tower.get_weights())
+    assert np.array_equal(again(PIXELS), tower(PIXELS))
+    assert np.array_equal(again(PIXELS, training=True), tower(PIXELS))
+    assert len(backbone_of(tower).weights) == len(network.weights)
     for name in ("vit", "swin", "clip"):
         with pytest.raises(UserError, match=r"image\.stages: 2, but preset .*(0 stages of maps|no maps)"):
             build_image_tower(hub(presets[name], stages=2), MODEL)

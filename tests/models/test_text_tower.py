@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from vse_tf.config import ModelSettings, TextSettings
 from vse_tf.errors import UserError
+from vse_tf.keras_configs import check_keras_config
 from vse_tf.models import hub_backbones
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.masking import FillPadding, MaskedMean, SplitPadding
@@ -42,7 +43,9 @@ def shaken(network: keras.Model) -> keras.Model:
 
 
 def rebuilt(tower: keras.Model) -> keras.Model:
-    return keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(tower))))
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(tower)))
+    check_keras_config({**config, "compile_config": None})
+    return keras.saving.deserialize_keras_object(config)
 
 
 @pytest.fixture(scope="module")
