@@ -54,3 +54,9 @@ ONE_EACH = [case for i, case in enumerate(CASES) if case.loss not in [earlier.lo
 def names(case: Case) -> str:
     """A test's id."""
     return case.name.replace(" ", "-")
+
+
+def without(*left_out: str) -> list[Case]:
+    """Every case but those of these names, to which a property does not apply."""
+    assert {case.name for case in EVERY} >= set(left_out)
+    return [case for case in EVERY if case.name not in left_out]

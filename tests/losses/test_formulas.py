@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.losses import oracle
-from tests.losses.cases import CASES, EVERY, Case, names
+from tests.losses.cases import CASES, EVERY, Case, names, without
 from vse_tf import losses
 
 ROWS = {"distinct": list(range(7)), "duplicates": [0, 1, 1, 2, 0, 3, 1], "one image": [5] * 7}
@@ -117,10 +117,8 @@ def test_rows_as_keras_hands_them_over(case: Case, pairs) -> None:
 
 
 @pytest.mark.parametrize("rows", [None, *ROWS.values()], ids=["no rows", *ROWS])
-@pytest.mark.parametrize("case", EVERY, ids=names)
+@pytest.mark.parametrize("case", without("triplet_sum", "triplet_max", "npairs_angular"), ids=names)
 def test_small_temperatures_stay_finite(case: Case, rows, pairs) -> None:
-    if case.name in ("triplet_sum", "triplet_max", "npairs_angular"):
-        pytest.skip("has no temperature")
     image, text = (tf.constant(x) for x in pairs)
     opposed = -image
     for captions in (text, image, opposed):
@@ -133,11 +131,10 @@ def test_small_temperatures_stay_finite(case: Case, rows, pairs) -> None:
             assert np.isfinite(part).all()
 
 
-@pytest.mark.parametrize("case", EVERY, ids=names)
+# The other two have a term without negatives.
+@pytest.mark.parametrize("case", without("sigmoid", "convse positives"), ids=names)
 def test_nothing_to_tell_apart(case: Case, pairs) -> None:
     """All pairs of one image, or a single pair: no negative is left, and there is nothing to learn from."""
-    if case.name in ("sigmoid", "convse positives"):
-        pytest.skip("has a term without negatives")
     for image, text, rows in ((*pairs, np.full(7, 5)), (pairs[0][:1], pairs[1][:1], None)):
         anchors = tf.constant(image)
         with tf.GradientTape() as tape:

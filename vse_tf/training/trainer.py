@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,10 +156,15 @@ class _Trainer:
         view = ImageView.of(settings.image, image_size(settings.image, training.images), settings.data.max_pixels)
         with self.strategy.scope():
             model = self._towers(training, view, tokenizer)
-        cached = self._cached(model, tokenizer, view, bad)
+        images, texts = self._caches(model, tokenizer, view, bad)
         if self.chief:
             self._create_folder(collection, begun)
-        training, measured = cached(training, validation)
+        measured = validation
+        if images:
+            measured = images.split(measured)
+            training = images.split(training, training_views(settings.image.flip, settings.data.feature_crops))
+        if texts:
+            measured, training = texts.split(measured), texts.split(training)
         order = Order(
             training.records,
             train.batch_size,
@@ -234,25 +238,16 @@ class _Trainer:
             check_pieces(model, micro_batch, self.strategy.num_replicas_in_sync)
         return model
 
-    def _cached(
+    def _caches(
         self, model: DualEncoder, tokenizer: Any, view: ImageView, bad: BadImages
-    ) -> Callable[[Split, Split], tuple[Split, Split]]:
-        """What puts cached features in the place of the training and the validation split's images and captions."""
-        settings, folder = self.settings, cache_folder(self.settings.data)
-        images = FeatureCache(model.image_tower, view, folder, bad) if settings.data.features else None
-        captions = None
-        if settings.data.text_features:
-            captions = TextFeatureCache(model.text_tower, tokenizer, settings.text, folder)
-
-        def cached(training: Split, validation: Split) -> tuple[Split, Split]:
-            if images:
-                validation = images.split(validation)
-                training = images.split(training, training_views(settings.image.flip, settings.data.feature_crops))
-            if captions:
-                validation, training = captions.split(validation), captions.split(training)
-            return training, validation
-
-        return cached
+    ) -> tuple[FeatureCache | None, TextFeatureCache | None]:
+        """What keeps the features of images and of captions, where the settings ask for it."""
+        data, folder = self.settings.data, cache_folder(self.settings.data)
+        images = FeatureCache(model.image_tower, view, folder, bad) if data.features else None
+        texts = (
+            TextFeatureCache(model.text_tower, tokenizer, self.settings.text, folder) if data.text_features else None
+        )
+        return images, texts
 
     def _compile(self, model: DualEncoder, training: Split, steps_per_epoch: int) -> None:
         settings, train = self.settings, self.settings.train
