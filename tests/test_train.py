@@ -21,6 +21,7 @@ from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.retrieval.metrics import METRICS
+from vse_tf.serving.towers import image_module
 from vse_tf.training.pictures import TILE
 
 
@@ -146,6 +147,21 @@ def test_load_encodes_images_and_texts(run, tmp_path):
         model.encode_images([tmp_path / "missing.png"])
     with pytest.raises(TypeError):
         model.encode_texts("one string")
+
+
+def test_a_picture_of_the_sets_own_size_has_one_vector_wherever_it_comes_from(run, tmp_path):
+    model = load(run)
+    val = read(model.settings.data).split("val")
+    measured = model.encode_split(val, BadImages("fail", 10**8)).image[:3]
+    arrays = list(val.images.load(np.arange(3)))
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, array in zip(paths, arrays, strict=True):
+        tf.io.write_file(str(path), tf.io.encode_png(array))
+    np.testing.assert_allclose(model.encode_images(arrays), measured, atol=1e-6)
+    np.testing.assert_allclose(model.encode_images(paths), measured, atol=1e-6)
+    signatures = image_module(model).signatures()
+    got = signatures["pixels"](pixels=tf.constant(np.stack(arrays)))["embedding"]
+    np.testing.assert_allclose(got, measured, atol=1e-5)
 
 
 def test_a_run_folder_works_elsewhere(run, tmp_path):

@@ -260,3 +260,21 @@ def test_jpeg_size_is_the_one_the_decoder_sees(contents: bytes) -> None:
 )
 def test_noise_behind_a_magic_number(magic: bytes, noise: bytes) -> None:
     assert graph_outcome(magic + noise) == python_outcome(magic + noise)
+
+
+def test_the_short_way_is_taken_by_plain_jpegs_alone():
+    def taken(contents):
+        plain, width, height = graph_headers._plain_jpeg(tf.constant(contents))
+        return (int(width), int(height)) if plain else None
+
+    for name in ("jpeg", "jpeg_grey"):
+        header = read_header(SAMPLES[name])
+        assert taken(SAMPLES[name]) == (header.width, header.height)
+    for name in sorted(set(SAMPLES) - {"jpeg", "jpeg_grey"}):
+        assert taken(SAMPLES[name]) is None, name
+    # The size is behind what the short way reads, behind more segments, or cut off.
+    comment = b"\xff\xfe" + struct.pack(">H", 102) + bytes(100)
+    assert taken(jpeg_with(comment)) == taken(JPEG)
+    assert taken(jpeg_with(10 * comment)) is None
+    assert taken(jpeg_with(12 * b"\xff\xfe\0\x02")) is None
+    assert all(taken(JPEG[:end]) is None for end in range(JPEG.index(b"\xff\xc0") + 9))

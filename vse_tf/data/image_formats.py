@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from vse_tf.data.graph_headers import GraphHeader, cut, gif_table, little, read_bytes
+from vse_tf.data.graph_headers import GraphHeader, apart, cut, gif_table, little, read_bytes
 
 # A GIF's frame comes in pieces of at most 255 bytes; what lies beyond so many (some 33 MB) is cut off.
 MAX_GIF_PIECES = 1 << 17
@@ -28,10 +28,19 @@ def stored_pixels(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: the pixels are broken or truncated.
     """
+    return tf.cond(
+        header.format == 0,
+        lambda: tf.io.decode_jpeg(contents, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE"),
+        lambda: _others(contents, header),
+    )
+
+
+@apart
+def _others(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+    """The formats but the first, JPEG."""
     return tf.switch_case(
-        tf.cast(header.format, tf.int32),
+        tf.cast(header.format - 1, tf.int32),
         [
-            lambda: tf.io.decode_jpeg(contents, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE"),
             lambda: _png(contents),
             lambda: _gif(contents, header),
             lambda: _bmp(contents, header),

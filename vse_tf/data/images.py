@@ -313,9 +313,10 @@ def _fitted(image: tf.Tensor, size: Size) -> tf.Tensor:
 def _resampled(image: tf.Tensor, size: Size, ratio: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """The window of `size` in the image enlarged by `ratio` and moved by `offset`, both float64 `(2,)` (y, x).
 
-    This is the operation behind `tf.image.resize(antialias=True)`, which can only give the whole image.
+    This is the operation behind `tf.image.resize(antialias=True)`, which can only give the whole image. Its
+    weights are positive and sum to 1: the result stays in the image's range, up to rounding.
     """
-    view = tf.raw_ops.ScaleAndTranslate(
+    return tf.raw_ops.ScaleAndTranslate(
         images=image[tf.newaxis],
         size=tf.constant(size, tf.int32),
         scale=tf.cast(ratio, tf.float32),
@@ -323,7 +324,6 @@ def _resampled(image: tf.Tensor, size: Size, ratio: tf.Tensor, offset: tf.Tensor
         kernel_type="triangle",
         antialias=True,
     )[0]
-    return tf.clip_by_value(view, 0.0, 255.0)
 
 
 def _admit(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, GraphHeader]:

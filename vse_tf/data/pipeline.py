@@ -20,6 +20,9 @@ from vse_tf.data.features import CachedFeatures
 from vse_tf.data.order import CAPTION, ROW, SEED_LOW, Order
 from vse_tf.data.records import FileImages, Images, Split
 
+# Images that one call reads, at most: a dataset for each image would take as long as decoding a small one.
+CHUNK = 32
+
 
 @dataclass(frozen=True)
 class ImageView:
@@ -42,9 +45,15 @@ class ImageView:
     max_pixels: int = 100_000_000
 
     @classmethod
-    def of(cls, image: ImageSettings, size: tuple[int, int] | None, max_pixels: int) -> ImageView:
-        """The view that the settings describe."""
-        return cls(size, image.resize, image.random_crop, image.crop_scale, image.flip, max_pixels)
+    def of(
+        cls, image: ImageSettings, size: tuple[int, int] | None, max_pixels: int, images: Images | None = None
+    ) -> ImageView:
+        """The view that the settings describe; arrays of the encoder's own (square) size are seen whole."""
+        resize = image.resize
+        if resize is None and images is not None and images.kind == "pixels" and len(images):
+            height, width = images.load(np.zeros([1], np.int64)).shape[1:3]
+            resize = height if (height, width) == size and height == width else None
+        return cls(size, resize, image.random_crop, image.crop_scale, image.flip, max_pixels)
 
     @classmethod
     def of_dict(cls, values: dict[str, Any]) -> ImageView:
@@ -126,31 +135,25 @@ def training_batches(
 
     stream = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(of_epoch).skip(step)
     mine = slice(worker * local, (worker + 1) * local)
-    stream = stream.map(lambda s, a: (s[mine], a[mine])).unbatch()
+    stream = stream.map(lambda s, a: (s[mine], a[mine]))
 
     def finish(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, caption: tf.Tensor) -> tuple:
         got = bad.watch(split.images, wanted, got, needed=True)
         got.set_shape([batch])
         read = read_text(caption)
-        read.set_shape([batch, None])
+        read.set_shape([batch, *read.shape[1:]])
         return {"image": image, "text": read}, got
 
     if isinstance(split.images, FileImages):
-        read = partial(_read_or_replace, split.images, view, bad)
-        stream = stream.interleave(
-            read,
-            cycle_length=workers or _cores(),
-            num_parallel_calls=workers or _cores(),
-            deterministic=True,
-        )
-        return stream.batch(batch, drop_remainder=True).map(finish).prefetch(2)
+        photos = _photos(stream, split.images, view, bad, batch, workers)
+        return photos.rebatch(batch, drop_remainder=True).map(finish).prefetch(2)
 
     def load(sample: tf.Tensor, _: tf.Tensor) -> tuple:
         rows = sample[:, ROW]
         image = _loaded(split.images, view, rows, sample[:, SEED_LOW:])
         return finish(image, rows, rows, sample[:, CAPTION])
 
-    return stream.batch(batch, drop_remainder=True).map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+    return stream.rebatch(batch, drop_remainder=True).map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
 def text_reader(split: Split, tokenizer: Any, text_settings: TextSettings) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -162,14 +165,15 @@ def text_reader(split: Split, tokenizer: Any, text_settings: TextSettings) -> Ca
         text_settings: lengths to pad to.
 
     Returns:
-        A function of a `tf.data` graph from numbers `(b,)` in `split.captions` to float32 `(b, d)` or int32
-        `(b, bucket)` with −1 as padding.
+        A function of a `tf.data` graph from numbers `(b,)` in `split.captions` to features `(b, d)` or `(b, length, d)`
+        or to int32 `(b, bucket)` with −1 as padding.
     """
     features = split.caption_features
     if features is not None:
-        width = features.load(np.zeros([1], np.int64)).shape[1]
+        example = features.load(np.zeros([1], np.int64))
+        shape = [None] * (example.ndim - 1) + [example.shape[-1]]
         return lambda caption: tf.ensure_shape(
-            tf.numpy_function(features.load, [caption], tf.float32, stateful=False), [None, width]
+            tf.numpy_function(features.load, [caption], example.dtype, stateful=False), shape
         )
     values, splits = map(tf.constant, text.tokenise_all(tokenizer, split.captions))
 
@@ -199,67 +203,83 @@ def image_batches(
         workers: parallel reads.
         crop: number of a random crop to take instead of the centre view; the same number gives the same crop.
     """
-    rows = tf.data.Dataset.range(len(images)).map(lambda row: tf.cast(row, tf.int32))
+    rows = tf.data.Dataset.range(len(images)).map(lambda row: tf.cast(row, tf.int32)).batch(batch_size)
     if isinstance(images, FileImages):
         if crop is not None:
             view = dataclasses.replace(view, random_crop=True)
-        read = partial(_read_or_replace, images, view, bad, spare=None, augment=crop is not None)
-        stream = rows.interleave(
-            lambda row: read(tf.stack([row, 0, crop or 0, row])),
-            cycle_length=workers or _cores(),
-            num_parallel_calls=workers or _cores(),
-            deterministic=True,
-        ).batch(batch_size)
-        stream = stream.map(lambda image, wanted, got, _: (image, bad.watch(images, wanted, got, needed=False)))
-        return stream.prefetch(2)
-    return (
-        rows.batch(batch_size)
-        .map(lambda r: (_loaded(images, view, r, None), r), num_parallel_calls=2, deterministic=True)
-        .prefetch(2)
-    )
+
+        def sampled(row: tf.Tensor) -> tuple:
+            """Each row with its seed, and no other in its place."""
+            zero = tf.zeros_like(row)
+            return tf.stack([row, zero, zero + (crop or 0), row], 1), tf.zeros([tf.size(row), 0, SEED_LOW], tf.int32)
+
+        def watched(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, _: tf.Tensor) -> tuple:
+            return image, bad.watch(images, wanted, got, needed=False)
+
+        photos = _photos(rows.map(sampled), images, view, bad, batch_size, workers, augment=crop is not None)
+        return photos.rebatch(batch_size).map(watched).prefetch(2)
+    return rows.map(lambda r: (_loaded(images, view, r, None), r), num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
-def _read_or_replace(
+def _photos(
+    samples: tf.data.Dataset,
     images: FileImages,
     view: ImageView,
     bad: BadImages,
-    sample: tf.Tensor,
-    spare: tf.Tensor | None,
+    batch: int,
+    workers: int | None,
     augment: bool = True,
 ) -> tf.data.Dataset:
-    """One image as a dataset of one element `(image, wanted row, row it is, caption)`.
+    """Image files, some at a time and about a batch of them in the making.
 
-    The first candidate that can be read is taken; row −1 and a black image say that none could.
+    Of `(samples, spare ones)`, int `(any, 4)` and `(any, spares, 2)`, it makes `(images, rows wanted, rows they are,
+    captions)`. Of a sample that cannot be read the first of its spare ones that can be is taken; row −1 and a black
+    image say that none could.
     """
     paths = tf.constant(images.paths)
-    seed = sample[SEED_LOW:] if augment else None
 
-    def read(candidate: tf.Tensor) -> tuple:
+    def read(sample: tf.Tensor, candidate: tf.Tensor) -> tuple:
+        seed = sample[SEED_LOW:] if augment else None
         image = view.of_file(tf.io.read_file(tf.gather(paths, candidate[ROW])), seed)
         image.set_shape([*view.pixels, 3])
         return image, sample[ROW], candidate[ROW], candidate[CAPTION]
 
-    candidates = sample[None, :SEED_LOW]
-    if spare is not None and bad.on_bad == "skip":
-        candidates = tf.concat([candidates, spare], axis=0)
-    black = (tf.zeros([*view.pixels, 3]), sample[ROW], tf.constant(-1), sample[CAPTION])
-    readable = tf.data.Dataset.from_tensor_slices(candidates).map(read).ignore_errors()
-    return readable.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
+    def replaced(sample: tf.Tensor, spare: tf.Tensor) -> tf.data.Dataset:
+        candidates = sample[None, :SEED_LOW]
+        if bad.on_bad == "skip":
+            candidates = tf.concat([candidates, spare], axis=0)
+        black = (tf.zeros([*view.pixels, 3]), sample[ROW], tf.constant(-1), sample[CAPTION])
+        readable = tf.data.Dataset.from_tensor_slices(candidates).map(partial(read, sample)).ignore_errors()
+        return readable.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
+
+    def chunk(samples: tf.Tensor, spares: tf.Tensor) -> tf.data.Dataset:
+        """One element: all images of the chunk; one by one, with what stands in for it, only where one is bad."""
+        count = tf.shape(samples, tf.int64)[0]
+        each = tf.data.Dataset.from_tensor_slices((samples, spares))
+        whole = each.map(lambda sample, _: read(sample, sample)).batch(count, drop_remainder=True).ignore_errors()
+        return whole.concatenate(each.flat_map(replaced).batch(count)).take(1)
+
+    calls = workers or _cores()
+    chunks = samples.rebatch(max(1, min(CHUNK, batch // calls)))
+    return chunks.interleave(chunk, cycle_length=calls, num_parallel_calls=calls, deterministic=True)
 
 
 def _loaded(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Tensor | None) -> tf.Tensor:
     """A batch of pixel or feature rows, prepared."""
-    kind = np.uint8 if images.kind == "pixels" else np.float32
-    shape = images.load(np.zeros([1], np.int64)).shape[1:]
+    example = images.load(np.zeros([1], np.int64))
+    shape = example.shape[1:]
+    kind = example.dtype if isinstance(images, CachedFeatures) else np.uint8 if images.kind == "pixels" else np.float32
     if isinstance(images, CachedFeatures) and seeds is not None:
-        loaded = tf.numpy_function(images.load_views, [rows, seeds[:, 0]], tf.float32, stateful=False)
+        loaded = tf.numpy_function(images.load_views, [rows, seeds[:, 0]], kind, stateful=False)
     else:
         loaded = tf.numpy_function(lambda r: np.ascontiguousarray(images.load(r), kind), [rows], kind, stateful=False)
     loaded.set_shape([rows.shape[0], *shape])
     if images.kind == "features":
         return loaded
     training = seeds is not None and (view.random_crop or view.flip)
-    if shape[:2] == view.size and not training:
+    # Descriptions from before `ImageView.of` looked at the images have no `resize` where they are seen whole.
+    whole = view.resize is None or view.resize == max(view.pixels)
+    if shape[:2] == view.size and whole and not training:
         return tf.cast(loaded, tf.float32)
     spec = tf.TensorSpec([*view.pixels, 3], tf.float32)
     if training:

@@ -153,7 +153,7 @@ class _Trainer:
         training, validation = collection.split("train"), _validation_split(collection)
         bad = BadImages(settings.data.on_bad, settings.data.max_pixels, self._note_bad(collection))
         tokenizer = self._tokenizer(training)
-        view = ImageView.of(settings.image, image_size(settings.image, training.images), settings.data.max_pixels)
+        view = self._view(training)
         with self.strategy.scope():
             model = self._towers(training, view, tokenizer)
         images, texts = self._caches(model, tokenizer, view, bad)
@@ -222,6 +222,10 @@ class _Trainer:
         if kind == "hub":
             return text.PresetTokenizer.from_preset(preset, settings.max_tokens)
         return text.WordTokenizer.fit(training.captions, settings.min_count, settings.max_tokens)
+
+    def _view(self, training: Split) -> ImageView:
+        image = self.settings.image
+        return ImageView.of(image, image_size(image, training.images), self.settings.data.max_pixels, training.images)
 
     def _towers(self, training: Split, view: ImageView, tokenizer: Any) -> DualEncoder:
         settings, micro_batch = self.settings, self.settings.train.micro_batch
