@@ -134,7 +134,9 @@ class ImageSettings:
         flip: mirror training images at random.
         stages: pretrained convolutional backbones: maps of so many of the network's last stages give the feature, side
             by side; 1 takes the last map alone.
-        pooling: of a map (or tokens) the feature takes the mean, or mean and maximum side by side.
+        pooling: of a map, of tokens or of regions the feature takes the mean, mean and maximum side by side
+            (mean_max), or averages by learned weights (attention).
+        queries: with attention: so many averages, side by side.
         units: width of the dense layer between backbone and head; 0 leaves it out.
         channels: cnn only: channels of its strided convolutions.
     """
@@ -148,7 +150,8 @@ class ImageSettings:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
     stages: int = 1
-    pooling: Literal["mean", "mean_max"] = "mean"
+    pooling: Literal["mean", "mean_max", "attention"] = "mean"
+    queries: int = 4
     units: int = 1024
     channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
 
@@ -170,7 +173,9 @@ class TextSettings:
             GPU, XLA), whose weights and results are the same.
         stages: hub only: states of so many of the network's layers give the feature, side by side: the last layer's,
             the word embeddings', and others evenly between; 1 takes the last alone.
-        pooling: hub only: of the states at tokens the feature takes the mean, or mean and maximum side by side.
+        pooling: hub only: of the states at tokens the feature takes the mean, mean and maximum side by side (mean_max),
+            or averages by learned weights (attention).
+        queries: with attention: so many averages, side by side.
         layers: transformer only: number of layers.
         heads: transformer only: number of attention heads.
         dropout: dropout on the word embeddings and inside the transformer.
@@ -186,7 +191,8 @@ class TextSettings:
     bidirectional: bool = False
     packed: bool = True
     stages: int = 1
-    pooling: Literal["mean", "mean_max"] = "mean"
+    pooling: Literal["mean", "mean_max", "attention"] = "mean"
+    queries: int = 4
     layers: int = 4
     heads: int = 8
     dropout: float = 0.0

@@ -208,7 +208,7 @@ class Embedder:
     def _encode_text_features(self, features: Images, captions: np.ndarray) -> np.ndarray:
         size = self.settings.train.eval_batch_size
         parts = [captions[start : start + size] for start in range(0, len(captions), size)]
-        vectors = [self._encode_caption_features(features.load(part)).numpy() for part in parts]
+        vectors = [self._encode_caption_features(features.load(part).astype(np.float32)).numpy() for part in parts]
         return np.concatenate([np.zeros([0, self.dim], np.float32), *vectors])
 
     def _encode_arrays(self, arrays: Sequence[Any]) -> np.ndarray:
@@ -220,7 +220,8 @@ class Embedder:
     def _encode_image_rows(self, images: Images, bad: BadImages, progress: bool) -> tuple[np.ndarray, np.ndarray]:
         size = self.settings.train.eval_batch_size
         cached = images.kind == "features" and self.view.size is not None
-        encode = self._encode_features if cached else self._encode_image
+        head = self._encode_features
+        encode = (lambda batch: head(tf.cast(batch, tf.float32))) if cached else self._encode_image
         batches = image_batches(images, self.view, size, bad, self.settings.data.workers)
         vectors, rows = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)]
         try:

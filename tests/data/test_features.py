@@ -5,14 +5,15 @@ import errno
 import numpy as np
 import pytest
 
-from vse_tf.data.features import SHARD, FeatureShards, fill
+from vse_tf.data.features import SHARD, CachedTokens, FeatureShards, fill
 from vse_tf.errors import UserError
 
 COUNT = SHARD + 5
+FEATURE = ((3,), "float32")
 
 
 def filled(folder):
-    shards, computed = FeatureShards(folder, COUNT), []
+    shards, computed = FeatureShards(folder, COUNT, FEATURE), []
 
     def compute(view, start, end):
         computed.append((view, start))
@@ -31,7 +32,7 @@ def damage(path, how):
 def test_a_damaged_shard_is_computed_again_and_no_other(tmp_path, how):
     assert len(filled(tmp_path)[1]) == 4
     damage(tmp_path / f"flip-{SHARD:09d}.npy", how)
-    assert [path.name for path in FeatureShards(tmp_path, COUNT).remove_damaged(["centre", "flip"])] == [
+    assert [path.name for path in FeatureShards(tmp_path, COUNT, FEATURE).remove_damaged(["centre", "flip"])] == [
         f"flip-{SHARD:09d}.npy"
     ]
     shards, computed = filled(tmp_path)
@@ -44,8 +45,8 @@ def test_shards_of_other_rows_and_pickles_are_damaged(tmp_path):
     np.save(tmp_path / "centre-000000000.npy", np.zeros([3, 3], np.float32))
     np.save(tmp_path / "flip-000000000.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(UserError, match="delete the file"):
-        FeatureShards(tmp_path, COUNT).read("flip")
-    assert len(FeatureShards(tmp_path, COUNT).remove_damaged(["centre", "flip"])) == 2
+        FeatureShards(tmp_path, COUNT, FEATURE).read("flip")
+    assert len(FeatureShards(tmp_path, COUNT, FEATURE).remove_damaged(["centre", "flip"])) == 2
 
 
 def test_a_full_disk_leaves_nothing_half(tmp_path, monkeypatch):
@@ -57,3 +58,32 @@ def test_a_full_disk_leaves_nothing_half(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"data\.cache_dir: cannot write .*No space left on device"):
         filled(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_states_of_tokens_come_back_padded_with_zeros(tmp_path):
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 6, COUNT)
+    states = [random.normal(size=(length, 4)).astype(np.float16) for length in lengths]
+    shards = FeatureShards(tmp_path, COUNT, ((4,), "float16"), lengths)
+    fill(shards, ["caption"], lambda view, start, end: {view: np.concatenate(states[start:end])})
+    kept = CachedTokens(shards.read("caption"), lengths)
+    assert len(kept) == COUNT
+    for rows in (np.array([0, SHARD - 1, SHARD, COUNT - 1, SHARD]), random.integers(0, COUNT, 40)):
+        got = kept.load(rows)
+        assert got.dtype == np.float16
+        assert got.shape == (len(rows), max(1, lengths[rows].max()), 4)
+        for row, item in zip(rows, got, strict=True):
+            np.testing.assert_array_equal(item[: lengths[row]], states[row])
+            assert not item[lengths[row] :].any()
+    empty = np.flatnonzero(lengths == 0)[:2]
+    assert kept.load(empty).shape == (2, 1, 4)
+
+
+def test_states_of_other_lengths_are_damaged(tmp_path):
+    lengths = np.full(COUNT, 2)
+    shards = FeatureShards(tmp_path, COUNT, FEATURE, lengths)
+    fill(shards, ["caption"], lambda view, start, end: {view: np.ones([2 * (end - start), 3], np.float32)})
+    assert shards.remove_damaged(["caption"]) == []
+    lengths[3] += 1
+    again = FeatureShards(tmp_path, COUNT, FEATURE, lengths)
+    assert [path.name for path in again.remove_damaged(["caption"])] == ["caption-000000000.npy"]

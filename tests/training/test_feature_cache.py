@@ -6,13 +6,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.reliability.runs import argv_of
 from tests.tiny import arguments, rows_of, tiny_settings
 from vse_tf import train
+from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.training import trainer
+from vse_tf.training.feature_cache import FeatureCache
 from vse_tf.training.text_feature_cache import TextFeatureCache
 
 WORDS = ["a", "the", "red", "green", "blue", "circle", "square", "triangle", "small", "large", "left", "right"]
@@ -50,8 +54,9 @@ def trained(folder, preset, cached, **changed):
     return run
 
 
-def test_a_run_on_cached_text_features_is_the_run_without(preset, tmp_path):
-    with_cache, without = (trained(tmp_path, preset, cached) for cached in (True, False))
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_a_run_on_cached_text_features_is_the_run_without(preset, tmp_path, pooling):
+    with_cache, without = (trained(tmp_path, preset, cached, text__pooling=pooling) for cached in (True, False))
     mine, other = load(with_cache), load(without)
     assert mine.model.trainable_variables
     for a, b in zip(mine.model.trainable_variables, other.model.trainable_variables, strict=True):
@@ -64,8 +69,9 @@ def test_a_run_on_cached_text_features_is_the_run_without(preset, tmp_path):
     assert results["galleries"]["val"] == results["best"]["metrics"]
 
 
-def test_features_are_the_backbones_and_are_kept(preset, tmp_path, monkeypatch):
-    run = trained(tmp_path, preset, True)
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_features_are_the_backbones_and_are_kept(preset, tmp_path, monkeypatch, pooling):
+    run = trained(tmp_path, preset, True, text__pooling=pooling)
     embedder = load(run)
     split = read(embedder.settings.data).split("val")
     cache = TextFeatureCache(
@@ -80,6 +86,25 @@ def test_features_are_the_backbones_and_are_kept(preset, tmp_path, monkeypatch):
     assert len(cached.caption_features) == len(split.captions)
     got = embedder.model.text_tower.get_layer("head")(cached.caption_features.load(np.arange(len(split.captions))))
     np.testing.assert_allclose(got, embedder.encode_texts(split.captions), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_kept_features_of_photos_give_the_towers_vectors(tmp_path, pooling):
+    run = tmp_path / "run"
+    changed = {"data__cache_dir": tmp_path / "cache", "image__pooling": pooling, "image__stages": 2}
+    train.main(argv_of("cached features", tmp_path, run, **changed))
+    embedder, bad = load(run), BadImages("fail", 10**8)
+    split = read(embedder.settings.data).split("train")
+    cache = FeatureCache(embedder.image_tower, embedder.view, tmp_path / "cache", bad, progress=False)
+    cached = cache.split(split, ["centre", "flip"])
+    assert cached.images.load(np.zeros([1], np.int64)).ndim == (3 if pooling == "attention" else 2)
+    kept, live = (embedder.encode_split(one, bad).image for one in (cached, split))
+    np.testing.assert_allclose(kept, live, atol=1e-5)
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in split.images.paths]
+    mirrored = embedder.encode_images([photo[:, ::-1] for photo in photos])
+    rows = np.arange(len(split))
+    got = embedder.model.image_tower.get_layer("head")(cached.images.load_views(rows, rows * 0 + 1))
+    np.testing.assert_allclose(got, mirrored, atol=2e-2)
 
 
 def test_other_captions_and_other_weights_are_other_features(preset, tmp_path):

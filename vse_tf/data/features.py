@@ -21,7 +21,7 @@ class CachedFeatures:
     """The images (or captions) of a split as features, one or more views each.
 
     Args:
-        views: for each view its shards in row order, float32 `(rows, d)` each, the centre view first.
+        views: for each view its shards in row order, `(rows, d)` or `(rows, n, d)` each, the centre view first.
         rows: which rows of the shards belong to the split (images that could not be read are left out).
     """
 
@@ -35,18 +35,49 @@ class CachedFeatures:
         return len(self.rows)
 
     def load(self, rows: np.ndarray) -> np.ndarray:
-        """The centre view of these rows, float32 `(len(rows), d)`."""
+        """The centre view of these rows, `(len(rows), d)` or `(len(rows), n, d)`."""
         return self._gather(np.zeros(len(rows), np.int64), rows)
 
     def load_views(self, rows: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """One view of each row, drawn by its seed, float32 `(len(rows), d)`."""
+        """One view of each row, drawn by its seed; the shape is that of `load`."""
         return self._gather(seeds % len(self.views), rows)
 
     def _gather(self, views: np.ndarray, rows: np.ndarray) -> np.ndarray:
         shards, places = np.divmod(self.rows[rows], SHARD)
-        result = np.empty([len(rows), self.views[0][0].shape[1]], np.float32)
+        first = self.views[0][0]
+        result = np.empty([len(rows), *first.shape[1:]], first.dtype)
         for i, (view, shard, place) in enumerate(zip(views, shards, places, strict=True)):
             result[i] = self.views[view][shard][place]
+        return result
+
+
+class CachedTokens:
+    """The captions of a split as states of their tokens.
+
+    Args:
+        shards: the states in caption order, `(tokens, d)` each.
+        lengths: number of tokens of each caption.
+    """
+
+    kind: Literal["features"] = "features"
+
+    def __init__(self, shards: Sequence[np.ndarray], lengths: np.ndarray) -> None:
+        self.shards = shards
+        self.lengths = lengths
+        starts = [np.cumsum(part) - part for part in np.split(lengths, range(SHARD, len(lengths), SHARD))]
+        self._starts = np.concatenate(starts)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        """The states of these captions `(len(rows), length, d)`, zeros behind the shorter ones' last token."""
+        lengths, width = self.lengths[rows], self.shards[0].shape[1]
+        # One position at least, so that there is something to pool.
+        result = np.zeros([len(rows), max(1, lengths.max(initial=0)), width], self.shards[0].dtype)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            start = self._starts[row]
+            result[i, :length] = self.shards[row // SHARD][start : start + length]
         return result
 
 
@@ -58,11 +89,17 @@ class FeatureShards:
     Args:
         folder: the folder; its name is the key of backbone, preprocessing and images.
         count: number of images or captions.
+        feature: shape and dtype of a row of the shards.
+        lengths: number of rows of each caption; one an item by default.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(
+        self, folder: Path, count: int, feature: tuple[tuple[int, ...], str], lengths: np.ndarray | None = None
+    ) -> None:
         self.folder = folder
         self.count = count
+        self.shape, self.dtype = feature
+        self.lengths = np.ones(count, np.int64) if lengths is None else lengths
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First and last-plus-one row of each shard."""
@@ -85,7 +122,7 @@ class FeatureShards:
                 path = self._path(view, start)
                 try:
                     if path.exists():
-                        self._read(path, end - start)
+                        self._read(path, start, end)
                 except UserError:
                     # One that cannot be removed either is an error of `read`.
                     with contextlib.suppress(OSError):
@@ -104,7 +141,7 @@ class FeatureShards:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
-                np.save(file, features.astype(np.float32), allow_pickle=False)
+                np.save(file, features.astype(self.dtype), allow_pickle=False)
             beside.replace(path)
         except OSError as error:
             beside.unlink(missing_ok=True)
@@ -116,15 +153,15 @@ class FeatureShards:
         Raises:
             UserError: one is missing, cut short or damaged; the message names it.
         """
-        return [self._read(self._path(view, start), end - start) for start, end in self.spans()]
+        return [self._read(self._path(view, start), start, end) for start, end in self.spans()]
 
-    def _read(self, path: Path, rows: int) -> np.ndarray:
+    def _read(self, path: Path, start: int, end: int) -> np.ndarray:
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
-        if shard.ndim != 2 or len(shard) != rows or shard.dtype != np.float32:
-            raise UserError(f"{path}: not the features of {rows} items; delete the file and run again")
+        if shard.shape != (self.lengths[start:end].sum(), *self.shape) or shard.dtype != self.dtype:
+            raise UserError(f"{path}: not the features of {end - start} items; delete the file and run again")
         return shard
 
     def _path(self, view: str, start: int) -> Path:
@@ -133,7 +170,7 @@ class FeatureShards:
 
 def readable(shards: Sequence[np.ndarray]) -> np.ndarray:
     """The rows that hold features; a row of NaN stands for an image that could not be read."""
-    return np.flatnonzero(np.concatenate([~np.isnan(shard[:, 0]) for shard in shards]))
+    return np.flatnonzero(np.concatenate([~np.isnan(shard.reshape(len(shard), -1)[:, 0]) for shard in shards]))
 
 
 def fill(

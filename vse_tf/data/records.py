@@ -41,7 +41,7 @@ class Images(Protocol):
     """The images of one split, by row.
 
     `kind` says what a row is: `files` (encoded image files, `paths[row]`), `pixels` (uint8 arrays `(h, w, 3)`) or
-    `features` (float32 arrays `(d,)` or `(regions, d)`, the same shape for every row).
+    `features` (float32 or float16 arrays `(d,)` or `(regions, d)`, the same shape for every row).
     """
 
     @property
@@ -79,7 +79,8 @@ class Split:
         name: name of the split.
         records: its records, in row order.
         images: their images.
-        caption_features: of a frozen text backbone, `(d,)` for each of `captions`; None where captions are read.
+        caption_features: of a frozen text backbone, `(d,)` or `(length, d)` for each of `captions`; None where captions
+            are read.
     """
 
     name: str

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from vse_tf.errors import UserError
-from vse_tf.models.pooling import last_stages, pooled_together
+from vse_tf.models.pooling import kept, last_stages, pooled_together
 
 # Sizes that the classes of keras.applications were trained at; all others: 224. Keras keeps them inside its functions.
 _SIZES = {
@@ -40,7 +40,7 @@ _IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class PretrainedBackbone(keras.Model):
-    """A pretrained model from a tower's own input to one feature vector an item, frozen or trainable.
+    """A pretrained model from a tower's own input to an item's feature, frozen or trainable.
 
     It holds the preset's preprocessing, the pretrained network and the pooling, so it is of use alone: for a cache of
     features, for instance. While `trainable` is false it runs in inference mode even inside a training step: BatchNorm
@@ -225,7 +225,7 @@ def applications_backbone(
         network = keras.Model(network.input, last_stages(network, stages, f"applications:{name}"), name=network.name)
     maps = network(ApplicationsPreprocessing(family, name="preprocessing")(pixels))
     feature = pooled_together(maps if stages > 1 else [maps], pooling)
-    return PretrainedBackbone(pixels, feature, name="backbone", trainable=trainable)
+    return PretrainedBackbone(pixels, kept(feature, trainable), name="backbone", trainable=trainable)
 
 
 def _constructor(name: str) -> Any:

@@ -16,7 +16,7 @@ import keras
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import PretrainedBackbone, first_line, nearest
 from vse_tf.models.masking import FillPadding, SplitPadding
-from vse_tf.models.pooling import last_stages, pooled, pooled_together, pooled_tokens, spread_states
+from vse_tf.models.pooling import kept, last_stages, pooled, pooled_together, pooled_tokens, spread_states
 
 _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
 
@@ -98,7 +98,7 @@ def hub_image_backbone(
         raise UserError(f"image.stages: {stages}, but preset {preset!r} gives a vector, no maps; set it to 1")
     else:
         feature = pooled(network.get_vision_embeddings(x)) if dual else _image_feature(network, x, size, pooling)
-    return PretrainedBackbone(pixels, feature, name="backbone", trainable=trainable)
+    return PretrainedBackbone(pixels, kept(feature, trainable), name="backbone", trainable=trainable)
 
 
 def hub_text_backbone(
@@ -161,7 +161,7 @@ def hub_text_backbone(
             network = keras.Model(network.input, states, name=network.name)
         found = network(feeds)
         feature = pooled_tokens(found if stages > 1 else [found], mask, pooling)
-    return PretrainedBackbone(ids, feature, name="backbone", trainable=trainable)
+    return PretrainedBackbone(ids, kept(feature, trainable), name="backbone", trainable=trainable)
 
 
 def _image_shape(network: Any) -> tuple[int | None, int | None]:

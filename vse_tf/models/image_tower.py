@@ -12,7 +12,7 @@ from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.data.records import Images
 from vse_tf.errors import UserError
 from vse_tf.models import backbones
-from vse_tf.models.pooling import pooled
+from vse_tf.models.pooling import pooled, regions
 from vse_tf.models.projection import build_head
 
 # The largest map that cnn flattens; larger ones are averaged down to at most this.
@@ -80,12 +80,13 @@ def build_image_tower(
     - `cnn`: 3×3 convolutions with stride 2 and ReLU, one a number in `image.channels`; the map, averaged down to at
       most 6×6 where it is larger, is flattened and goes through Dense(`image.units`) with ReLU. Trained from scratch,
       without batch statistics.
-    - `features`: precomputed, `(d,)` or `(regions, d)`, of which the mean is taken.
+    - `features`: precomputed, `(d,)` or `(regions, d)`, of which the mean is taken (or what attention gives).
     - `applications:<Name>`: a model of `keras.applications`, weights from `image.weights`, mean over its last map.
     - `hub:<preset>`: an image backbone of KerasHub with its own scaling, see `hub_image_backbone`.
 
     With `image.stages` above 1 the two pretrained kinds give the maps of a convolutional network's last stages, with
-    `image.pooling` mean_max their maxima beside their means: each part of unit length, all side by side.
+    `image.pooling` mean_max their maxima beside their means: each part of unit length, all side by side. With attention
+    they give the maps' regions, see `regions`, and the head pools them by `image.queries` learned queries.
 
     Of the last three the feature is brought to unit length and goes through a linear Dense(`image.units`). All end in
     the head: see `build_head`.
@@ -121,13 +122,13 @@ def build_image_tower(
         raise UserError(f"image.encoder: {image.encoder} takes {wanted}, the data have shape {tuple(input_shape)}")
     if kind == "features":
         inputs = keras.Input(input_shape, name="image")
-        feature = pooled(inputs)
-        head = build_head(input_shape[-1], model, image.units, normalize=True)
+        feature = regions([inputs]) if rank == 2 and image.pooling == "attention" else pooled(inputs)
+        head = build_head(feature.shape[1:], model, image.units, normalize=True, queries=image.queries)
         return keras.Model(inputs, head(feature), name=name)
     inputs = keras.Input(input_shape, name="image")
     if kind == "cnn":
         feature = _cnn(inputs, image, model.precision)
-        return keras.Model(inputs, build_head(feature.shape[-1], model)(feature), name=name)
+        return keras.Model(inputs, build_head(feature.shape[1:], model)(feature), name=name)
     size = (input_shape[0], input_shape[1])
     if kind == "applications":
         backbone = backbones.applications_backbone(
@@ -137,7 +138,7 @@ def build_image_tower(
         from vse_tf.models.hub_backbones import hub_image_backbone  # noqa: PLC0415 (keras_hub: 13 s)
 
         backbone = hub_image_backbone(preset, size, image.trainable, model.precision, image.stages, image.pooling)
-    head = build_head(backbone.output_shape[-1], model, image.units, normalize=True)
+    head = build_head(backbone.output_shape[1:], model, image.units, normalize=True, queries=image.queries)
     return keras.Model(inputs, head(backbone(inputs)), name=name)
 
 

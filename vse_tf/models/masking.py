@@ -103,3 +103,14 @@ class MaskedMax(MaskedMean):
     def call(self, states: Any, valid: Any) -> Any:
         states = ops.where(ops.expand_dims(valid, -1), ops.cast(states, "float32"), -np.inf)
         return ops.where(ops.any(valid, axis=1, keepdims=True), ops.max(states, axis=1), 0.0)
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
+class ZeroPadding(MaskedMean):
+    """The states at tokens, float32 `(batch, length, d)`; zeros elsewhere. Calls as `MaskedMean` does."""
+
+    def call(self, states: Any, valid: Any) -> Any:
+        return ops.where(ops.expand_dims(valid, -1), ops.cast(states, "float32"), 0.0)
+
+    def compute_output_shape(self, states_shape: Any, valid_shape: Any = None) -> Any:
+        return states_shape

@@ -1,4 +1,4 @@
-"""From the maps or states of a backbone to one feature vector an image or caption."""
+"""From the maps or states of a backbone to one feature an image or caption: a vector, or vectors that a head pools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from vse_tf.errors import UserError
-from vse_tf.models.masking import MaskedMax, MaskedMean
+from vse_tf.models.attention_pooling import GridNorm
+from vse_tf.models.masking import MaskedMax, MaskedMean, ZeroPadding
 from vse_tf.models.projection import L2Normalize
 
 
@@ -32,14 +33,16 @@ def pooled(x: Any, pooling: str = "mean", name: str = "pooling") -> Any:
 def pooled_together(maps: Sequence[Any], pooling: str) -> Any:
     """Several maps as one float32 vector: each map's mean (and maximum), all of unit length, side by side.
 
-    A single mean stays as it is.
+    A single mean stays as it is. With `attention` nothing is pooled yet: see `regions`.
 
     Args:
         maps: maps `(batch, h, w, d)` or tokens `(batch, n, d)`.
-        pooling: `mean` or `mean_max`.
+        pooling: `mean`, `mean_max` or `attention`.
     """
     if len(maps) == 1 and (pooling == "mean" or len(maps[0].shape) == 2):
         return pooled(maps[0])
+    if pooling == "attention":
+        return regions(maps)
     return _together(maps, pooling, pooled)
 
 
@@ -49,12 +52,52 @@ def pooled_tokens(states: Sequence[Any], mask: Any, pooling: str) -> Any:
     Args:
         states: the states of one or more layers.
         mask: bool `(batch, length)`, true at tokens.
-        pooling: `mean` or `mean_max`.
+        pooling: `mean`, `mean_max`, or `attention`: the states `(batch, length, Σd)`, each of unit length, side by
+            side, zeros at padding.
     """
+    if pooling == "attention":
+        parts = [L2Normalize(name=f"states_{number}")(x) for number, x in enumerate(states, start=1)]
+        return ZeroPadding(name="states")(_side_by_side(parts, "joined_states"), mask)
     if len(states) == 1 and pooling == "mean":
         return MaskedMean(name="pooling")(states[0], mask)
     layers = {"mean": MaskedMean, "max": MaskedMax}
     return _together(states, pooling, lambda x, kind, name: layers[kind](name=name)(x, mask))
+
+
+def regions(maps: Sequence[Any]) -> Any:
+    """Several maps as one row of regions, float32 `(batch, n, Σd)`: all in the first one's grid, side by side.
+
+    Larger maps are brought to its height and width (antialiased); each is scaled, see `GridNorm`.
+
+    Args:
+        maps: maps `(batch, h, w, d)`, the last one's first, or a single one of tokens `(batch, n, d)`.
+    """
+    parts = [_regions(x, maps[0].shape, number) for number, x in enumerate(maps, start=1)]
+    return _side_by_side(parts, "regions")
+
+
+def _regions(x: Any, wanted: tuple, number: int) -> Any:
+    settings = {"dtype": "float32", "name": f"regions_{number}"}
+    if len(x.shape) == 4:
+        height, width = wanted[1:3]
+        if x.shape[1:3] != wanted[1:3]:
+            x = keras.layers.Resizing(height, width, antialias=True, dtype="float32", name=f"grid_{number}")(x)
+        x = keras.layers.Reshape((height * width, x.shape[-1]), **settings)(x)
+    return GridNorm(name=f"regions_{number}_norm")(x)
+
+
+def kept(feature: Any, trainable: bool) -> Any:
+    """What a backbone gives: vectors yet to be pooled are float16 where it is frozen.
+
+    They are many, and a cache holds them so: rounded here, they are the same from a cache and from the backbone.
+    """
+    if trainable or len(feature.shape) == 2:
+        return feature
+    return keras.layers.Activation("linear", dtype="float16", name="rounded")(feature)
+
+
+def _side_by_side(parts: Sequence[Any], name: str) -> Any:
+    return parts[0] if len(parts) == 1 else keras.layers.Concatenate(dtype="float32", name=name)(parts)
 
 
 def _together(sources: Sequence[Any], pooling: str, pool: Callable[[Any, str, str], Any]) -> Any:

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from vse_tf.config import ModelSettings
+from vse_tf.models.attention_pooling import AttentionPooling
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -49,31 +50,42 @@ class L2Normalize(keras.layers.Layer):
 
 
 def build_head(
-    feature_dim: int, model: ModelSettings, units: int = 0, normalize: bool = False, name: str = "head"
+    feature_shape: tuple[int | None, ...],
+    model: ModelSettings,
+    units: int = 0,
+    normalize: bool = False,
+    queries: int = 4,
+    name: str = "head",
 ) -> keras.Model:
     """The part of a tower behind its encoder: feature to unit vector.
 
     [l2 →] [Dense(units) →] [dropout →] Dense(head_units, no bias) → ReLU → Dense(dim) → l2. With `model.head` false a
     single Dense(dim) stands in for the two. Kernels are Glorot uniform, biases zero. Source: the reference code of
-    arXiv 2110.08872.
+    arXiv 2110.08872. In front of all that, vectors `(n, d)` are pooled: see `AttentionPooling`; each average is of unit
+    length, and all of them side by side are the feature.
 
     Args:
-        feature_dim: width of the encoder's feature.
+        feature_shape: shape of the encoder's feature, `(d,)` or `(n, d)`.
         model: settings of the shared space.
         units: width of the linear layer in front of the head; 0 leaves it out.
         normalize: bring the feature to unit length first, as the method does with a pretrained image backbone's.
+        queries: of vectors `(n, d)`: number of averages.
         name: name of the model.
 
     Returns:
-        A model from `(batch, feature_dim)` to float32 unit vectors `(batch, model.dim)`.
+        A model from `(batch, *feature_shape)` to float32 unit vectors `(batch, model.dim)`.
 
     Example:
-        >>> build_head(1280, ModelSettings(dim=256), units=1024, normalize=True)(features).shape
+        >>> build_head((1280,), ModelSettings(dim=256), units=1024, normalize=True)(features).shape
         (32, 256)
     """
     dtype = model.precision
-    feature = keras.Input((feature_dim,), name="feature")
-    x = L2Normalize(name="feature_norm")(feature) if normalize else feature
+    feature = x = keras.Input(feature_shape, name="feature")
+    if len(feature_shape) > 1:
+        x = L2Normalize(name="pooling_norm")(AttentionPooling(queries, name="pooling")(x))
+        x = keras.layers.Flatten(dtype="float32", name="pooled")(x)
+    if normalize:
+        x = L2Normalize(name="feature_norm")(x)
     if units:
         x = keras.layers.Dense(units, dtype=dtype, name="head_units")(x)
     if model.dropout:

@@ -62,7 +62,7 @@ def build_text_tower(
         encode = _gru if kind == "gru" else _transformer
         tokens, mask = SplitPadding(name="split_padding")(ids)
         feature = encode(tokens, mask, text, model.precision, vocabulary_size)
-    return keras.Model(ids, build_head(feature.shape[-1], model)(feature), name=name)
+    return keras.Model(ids, build_head(feature.shape[1:], model, queries=text.queries)(feature), name=name)
 
 
 def _gru(tokens: Any, mask: Any, text: TextSettings, dtype: str, vocabulary_size: int) -> Any:

@@ -79,7 +79,7 @@ class FeatureCache:
         if not isinstance(split.images, FileImages):
             raise UserError(f"data.features: keeps features of image files; this source gives {split.images.kind}")
         paths = split.images.paths
-        shards = FeatureShards(self.folder / _paths_key(paths), len(paths))
+        shards = FeatureShards(self.folder / _paths_key(paths), len(paths), feature_of(self.backbone))
         for path in shards.remove_damaged(views):
             print(f"{path}: damaged features, computed again")
         total = sum(end - start for view in views for start, end in shards.missing(view))
@@ -99,9 +99,9 @@ class FeatureCache:
         return Split(split.name, tuple(records), CachedFeatures(stored, rows))
 
     def _features(self, images: FileImages, view: str, mirrored: bool, bar: tqdm) -> list[np.ndarray]:
-        """Features `(images, d)` of a view, and of its mirror image where asked for; NaN for unreadable images."""
-        width = self.backbone.output_shape[-1]
-        result = [np.full([len(images), width], np.nan, np.float32) for _ in range(1 + mirrored)]
+        """Features of a view `(images, …)`, and of its mirror image where asked for; NaN for unreadable images."""
+        shape, dtype = feature_of(self.backbone)
+        result = [np.full([len(images), *shape], np.nan, dtype) for _ in range(1 + mirrored)]
         crop = int(view.removeprefix("crop")) if view.startswith("crop") else None
         batches = image_batches(images, self.view, BATCH, self.bad, crop=crop)
         try:
@@ -116,6 +116,11 @@ class FeatureCache:
         except tf.errors.OpError as error:
             raise self.bad.raised(error) from None
         return result
+
+
+def feature_of(backbone: keras.Model) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a backbone's feature of one item; of states of tokens, those of one token."""
+    return tuple(side for side in backbone.output_shape[1:] if side is not None), backbone.outputs[0].dtype
 
 
 def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) -> str:

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from vse_tf.config import TextSettings
 from vse_tf.data import text
-from vse_tf.data.features import CachedFeatures, FeatureShards, fill
+from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, fill
 from vse_tf.data.records import Split
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
-from vse_tf.training.feature_cache import backbone_key
+from vse_tf.training.feature_cache import backbone_key, feature_of
 
 VIEW = "caption"
 BATCH = 64
@@ -49,6 +49,8 @@ class TextFeatureCache:
             raise UserError(
                 "data.text_features: needs a frozen pretrained backbone (text.encoder hub:…, text.trainable false)"
             )
+        self.backbone = backbone
+        self.of_tokens = len(backbone.output_shape) == 3
         self.tokenizer = tokenizer
         self.text_settings = text_settings
         self.progress = progress
@@ -66,7 +68,8 @@ class TextFeatureCache:
         values, splits = text.tokenise_all(self.tokenizer, split.captions)
         tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
         key = hashlib.sha256(values.tobytes() + splits.tobytes()).hexdigest()[:24]
-        shards = FeatureShards(self.folder / key, len(splits) - 1)
+        lengths = np.minimum(np.diff(splits), self.text_settings.max_tokens) if self.of_tokens else None
+        shards = FeatureShards(self.folder / key, len(splits) - 1, feature_of(self.backbone), lengths)
         for path in shards.remove_damaged([VIEW]):
             print(f"{path}: damaged features, computed again")
         total = sum(end - start for start, end in shards.missing(VIEW))
@@ -77,18 +80,23 @@ class TextFeatureCache:
                 return {view: self._features(tokens[start:end], bar)}
 
             fill(shards, [VIEW], compute)
-        features = CachedFeatures([shards.read(VIEW)], np.arange(len(splits) - 1))
+        found = shards.read(VIEW)
+        features = CachedFeatures([found], np.arange(shards.count)) if lengths is None else CachedTokens(found, lengths)
         return dataclasses.replace(split, caption_features=features)
 
     def _features(self, tokens: tf.RaggedTensor, bar: tqdm) -> np.ndarray:
-        """Features `(captions, d)`. Captions of like length run together, for little padding."""
+        """Features `(captions, d)`, or states `(tokens, d)` of all captions one behind the other.
+
+        Captions of like length run together, for little padding.
+        """
         lengths = tokens.row_lengths().numpy()
         order = np.argsort(lengths, kind="stable")
-        parts, settings = [], self.text_settings
+        settings = self.text_settings
+        found = [np.empty(0)] * len(order)
         for start in range(0, len(order), BATCH):
-            ids = text.pad(tf.gather(tokens, order[start : start + BATCH]), settings.buckets, settings.max_tokens)
-            parts.append(self._run(ids).numpy())
-            bar.update(len(parts[-1]))
-        result = np.empty([len(order), parts[0].shape[1]], np.float32)
-        result[order] = np.concatenate(parts)
-        return result
+            part = order[start : start + BATCH]
+            ids = text.pad(tf.gather(tokens, part), settings.buckets, settings.max_tokens)
+            for at, row in zip(part, self._run(ids).numpy(), strict=True):
+                found[at] = row[: lengths[at]] if self.of_tokens else row[None]
+            bar.update(len(part))
+        return np.concatenate(found)

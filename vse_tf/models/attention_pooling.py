@@ -1,0 +1,77 @@
+"""Pooling that is learned: where to look in an image or caption."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
+class AttentionPooling(keras.layers.Layer):
+    """Averages of an item's vectors, each by the weights of a query of its own.
+
+    `y_q = Σ_n softmax_n(x_n · w_q) x_n` for each query w_q. The queries begin at zero, where every average is the
+    plain mean. Vectors of zeros are padding and have no weight; an item of nothing else gives zeros.
+
+    Args:
+        queries: number of queries.
+
+    Call arguments:
+        inputs: `(batch, n, d)`: regions of a map or states of tokens.
+
+    Returns:
+        float32 `(batch, queries, d)`.
+
+    Example:
+        >>> AttentionPooling(4)(regions).shape
+        (32, 4, 1408)
+    """
+
+    def __init__(self, queries: int = 4, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.queries = queries
+
+    def build(self, input_shape: Any) -> None:
+        self.kernel = self.add_weight((input_shape[-1], self.queries), "zeros", name="queries")
+
+    def call(self, inputs: Any) -> Any:
+        valid = ops.any(ops.not_equal(inputs, 0.0), axis=-1, keepdims=True)
+        scores = ops.where(valid, ops.matmul(inputs, self.kernel), -np.inf)
+        # Items of padding alone: their scores have no finite maximum, and their weights stay zeros.
+        some = ops.any(valid, axis=1, keepdims=True)
+        weights = ops.exp(scores - ops.stop_gradient(ops.where(some, ops.max(scores, axis=1, keepdims=True), 0.0)))
+        weights = weights / ops.where(some, ops.sum(weights, axis=1, keepdims=True), 1.0)
+        return ops.matmul(ops.transpose(weights, (0, 2, 1)), inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], self.queries, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "queries": self.queries}
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
+class GridNorm(keras.layers.Layer):
+    """Scales the regions of an item by one factor, so that their lengths have a mean square of 1.
+
+    Strong regions stay stronger than weak ones. An item of zeros stays as it is.
+
+    Call arguments:
+        inputs: `(batch, n, d)`.
+
+    Returns:
+        float32 `(batch, n, d)`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, inputs: Any) -> Any:
+        square = ops.mean(ops.sum(ops.square(inputs), axis=-1, keepdims=True), axis=1, keepdims=True)
+        return inputs * ops.where(square > 0, ops.rsqrt(ops.where(square > 0, square, 1.0)), 0.0)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
