@@ -12,10 +12,10 @@ import tensorflow as tf
 class PackedGRU(keras.layers.GRU):
     """`keras.layers.GRU` for rows of unequal length whose last state is wanted.
 
-    Rows are sorted by length, so that step t multiplies only the rows that are longer than t (packed sequences), the
-    inputs' product is one for all tokens, and the backward pass is written out: one product a step, and one for all
-    steps together for each weight. Padding costs nothing. Weights, their names and the configuration are Keras' own and
-    interchangeable. Under mixed precision products run in the compute dtype, gates and states in float32.
+    Rows are sorted by length, so that step t multiplies only the rows that are longer than t (packed sequences); the
+    inputs' products are made for all tokens at once, and the backward pass is written out: one product a step, and for
+    all steps together one for each gate's weights. Padding costs nothing. Weights, their names and the configuration
+    are Keras' own. Under mixed precision products run in the compute dtype, gates and states in float32.
 
     Args:
         units: width of the state.
@@ -37,114 +37,114 @@ class PackedGRU(keras.layers.GRU):
     def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
         plain = (self.activation, self.recurrent_activation) == (keras.activations.tanh, keras.activations.sigmoid)
-        if not plain or not self.reset_after or not self.use_bias or self.dropout or self.recurrent_dropout:
-            raise ValueError("PackedGRU takes tanh and sigmoid, reset_after, a bias and no dropout")
-        if self.return_sequences or self.return_state or self.stateful:
-            raise ValueError("PackedGRU gives the last state only")
+        more = self.dropout or self.recurrent_dropout or self.return_sequences or self.return_state or self.stateful
+        if not plain or not self.reset_after or not self.use_bias or more:
+            raise ValueError(
+                "PackedGRU takes tanh and sigmoid, reset_after, a bias, no dropout; it gives the last state"
+            )
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> tf.Tensor:
         if initial_state is not None:
             raise ValueError("PackedGRU starts from zeros")
         mask = tf.ones(tf.shape(sequences)[:2], tf.bool) if mask is None else tf.convert_to_tensor(mask)
         if self.go_backwards:
-            lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
-            sequences = tf.reverse_sequence(sequences, lengths, seq_axis=1, batch_axis=0)
-        cell = self.cell
-        kernel, recurrent, bias = (tf.convert_to_tensor(w) for w in (cell.kernel, cell.recurrent_kernel, cell.bias))
+            sequences = tf.reverse_sequence(sequences, tf.reduce_sum(tf.cast(mask, tf.int32), 1), seq_axis=1)
+        weights = (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)
         # Eagerly, arrays of rows of changing number are not to be had.
         run = tf.function(last_state) if tf.executing_eagerly() else last_state
-        state = run(sequences, mask, kernel, recurrent, bias, tf.as_dtype(self.compute_dtype))
+        state = run(sequences, mask, *map(tf.convert_to_tensor, weights), tf.as_dtype(self.compute_dtype))
         return tf.ensure_shape(tf.cast(state, self.compute_dtype), [sequences.shape[0], self.units])
 
 
 def last_state(
     sequence: tf.Tensor, mask: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor, dtype: tf.DType
 ) -> tf.Tensor:
-    """The state of a GRU at each row's last token, float32 `(batch, units)`.
-
-    Args:
-        sequence: `(batch, length, d)`.
-        mask: bool `(batch, length)`, padding on the right.
-        kernel: `(d, 3 units)`, gates in Keras' order: update, reset, candidate.
-        recurrent: `(units, 3 units)`.
-        bias: `(2, 3 units)`, of the input and of the state.
-        dtype: of the matrix products.
-    """
-    rows, length = tf.unstack(tf.shape(sequence)[:2])
-    order = tf.argsort(tf.reduce_sum(tf.cast(mask, tf.int32), axis=1), direction="DESCENDING", stable=True)
-    alive = tf.transpose(tf.gather(mask, order))
-    count = tf.reduce_sum(tf.cast(alive, tf.int32), axis=1)
-    start = tf.cumsum(count, exclusive=True)
-    # One step at least: arrays without an entry cannot be joined.
-    steps = tf.maximum(1, tf.reduce_sum(tf.cast(count > 0, tf.int32)))
-    # Place of every token, step by step, in the rows below one another.
-    step_and_row = tf.cast(tf.where(alive), tf.int32)
-    place = tf.gather(order, step_and_row[:, 1]) * length + step_and_row[:, 0]
-    units = recurrent.shape[0]
+    """The state `(batch, units)` at each row's last token, float32; the products run in `dtype`."""
+    order, count, start, place, last, previous = _packing(mask)
+    steps, units = tf.maximum(1, tf.reduce_sum(tf.cast(count > 0, tf.int32))), recurrent.shape[0]
 
     def product(a: tf.Tensor, b: tf.Tensor, **transposed: bool) -> tf.Tensor:
         return tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype), **transposed), tf.float32)
 
-    def arrays(number: int) -> tuple[tf.TensorArray, ...]:
-        return tuple(
-            tf.TensorArray(tf.float32, steps, infer_shape=False, element_shape=[None, None]) for _ in range(number)
-        )
+    # For the values of each step, behind `first` rows of zeros.
+    def array(first: int) -> tf.TensorArray:
+        made = tf.TensorArray(tf.float32, steps + 1, infer_shape=False, element_shape=[None, units])
+        return made.write(0, tf.zeros([first, units]))
 
-    def below(changed: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
-        """The state with its first rows replaced."""
-        return tf.ensure_shape(tf.concat([changed, state[tf.shape(changed)[0] :]], 0), state.shape)
+    def loop(goes_on: Any, body: Any, begin: tuple) -> tuple:
+        shapes = (tf.TensorShape([]), tf.TensorShape([None, units]), *[tf.TensorShape(None)] * (len(begin) - 2))
+        return tf.while_loop(goes_on, body, begin, shape_invariants=shapes, parallel_iterations=1)
 
     @tf.custom_gradient
     def run(tokens: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> Any:
-        from_input = product(tokens, kernel) + bias[0]
+        kernels, (update_bias, reset_bias, bias) = tf.split(kernel, 3, axis=1), tf.split(bias, 3, axis=1)
+        # Both biases meet in the two gates; the candidate's inner one is scaled by the reset gate.
+        biases = (tf.reduce_sum(update_bias, 0), tf.reduce_sum(reset_bias, 0), bias[0])
+        from_input = [product(tokens, k) + b for k, b in zip(kernels, biases, strict=True)]
         weights = tf.cast(recurrent, dtype)
 
-        def forward(t: tf.Tensor, state: tf.Tensor, *kept: tf.TensorArray) -> tuple[Any, ...]:
-            n = count[t]
-            before, given = state[:n], from_input[start[t] : start[t] + n]
-            inner = product(before, weights) + bias[1]
-            gates = tf.sigmoid(given[:, : 2 * units] + inner[:, : 2 * units])
-            update, reset = gates[:, :units], gates[:, units:]
-            inner = inner[:, 2 * units :]
-            candidate = tf.tanh(given[:, 2 * units :] + reset * inner)
+        def cell(t: Any, before: tf.Tensor, from_state: Any, arrays: Any) -> tuple[Any, ...]:
+            given = [part[start[t] : start[t] + count[t]] for part in from_input]
+            update, reset = tf.sigmoid(given[0] + from_state[0]), tf.sigmoid(given[1] + from_state[1])
+            candidate = tf.tanh(given[2] + reset * (inner := from_state[2] + bias[1]))
             after = candidate + update * (before - candidate)
-            values = (before, gates, candidate, inner)
-            return (t + 1, below(after, state), *(k.write(t, v) for k, v in zip(kept, values, strict=True)))
+            values = zip(arrays, (after, update, reset, candidate, inner), strict=True)
+            return (t + 1, after, *(a.write(t + 1, value) for a, value in values))
 
-        loop = {"parallel_iterations": 1}
-        begin = (0, tf.zeros([rows, units]), *arrays(4))
-        _, state, *kept = tf.while_loop(lambda t, *_: t < steps, forward, begin, **loop)
+        def forward(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
+            from_state = tf.split(product(state[: count[t]], weights), 3, axis=1)
+            return cell(t, state[: count[t]], from_state, arrays)
+
+        # The first step multiplies no state.
+        zeros = tf.zeros([count[0], units])
+        begin = cell(0, zeros, [zeros] * 3, [array(first) for first in (1, 0, 0, 0, 0)])
+        _, _, states, *gates = loop(lambda t, *_: t < steps, forward, begin)
+        all_states = states.concat()
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            weights = tf.cast(recurrent, dtype)
+            upstream, back = tf.gather(upstream, order), tf.transpose(tf.cast(recurrent, dtype))
 
-            def backward(t: tf.Tensor, flow: tf.Tensor, of_gates: Any, of_input: Any, of_inner: Any) -> tuple[Any, ...]:
-                n = count[t]
-                before, gates, candidate, inner = (array.read(t) for array in kept)
-                update, reset = gates[:, :units], gates[:, units:]
-                here = flow[:n]
-                d_candidate = here * (1 - update) * (1 - candidate * candidate)
-                d_update = here * (before - candidate)
-                d_gates = tf.concat([d_update, d_candidate * inner], 1) * gates * (1 - gates)
-                d_inner = d_candidate * reset
-                down = here * update + product(tf.concat([d_gates, d_inner], 1), weights, transpose_b=True)
-                written = of_gates.write(t, d_gates), of_input.write(t, d_candidate), of_inner.write(t, d_inner)
-                return (t - 1, below(down, flow), *written)
+            def cell_back(t: Any, flow: tf.Tensor, arrays: Any) -> tuple[Any, ...]:
+                """A step's gradients: `flow` is that of the rows that go on, the others end here."""
+                update, reset, candidate, inner = (a.read(t + 1) for a in gates)
+                here = tf.concat([flow, upstream[tf.shape(flow)[0] : count[t]]], 0)
+                direct = here * update
+                d_candidate = (here - direct) * (1 - candidate * candidate)
+                d_update = direct * (1 - update) * (states.read(t)[: count[t]] - candidate)
+                parts = (d_update, (d_inner := d_candidate * reset) * (1 - reset) * inner, d_inner, d_candidate)
+                return direct, parts[:3], [a.write(t + 1, part) for a, part in zip(arrays, parts, strict=True)]
 
-            begin = (steps - 1, tf.ensure_shape(tf.convert_to_tensor(upstream), state.shape), *arrays(3))
-            found = tf.while_loop(lambda t, *_: t >= 0, backward, begin, **loop)
-            d_gates, d_candidate, d_inner = (array.concat() for array in found[2:])
-            of_input, of_inner = tf.concat([d_gates, d_candidate], 1), tf.concat([d_gates, d_inner], 1)
+            def backward(t: tf.Tensor, flow: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
+                direct, of_state, written = cell_back(t, flow, arrays)
+                return (t - 1, direct + product(tf.concat(of_state, 1), back), *written)
+
+            begin = (steps - 1, tf.zeros([0, units]), *(array(0) for _ in range(4)))
+            _, flow, *arrays = loop(lambda t, *_: t > 0, backward, begin)
+            *d_gates, d_inner, d_candidate = (a.concat() for a in cell_back(0, flow, arrays)[2])
+            of_input, of_state = [*d_gates, d_candidate], [*d_gates, d_inner]
+            before, ones = tf.gather(all_states, previous), tf.ones([1, tf.shape(tokens)[0]])
             return (
-                product(of_input, kernel, transpose_b=True),
-                product(tokens, of_input, transpose_a=True),
-                product(kept[0].concat(), of_inner, transpose_a=True),
-                tf.stack([tf.reduce_sum(of_input, 0), tf.reduce_sum(of_inner, 0)]),
+                tf.add_n([product(d, k, transpose_b=True) for d, k in zip(of_input, kernels, strict=True)]),
+                tf.concat([product(tokens, d, transpose_a=True) for d in of_input], 1),
+                tf.concat([product(before, d[count[0] :], transpose_a=True) for d in of_state], 1),
+                tf.concat([tf.concat([tf.matmul(ones, d) for d in side], 1) for side in (of_input, of_state)], 0),
             )
 
-        return state, gradient
+        return tf.gather(all_states, last), gradient
 
-    tokens = tf.gather(tf.reshape(sequence, [rows * length, sequence.shape[-1]]), place)
-    weights = (tf.cast(value, tf.float32) for value in (kernel, recurrent, bias))
-    state = run(tf.cast(tokens, tf.float32), *weights)
-    return tf.gather(state, tf.argsort(order))
+    tokens = tf.gather(tf.reshape(sequence, [-1, sequence.shape[-1]]), place)
+    return run(*(tf.cast(value, tf.float32) for value in (tokens, kernel, recurrent, bias)))
+
+
+def _packing(mask: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    # The rows' order; number and start of each step's tokens; the tokens' places; and, where states stand as tokens do
+    # but behind one of zeros, the places of the rows' last ones and of those that the later steps start from.
+    lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+    order = tf.argsort(lengths, direction="DESCENDING", stable=True)
+    alive = tf.transpose(tf.gather(mask, order))
+    count = tf.reduce_sum(tf.cast(alive, tf.int32), axis=1)
+    start = tf.cumsum(count, exclusive=True)
+    step, row = tf.unstack(tf.cast(tf.where(alive), tf.int32), axis=1)
+    place = tf.gather(order, row) * tf.shape(mask)[1] + step
+    last = tf.where(lengths > 0, 1 + tf.gather(start, tf.maximum(lengths - 1, 0)) + tf.argsort(order), 0)
+    return order, count, start, place, last, 1 + tf.gather(start, step[count[0] :] - 1) + row[count[0] :]
