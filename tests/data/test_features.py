@@ -5,7 +5,8 @@ import errno
 import numpy as np
 import pytest
 
-from vse_tf.data.features import SHARD, CachedTokens, FeatureShards, fill
+from vse_tf.data import features
+from vse_tf.data.features import SHARD, CachedFeatures, CachedTokens, FeatureShards, fill
 from vse_tf.errors import UserError
 
 COUNT = SHARD + 5
@@ -66,7 +67,7 @@ def test_states_of_tokens_come_back_padded_with_zeros(tmp_path):
     states = [random.normal(size=(length, 4)).astype(np.float16) for length in lengths]
     shards = FeatureShards(tmp_path, COUNT, ((4,), "float16"), lengths)
     fill(shards, ["caption"], lambda view, start, end: {view: np.concatenate(states[start:end])})
-    kept = CachedTokens(shards.read("caption"), lengths)
+    kept = CachedTokens(shards.read("caption"), lengths, shards.size)
     assert len(kept) == COUNT
     for rows in (np.array([0, SHARD - 1, SHARD, COUNT - 1, SHARD]), random.integers(0, COUNT, 40)):
         got = kept.load(rows)
@@ -77,6 +78,16 @@ def test_states_of_tokens_come_back_padded_with_zeros(tmp_path):
             assert not item[lengths[row] :].any()
     empty = np.flatnonzero(lengths == 0)[:2]
     assert kept.load(empty).shape == (2, 1, 4)
+
+
+def test_large_features_come_in_small_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_BYTES", 7 * 4 * 3 * 5 + 1)
+    shards = FeatureShards(tmp_path, 30, ((3, 5), "float32"))
+    values = np.random.default_rng(0).normal(size=(30, 3, 5)).astype(np.float32)
+    fill(shards, ["centre"], lambda view, start, end: {view: values[start:end]})
+    assert [len(shard) for shard in shards.read("centre")] == [7, 7, 7, 7, 2]
+    rows = np.array([29, 0, 7, 6, 13])
+    np.testing.assert_array_equal(CachedFeatures([shards.read("centre")], np.arange(30)).load(rows), values[rows])
 
 
 def test_states_of_other_lengths_are_damaged(tmp_path):

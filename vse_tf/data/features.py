@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 
 from vse_tf.errors import UserError
 
-SHARD = 1024
+# Items in a shard, and its bytes, at most.
+SHARD, SHARD_BYTES = 1024, 1 << 28
 CENTRE = "centre"
 
 
@@ -43,8 +45,8 @@ class CachedFeatures:
         return self._gather(seeds % len(self.views), rows)
 
     def _gather(self, views: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        shards, places = np.divmod(self.rows[rows], SHARD)
         first = self.views[0][0]
+        shards, places = np.divmod(self.rows[rows], len(first))
         result = np.empty([len(rows), *first.shape[1:]], first.dtype)
         for i, (view, shard, place) in enumerate(zip(views, shards, places, strict=True)):
             result[i] = self.views[view][shard][place]
@@ -57,14 +59,16 @@ class CachedTokens:
     Args:
         shards: the states in caption order, `(tokens, d)` each.
         lengths: number of tokens of each caption.
+        size: captions in a shard.
     """
 
     kind: Literal["features"] = "features"
 
-    def __init__(self, shards: Sequence[np.ndarray], lengths: np.ndarray) -> None:
+    def __init__(self, shards: Sequence[np.ndarray], lengths: np.ndarray, size: int) -> None:
         self.shards = shards
         self.lengths = lengths
-        starts = [np.cumsum(part) - part for part in np.split(lengths, range(SHARD, len(lengths), SHARD))]
+        self.size = size
+        starts = [np.cumsum(part) - part for part in np.split(lengths, range(size, len(lengths), size))]
         self._starts = np.concatenate(starts)
 
     def __len__(self) -> int:
@@ -77,7 +81,7 @@ class CachedTokens:
         result = np.zeros([len(rows), max(1, lengths.max(initial=0)), width], self.shards[0].dtype)
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             start = self._starts[row]
-            result[i, :length] = self.shards[row // SHARD][start : start + length]
+            result[i, :length] = self.shards[row // self.size][start : start + length]
         return result
 
 
@@ -91,6 +95,9 @@ class FeatureShards:
         count: number of images or captions.
         feature: shape and dtype of a row of the shards.
         lengths: number of rows of each caption; one an item by default.
+
+    Attributes:
+        size: items in a shard.
     """
 
     def __init__(
@@ -100,11 +107,13 @@ class FeatureShards:
         self.count = count
         self.shape, self.dtype = feature
         self.lengths = np.ones(count, np.int64) if lengths is None else lengths
+        largest = math.prod(self.shape) * np.dtype(self.dtype).itemsize * int(self.lengths.max(initial=1))
+        self.size = max(1, min(SHARD, SHARD_BYTES // max(1, largest)))
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First and last-plus-one row of each shard."""
-        for start in range(0, self.count, SHARD):
-            yield start, min(start + SHARD, self.count)
+        for start in range(0, self.count, self.size):
+            yield start, min(start + self.size, self.count)
 
     def missing(self, view: str) -> list[tuple[int, int]]:
         """The spans of a view that are not there yet."""

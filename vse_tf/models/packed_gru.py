@@ -49,19 +49,18 @@ class PackedGRU(keras.layers.GRU):
         mask = tf.ones(tf.shape(sequences)[:2], tf.bool) if mask is None else tf.convert_to_tensor(mask)
         if self.go_backwards:
             sequences = tf.reverse_sequence(sequences, tf.reduce_sum(tf.cast(mask, tf.int32), 1), seq_axis=1)
-        weights = (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)
+        weights = [tf.convert_to_tensor(w) for w in (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)]
         # Eagerly, arrays of rows of changing number are not to be had.
         run = tf.function(last_state) if tf.executing_eagerly() else last_state
-        state = run(sequences, mask, *map(tf.convert_to_tensor, weights), tf.as_dtype(self.compute_dtype))
+        state = run(sequences, mask, weights, tf.as_dtype(self.compute_dtype))
         return tf.ensure_shape(tf.cast(state, self.compute_dtype), [sequences.shape[0], self.units])
 
 
-def last_state(
-    sequence: tf.Tensor, mask: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor, dtype: tf.DType
-) -> tf.Tensor:
+def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
     """The state `(batch, units)` at each row's last token, float32; the products run in `dtype`."""
     order, count, start, place, last, previous = _packing(mask)
-    steps, units = tf.maximum(1, tf.reduce_sum(tf.cast(count > 0, tf.int32))), recurrent.shape[0]
+    # One step at least: the first one stands outside the loop.
+    steps, units = tf.maximum(1, tf.reduce_sum(tf.cast(count > 0, tf.int32))), weights[1].shape[0]
 
     def product(a: tf.Tensor, b: tf.Tensor, **transposed: bool) -> tf.Tensor:
         return tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype), **transposed), tf.float32)
@@ -133,7 +132,7 @@ def last_state(
         return tf.gather(all_states, last), gradient
 
     tokens = tf.gather(tf.reshape(sequence, [-1, sequence.shape[-1]]), place)
-    return run(*(tf.cast(value, tf.float32) for value in (tokens, kernel, recurrent, bias)))
+    return run(*(tf.cast(value, tf.float32) for value in (tokens, *weights)))
 
 
 def _packing(mask: tf.Tensor) -> tuple[tf.Tensor, ...]:

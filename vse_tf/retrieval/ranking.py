@@ -9,8 +9,9 @@ decided by it; the few others are computed in float64. Results do not depend on 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -103,21 +104,28 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
     i2t = _Side(best, error * image_norm * text_norm.max(initial=0.0), image.shape[1])
     t2i = _Side(right, error * text_norm * image_norm.max(initial=0.0), image.shape[1])
     counts = Ranks(np.zeros(n, np.int64), np.zeros(m, np.int64))
+
+    def count(scores: Floats, r: slice, c: slice) -> tuple[slice, slice, Ints, Ints]:
+        exact = _Exact(image[r], text[c])
+        return r, c, i2t.count(scores, r, exact, axis=1), t2i.count(scores, c, exact, axis=0)
+
+    def add(found: Iterable[tuple[slice, slice, Ints, Ints]]) -> None:
+        for r, c, of_images, of_texts in found:
+            counts.i2t[r] += of_images
+            counts.t2i[c] += of_texts
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        for r, c, scores in _blocks(image, text, block_bytes):
+        # One block is counted while the next one is multiplied: the threads of a BLAS go on spinning behind a product,
+        # and would take a core each from threads that only count.
+        counting: Iterable[tuple[slice, slice, Ints, Ints]] = ()
+        for r, c, scores in _blocks(image, text, block_bytes, buffers=2):
             own = np.flatnonzero((rows[c] >= r.start) & (rows[c] < r.stop))
             scores[rows[c][own] - r.start, own] = -np.inf  # neither direction counts a right pair
-
-            def count(part: slice, scores: Floats = scores, r: slice = r, c: slice = c) -> tuple[slice, Ints, Ints]:
-                strip = scores[part]
-                part = slice(r.start + part.start, r.start + part.start + len(strip))
-                exact = _Exact(image[part], text[c])
-                return part, i2t.count(strip, part, exact, axis=1), t2i.count(strip, c, exact, axis=0)
-
-            strips = _slices(len(scores), _STRIP // scores.shape[1])
-            for part, of_images, of_texts in pool.map(count, strips):
-                counts.i2t[part] += of_images
-                counts.t2i[c] += of_texts
+            add(counting)
+            parts = list(_slices(len(scores), _STRIP // scores.shape[1]))
+            strips = [slice(r.start + part.start, r.start + part.stop) for part in parts]
+            counting = pool.map(count, [scores[part] for part in parts], strips, [c] * len(parts))
+        add(counting)
     counts.i2t[np.isneginf(best)] = _NO_QUERY
     return counts
 
@@ -405,20 +413,20 @@ def _product(first: Floats, second: Floats, out: Floats | None = None) -> Floats
     return np.matmul(first, second.T, out=out)
 
 
-def _blocks(first: Floats, second: Floats, block_bytes: int) -> Iterator[tuple[slice, slice, Floats]]:
-    """Row range, column range and float32 product of every block; the memory of a block is used again for the next."""
+def _blocks(first: Floats, second: Floats, block_bytes: int, buffers: int = 1) -> Iterator[tuple[slice, slice, Floats]]:
+    """Row range, column range and float32 product of every block; they share the memory, `buffers` blocks at a time."""
     n, m = len(first), len(second)
     if not n or not m:
         return
-    cells = max(1, block_bytes // 4)
+    cells = max(1, block_bytes // 4 // buffers)
     height = _even(n, max(math.isqrt(cells), cells // m))
     width = _even(m, cells // height)
-    memory = np.empty(height * width, np.float32)
-    for columns in _slices(m, width):
-        for rows in _slices(n, height):
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
-            out = memory[: shape[0] * shape[1]].reshape(shape)
-            yield rows, columns, _product(first[rows], second[columns], out)
+    memory = np.empty((buffers, height * width), np.float32)
+    blocks = itertools.product(_slices(m, width), list(_slices(n, height)))
+    for number, (columns, rows) in enumerate(blocks):
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        out = memory[number % buffers, : shape[0] * shape[1]].reshape(shape)
+        yield rows, columns, _product(first[rows], second[columns], out)
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

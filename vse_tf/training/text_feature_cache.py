@@ -81,8 +81,9 @@ class TextFeatureCache:
 
             fill(shards, [VIEW], compute)
         found = shards.read(VIEW)
-        features = CachedFeatures([found], np.arange(shards.count)) if lengths is None else CachedTokens(found, lengths)
-        return dataclasses.replace(split, caption_features=features)
+        if lengths is None:
+            return dataclasses.replace(split, caption_features=CachedFeatures([found], np.arange(shards.count)))
+        return dataclasses.replace(split, caption_features=CachedTokens(found, lengths, shards.size))
 
     def _features(self, tokens: tf.RaggedTensor, bar: tqdm) -> np.ndarray:
         """Features `(captions, d)`, or states `(tokens, d)` of all captions one behind the other.
