@@ -11,12 +11,15 @@ from PIL import Image
 from tests.reliability.runs import argv_of
 from tests.tiny import arguments, rows_of, tiny_settings
 from vse_tf import train
+from vse_tf.config import ModelSettings, TextSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
+from vse_tf.models.backbones import backbone_of
+from vse_tf.models.text_tower import build_text_tower
 from vse_tf.training import trainer
-from vse_tf.training.feature_cache import FeatureCache
+from vse_tf.training.feature_cache import FeatureCache, backbone_key
 from vse_tf.training.text_feature_cache import TextFeatureCache
 
 WORDS = ["a", "the", "red", "green", "blue", "circle", "square", "triangle", "small", "large", "left", "right"]
@@ -116,6 +119,13 @@ def test_other_captions_and_other_weights_are_other_features(preset, tmp_path):
     weight.assign(weight + 1e-3)
     cache = TextFeatureCache(embedder.text_tower, embedder.tokenizer, embedder.settings.text, tmp_path / "cache")
     assert cache.folder.relative_to(tmp_path / "cache") not in {Path(*path.parts[:2]) for path in made}
+
+
+def test_a_backbone_has_one_key_whatever_was_built_before_it(preset):
+    settings = TextSettings(encoder=f"hub:{preset}", max_tokens=32, pooling="attention")
+    keras.backend.clear_session()
+    keys = {backbone_key(backbone_of(build_text_tower(settings, ModelSettings(), 17))) for _ in range(3)}
+    assert len(keys) == 1
 
 
 def test_an_encoder_without_frozen_backbone_is_one_line(preset, tmp_path):

@@ -132,9 +132,9 @@ def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) 
     """
     digest = hashlib.sha256()
     description = keras.saving.serialize_keras_object(backbone)
-    # Keras numbers nameless input layers through the whole process.
-    described = re.sub(r'"input_layer_\d+"', '"input_layer"', json.dumps([description, prepared], sort_keys=True))
-    digest.update(described.encode())
+    # Keras numbers nameless inputs and operations through the whole process.
+    described = json.dumps([description, prepared], sort_keys=True)
+    digest.update(re.sub(r'"(input_layer|cast|zeros_like)_\d+"', r'"\1"', described).encode())
     for weight in backbone.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
     return digest.hexdigest()[:24]
