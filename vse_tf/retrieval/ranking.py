@@ -24,9 +24,9 @@ Ints = NDArray[np.int64]
 
 BLOCK_BYTES = 16 * 2**20
 _UNIT = 2.0**-24  # relative error of one float32 rounding
-_STRIP = 128 * 1024  # scores compared at a time: what stays in the processor's cache
-_PAIRS = 128  # pairs multiplied in float64 at a time
-_THREADS = 4  # that compare scores; the product brings its own
+_STRIP = 512 * 1024  # scores compared at a time
+_PAIRS = 32  # pairs multiplied in float64 at a time: what stays in the processor's cache
+_THREADS = 2  # that compare scores; the product brings its own
 _NO_QUERY = -1
 
 
@@ -70,7 +70,7 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
     without captions asks no question (its `i2t` is -1) but stays in the gallery for every caption.
 
     Both directions come from one matrix product per block. The memory in use beyond the two matrices is about
-    `block_bytes` plus 10 MB. The cost is that of the product plus about a fifth; scores that are nearly all equal
+    twice `block_bytes` plus 10 MB. The cost is that of the product plus about a third; scores that are nearly all equal
     cost another product in float64.
 
     Args:
@@ -275,7 +275,7 @@ class _Side:
         line = np.s_[:, None] if axis else np.s_[None, :]
         above = strip >= self.low[queries][line]
         ones = above.view(np.uint8)
-        counts = (np.add.reduce(ones, axis=1, dtype=np.uint32) if axis else _column_sums(ones)).astype(np.int64)
+        counts = _row_sums(ones) if axis else _column_sums(ones)
         near = np.flatnonzero(above ^ (strip > self.high[queries][line]))
         if near.size:
             query = near // strip.shape[1] if axis else near % strip.shape[1]
@@ -402,6 +402,12 @@ def _above(values: Doubles) -> Floats:
     return np.nextafter(values.astype(np.float32) + np.finfo(np.float32).tiny, np.float32(np.inf))
 
 
+def _row_sums(ones: NDArray[np.uint8]) -> Ints:
+    # As below.
+    parts = np.add.reduceat(ones, np.arange(0, ones.shape[1], 255), axis=1, dtype=np.uint8)
+    return parts.sum(axis=1, dtype=np.int64)
+
+
 def _column_sums(ones: NDArray[np.uint8]) -> Ints:
     sums = np.zeros(ones.shape[1], np.int64)
     for part in _slices(len(ones), 255):  # as many as a byte holds: adding bytes is quick
@@ -414,11 +420,11 @@ def _product(first: Floats, second: Floats, out: Floats | None = None) -> Floats
 
 
 def _blocks(first: Floats, second: Floats, block_bytes: int, buffers: int = 1) -> Iterator[tuple[slice, slice, Floats]]:
-    """Row range, column range and float32 product of every block; they share the memory, `buffers` blocks at a time."""
+    """Row range, column range and float32 product of every block; each stays until `buffers` more have been made."""
     n, m = len(first), len(second)
     if not n or not m:
         return
-    cells = max(1, block_bytes // 4 // buffers)
+    cells = max(1, block_bytes // 4)
     height = _even(n, max(math.isqrt(cells), cells // m))
     width = _even(m, cells // height)
     memory = np.empty((buffers, height * width), np.float32)
