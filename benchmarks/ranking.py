@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vse_tf.retrieval.ranking import BLOCK_BYTES, ranks
+from vse_tf.retrieval.products import BLOCK_BYTES
+from vse_tf.retrieval.ranking import ranks
 
 
 def unit(values: np.ndarray) -> np.ndarray:

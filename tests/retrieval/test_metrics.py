@@ -7,7 +7,8 @@ import pytest
 
 from vse_tf.errors import UserError
 from vse_tf.retrieval.metrics import METRICS, evaluate, fold_metrics, recall_metrics
-from vse_tf.retrieval.ranking import NonFiniteError, Ranks, ranks
+from vse_tf.retrieval.products import NonFiniteError
+from vse_tf.retrieval.ranking import Ranks, ranks
 
 
 def gallery(n=30, each=3, dim=8, seed=0):

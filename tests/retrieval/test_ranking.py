@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vse_tf.retrieval import ranking
+from vse_tf.retrieval import neighbours, products, ranking
 from vse_tf.retrieval.metrics import recall_metrics
-from vse_tf.retrieval.ranking import NonFiniteError, check_finite, nearest, ranks
+from vse_tf.retrieval.neighbours import nearest
+from vse_tf.retrieval.products import NonFiniteError, check_finite
+from vse_tf.retrieval.ranking import ranks
 
 
 def oracle(image, text, text_rows):
@@ -100,7 +102,8 @@ def test_any_product_within_its_bound_gives_the_same_result(monkeypatch, seed):
         out[...] = product
         return out
 
-    monkeypatch.setattr(ranking, "_product", noisy)
+    for module in (products, ranking):
+        monkeypatch.setattr(module, "product", noisy)
     for block_bytes in (4 * 7 * 9, 2**24):
         same(ranks(image, text, rows, block_bytes), expected)
         index, score = nearest(image, text, 6, block_bytes)
@@ -111,9 +114,13 @@ def test_any_product_within_its_bound_gives_the_same_result(monkeypatch, seed):
 def test_equal_scores_that_float64_rounds_apart_are_a_tie():
     middle = 1 + 2.0**-24  # half-way between two float32 numbers
     side = ranking._Side(np.array([middle + 2.0**-52]), np.array([1e-6]), dim=8)
-    strip = np.float32([[1.0]])
-    assert side.count(strip, slice(0, 1), lambda _: np.array([middle - 2.0**-52]), axis=1).tolist() == [1]
-    assert side.count(strip, slice(0, 1), lambda _: np.array([middle - 2.0**-30]), axis=1).tolist() == [0]
+    one = slice(0, 1)
+    counts, near = side.reached(np.float32([[1.0]]), one, axis=1)
+    assert (counts.tolist(), near.tolist()) == ([1], [0])
+    side.correct(counts, near, near, one, lambda _: np.array([middle - 2.0**-52]))
+    assert counts.tolist() == [1]
+    side.correct(counts, near, near, one, lambda _: np.array([middle - 2.0**-30]))
+    assert counts.tolist() == [0]
 
 
 def test_a_worse_product_is_noticed(monkeypatch):
@@ -130,7 +137,8 @@ def test_a_worse_product_is_noticed(monkeypatch):
         out[...] = chain
         return out
 
-    monkeypatch.setattr(ranking, "_product", drifting)
+    for module in (products, ranking):
+        monkeypatch.setattr(module, "product", drifting)
     same(ranks(image, text, rows), ([55] * 12, [11] * 60))
 
 
@@ -193,8 +201,10 @@ def test_a_bad_row_is_named_before_any_score(bad, block_bytes, monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("a score was computed")
 
-    monkeypatch.setattr(ranking, "_product", forbidden)
-    monkeypatch.setattr(ranking, "_pair_dots", forbidden)
+    for module in (products, ranking):
+        monkeypatch.setattr(module, "product", forbidden)
+    for module in (neighbours, ranking):
+        monkeypatch.setattr(module, "pair_dots", forbidden)
     rows = np.arange(600) // 3
     for side in ("image", "text"):
         arrays = {"image": np.ones((200, 1024), np.float32), "text": np.ones((600, 1024), np.float32)}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Item
 from vse_tf.retrieval.index_writer import IndexWriter
-from vse_tf.retrieval.ranking import Nearest, NonFiniteError
+from vse_tf.retrieval.neighbours import Nearest
+from vse_tf.retrieval.products import NonFiniteError
 from vse_tf.retrieval.report import answers_table
 from vse_tf.retrieval.search import ExactSearch, check_model, hits
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vse_tf.data.records import Record, Split
 from vse_tf.errors import UserError
 from vse_tf.retrieval.metrics import RECALLS_AT
-from vse_tf.retrieval.ranking import nearest
+from vse_tf.retrieval.neighbours import nearest
 
 if TYPE_CHECKING:
     from vse_tf.embedder import EncodedSplit

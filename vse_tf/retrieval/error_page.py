@@ -14,7 +14,8 @@ from vse_tf.data.features import CachedFeatures
 from vse_tf.data.records import FileImages, Split
 from vse_tf.retrieval import html_page
 from vse_tf.retrieval.metrics import RECALL_METRICS
-from vse_tf.retrieval.ranking import nearest, ranks
+from vse_tf.retrieval.neighbours import nearest
+from vse_tf.retrieval.ranking import ranks
 from vse_tf.retrieval.thumbnails import thumbnail, thumbnail_of_pixels
 
 if TYPE_CHECKING:

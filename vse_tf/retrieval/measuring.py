@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vse_tf.errors import UserError
 from vse_tf.retrieval.metrics import evaluate
-from vse_tf.retrieval.ranking import NonFiniteError
+from vse_tf.retrieval.products import NonFiniteError
 
 if TYPE_CHECKING:
     from vse_tf.embedder import EncodedSplit

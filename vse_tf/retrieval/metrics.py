@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vse_tf.errors import UserError
-from vse_tf.retrieval.ranking import BLOCK_BYTES, Ranks, check_finite, ranks
+from vse_tf.retrieval.products import BLOCK_BYTES, check_finite
+from vse_tf.retrieval.ranking import Ranks, ranks
 
 RECALLS_AT = (1, 5, 10)
 I2T_METRICS = ("i2t_r1", "i2t_r5", "i2t_r10", "i2t_medr", "i2t_meanr")

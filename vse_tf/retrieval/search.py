@@ -11,7 +11,8 @@ import numpy as np
 
 from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Index, Item
-from vse_tf.retrieval.ranking import BLOCK_BYTES, Nearest
+from vse_tf.retrieval.neighbours import Nearest
+from vse_tf.retrieval.products import BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ExactSearch:
 
     Args:
         index: the index.
-        block_bytes: see `vse_tf.retrieval.ranking.nearest`.
+        block_bytes: see `vse_tf.retrieval.neighbours.nearest`.
 
     Example:
         >>> rows, scores = ExactSearch(index)(model.encode_texts(["two dogs in the snow"]), k=10)

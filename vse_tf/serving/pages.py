@@ -14,7 +14,7 @@ from werkzeug.wrappers import Request, Response
 
 from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Index, Item
-from vse_tf.retrieval.ranking import NonFiniteError
+from vse_tf.retrieval.products import NonFiniteError
 from vse_tf.retrieval.search import ExactSearch
 from vse_tf.retrieval.thumbnails import thumbnail
 from vse_tf.serving import manifest

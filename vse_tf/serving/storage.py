@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from vse_tf.retrieval.ranking import nearest
+from vse_tf.retrieval.neighbours import nearest
 
 Storage = Literal["float32", "float16", "int8"]
 STORAGES: tuple[str, ...] = get_args(Storage)

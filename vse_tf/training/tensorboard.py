@@ -17,7 +17,7 @@ from tensorboard.plugins.projector import ProjectorConfig
 from vse_tf.data.records import Split
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.retrieval.ranking import nearest
+from vse_tf.retrieval.neighbours import nearest
 from vse_tf.settings_parser import flat
 from vse_tf.training import pictures
 from vse_tf.training.run_folder import ADVICE
