@@ -56,8 +56,8 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
     without captions asks no question (its `i2t` is -1) but stays in the gallery for every caption.
 
     Both directions come from one matrix product per block. The memory in use beyond the two matrices is about
-    twice `block_bytes` plus 10 MB. The cost is that of the product plus about a third at worst; scores that are nearly all equal
-    cost another product in float64.
+    twice `block_bytes` plus 10 MB. The cost is that of the product plus at most about a third; scores that are nearly
+    all equal cost another product in float64.
 
     Args:
         image: image embeddings `(N, d)`, float32.
