@@ -1,5 +1,7 @@
 """Learned pooling against its formula, in sums over one item at a time."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -118,3 +120,5 @@ def test_precomputed_regions_are_pooled_by_queries():
     tower = build_image_tower(settings, ModelSettings(dim=6), (7, 5))
     assert tower.get_layer("head").get_layer("pooling").kernel.shape == (5, 2)
     assert tower(RANDOM.normal(size=(3, 7, 5))).shape == (3, 6)
+    both = build_image_tower(dataclasses.replace(settings, pooling="mean_max"), ModelSettings(dim=6), (7, 5))
+    assert head_of(both).input_shape == (None, 10)

@@ -12,7 +12,7 @@ from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.data.records import Images
 from vse_tf.errors import UserError
 from vse_tf.models import backbones
-from vse_tf.models.pooling import pooled, regions
+from vse_tf.models.pooling import pooled_together
 from vse_tf.models.projection import build_head
 
 # The largest map that cnn flattens; larger ones are averaged down to at most this.
@@ -80,7 +80,7 @@ def build_image_tower(
     - `cnn`: 3×3 convolutions with stride 2 and ReLU, one a number in `image.channels`; the map, averaged down to at
       most 6×6 where it is larger, is flattened and goes through Dense(`image.units`) with ReLU. Trained from scratch,
       without batch statistics.
-    - `features`: precomputed, `(d,)` or `(regions, d)`, of which the mean is taken (or what attention gives).
+    - `features`: precomputed, `(d,)` or `(regions, d)`, pooled by `image.pooling`.
     - `applications:<Name>`: a model of `keras.applications`, weights from `image.weights`, mean over its last map.
     - `hub:<preset>`: an image backbone of KerasHub with its own scaling, see `hub_image_backbone`.
 
@@ -122,7 +122,7 @@ def build_image_tower(
         raise UserError(f"image.encoder: {image.encoder} takes {wanted}, the data have shape {tuple(input_shape)}")
     if kind == "features":
         inputs = keras.Input(input_shape, name="image")
-        feature = regions([inputs]) if rank == 2 and image.pooling == "attention" else pooled(inputs)
+        feature = pooled_together([inputs], image.pooling)
         head = build_head(feature.shape[1:], model, image.units, normalize=True, queries=image.queries)
         return keras.Model(inputs, head(feature), name=name)
     inputs = keras.Input(input_shape, name="image")

@@ -92,17 +92,18 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
     counts = Ranks(np.zeros(n, np.int64), np.zeros(m, np.int64))
 
     def count(scores: Floats, r: slice, c: slice) -> tuple[slice, slice, Ints, Ints]:
-        of_images, of_texts = np.zeros(len(scores), np.int64), np.zeros(scores.shape[1], np.int64)
+        width = scores.shape[1]
+        of_images, of_texts = np.zeros(len(scores), np.int64), np.zeros(width, np.int64)
         near_images, near_texts = [], []
-        for part in slices(len(scores), _STRIP // scores.shape[1]):
-            strip, first = scores[part], part.start * scores.shape[1]
+        for part in slices(len(scores), _STRIP // width):
+            strip, first = scores[part], part.start * width
             of_images[part], near = i2t.reached(strip, slice(r.start + part.start, r.start + part.stop), axis=1)
             near_images.append(first + near)
             reached, near = t2i.reached(strip, c, axis=0)
             of_texts += reached
             near_texts.append(first + near)
         exact = _Exact(image[r], text[c])
-        near, width = np.concatenate(near_images), scores.shape[1]
+        near = np.concatenate(near_images)
         i2t.correct(of_images, near, near // width, r, exact)
         near = np.concatenate(near_texts)
         t2i.correct(of_texts, near, near % width, c, exact)

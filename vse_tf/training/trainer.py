@@ -159,9 +159,8 @@ class _Trainer:
         images, texts = self._caches(model, tokenizer, view, bad)
         if self.chief:
             self._create_folder(collection, begun)
-        measured = validation
+        measured = images.split(validation) if images else validation
         if images:
-            measured = images.split(measured)
             training = images.split(training, training_views(settings.image.flip, settings.data.feature_crops))
         if texts:
             measured, training = texts.split(measured), texts.split(training)
