@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from vse_tf.retrieval import neighbours, products, ranking
 from vse_tf.retrieval.metrics import recall_metrics
@@ -113,14 +116,56 @@ def test_any_product_within_its_bound_gives_the_same_result(monkeypatch, seed):
 
 def test_equal_scores_that_float64_rounds_apart_are_a_tie():
     middle = 1 + 2.0**-24  # half-way between two float32 numbers
-    side = ranking._Side(np.array([middle + 2.0**-52]), np.array([1e-6]), dim=8)
-    one = slice(0, 1)
-    counts, near = side.reached(np.float32([[1.0]]), one, axis=1)
+    side = ranking._Side.made(np.array([middle + 2.0**-52]), np.array([1e-6]), dim=8)
+    counts, near = side.reached(np.float32([[1.0]]), axis=1)
     assert (counts.tolist(), near.tolist()) == ([1], [0])
-    side.correct(counts, near, near, one, lambda _: np.array([middle - 2.0**-52]))
+    side.correct(counts, near, near, lambda _: np.array([middle - 2.0**-52]))
     assert counts.tolist() == [1]
-    side.correct(counts, near, near, one, lambda _: np.array([middle - 2.0**-30]))
+    side.correct(counts, near, near, lambda _: np.array([middle - 2.0**-30]))
     assert counts.tolist() == [0]
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in ThreadpoolController().select(user_api="blas").info()}
+
+
+def test_the_blas_gets_its_threads_back(monkeypatch):
+    before, seen = blas_threads(), []
+    image = unit(np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
+    rows = np.arange(60)
+    genuine = products.product
+
+    def watched(*args):
+        seen.append(blas_threads())
+        return genuine(*args)
+
+    monkeypatch.setattr(products, "product", watched)
+    with ThreadPoolExecutor(4) as pool:  # evaluations side by side
+        for found in pool.map(lambda _: ranks(image, image, rows, block_bytes=400), range(8)):
+            same(found, ([0] * 60, [0] * 60))
+    assert set.union(*seen) == {1}
+    assert blas_threads() == before
+
+    def failing(*_):
+        raise RuntimeError("of a block")
+
+    monkeypatch.setattr(products, "product", failing)
+    with pytest.raises(RuntimeError, match="of a block"):
+        ranks(image, image, rows)
+    assert blas_threads() == before
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_blocks_side_by_side_give_the_same_ranks(monkeypatch, threads):
+    @contextmanager
+    def of_so_many():
+        yield threads
+
+    monkeypatch.setattr(ranking, "own_threads", of_so_many)
+    random = np.random.default_rng(threads)
+    image, text = (random.integers(-2, 3, (count, 4)).astype(np.float32) for count in (40, 90))
+    rows = random.integers(0, 40, 90)
+    same(ranks(image, text, rows, block_bytes=4 * 60), oracle(image, text, rows))
 
 
 def test_a_worse_product_is_noticed(monkeypatch):

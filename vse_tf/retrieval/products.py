@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 8 * 2**20
 UNIT = 2.0**-24
 """Relative error of one float32 rounding."""
 
+_MOST_THREADS = 16  # more would wait for each other in Python, and each holds a block
+_ALONE = threading.Lock()
 _PAIRS = 32  # pairs multiplied in float64 at a time: what stays in the processor's cache
 
 
@@ -124,25 +129,54 @@ def product(first: Floats, second: Floats, out: Floats | None = None) -> Floats:
     return np.matmul(first, second.T, out=out)
 
 
-def blocks(first: Floats, second: Floats, block_bytes: int, buffers: int = 1) -> Iterator[tuple[slice, slice, Floats]]:
-    """Row range, column range and float32 product of every block; each stays until `buffers` more have been made."""
-    n, m = len(first), len(second)
+def product_into(memory: Floats, first: Floats, second: Floats) -> Floats:
+    shape = (len(first), len(second))
+    return product(first, second, memory[: math.prod(shape)].reshape(shape))
+
+
+@contextmanager
+def own_threads() -> Iterator[int]:
+    """Products take one thread each while this lasts; gives the number of threads that one would have taken.
+
+    So as many products run side by side, and each thread goes on with its own scores while they are in the cache.
+    The threads of a BLAS would all wait for the slowest one, and go on spinning behind a product.
+    """
+    blas = ThreadpoolController().select(user_api="blas")
+    # The limit holds for the whole process: who comes second would find, and restore, the limit of the first.
+    with _ALONE:
+        threads = max((library["num_threads"] for library in blas.info()), default=2)
+        with blas.limit(limits=1):
+            yield min(_MOST_THREADS, threads)
+
+
+def block_slices(n: int, m: int, block_bytes: int) -> list[tuple[slice, slice]]:
+    """Row range and column range of every block of an `(n, m)` product, none above `block_bytes`."""
     if not n or not m:
-        return
-    cells = max(1, block_bytes // 4)
+        return []
+    cells = _cells(block_bytes)
     height = _even(n, max(math.isqrt(cells), cells // m))
     width = _even(m, cells // height)
-    memory = np.empty((buffers, height * width), np.float32)
-    blocks = itertools.product(slices(m, width), list(slices(n, height)))
-    for number, (columns, rows) in enumerate(blocks):
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        out = memory[number % buffers, : shape[0] * shape[1]].reshape(shape)
-        yield rows, columns, product(first[rows], second[columns], out)
+    return [(rows, columns) for columns, rows in itertools.product(slices(m, width), list(slices(n, height)))]
+
+
+def block_memory(block_bytes: int) -> Floats:
+    return np.empty(_cells(block_bytes), np.float32)
+
+
+def blocks(first: Floats, second: Floats, block_bytes: int) -> Iterator[tuple[slice, slice, Floats]]:
+    """Row range, column range and float32 product of every block; each stays until the next is made."""
+    memory = block_memory(block_bytes)
+    for rows, columns in block_slices(len(first), len(second), block_bytes):
+        yield rows, columns, product_into(memory, first[rows], second[columns])
 
 
 def slices(total: int, size: int) -> Iterator[slice]:
     size = max(1, size)
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _cells(block_bytes: int) -> int:
+    return max(1, block_bytes // 4)
 
 
 def _even(total: int, most: int) -> int:

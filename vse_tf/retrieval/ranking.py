@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,20 +19,22 @@ from vse_tf.retrieval.products import (
     above,
     as_embeddings,
     below,
-    blocks,
+    block_memory,
+    block_slices,
     check_overflow,
     check_width,
     norms,
+    own_threads,
     pair_dots,
     product,
+    product_into,
     proven_error,
     slices,
 )
 
 _STRIP = 128 * 1024  # scores compared at a time: what stays in the processor's cache
-_THREADS = 2  # that compare scores; the product brings its own
-_TASKS = 4  # of a block
 _NO_QUERY = -1
+_NONE = np.zeros(0, np.int64)
 
 
 class Ranks(NamedTuple):
@@ -55,9 +57,10 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
     high as its own. Ties count against the model, so a collapsed one (all scores equal) scores nothing. An image
     without captions asks no question (its `i2t` is -1) but stays in the gallery for every caption.
 
-    Both directions come from one matrix product per block. The memory in use beyond the two matrices is about
-    twice `block_bytes` plus 10 MB. The cost is that of the product plus at most about a third; scores that are nearly
-    all equal cost another product in float64.
+    Both directions come from one matrix product per block; as many blocks are worked on at once as the BLAS would take
+    threads. The memory in use beyond the two matrices is about twice `block_bytes` for each of them. The cost is that
+    of the product plus about a fifth. Scores that are nearly all equal cost another product in float64, and three times
+    the memory.
 
     Args:
         image: image embeddings `(N, d)`, float32.
@@ -85,86 +88,97 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
     right = pair_dots(image, text, rows, np.arange(m))
     best = np.full(n, -np.inf)
     np.maximum.at(best, rows, right)
-
     error = _product_error(image, text, rows, right, image_norm, text_norm)
-    i2t = _Side(best, error * image_norm * text_norm.max(initial=0.0), image.shape[1])
-    t2i = _Side(right, error * text_norm * image_norm.max(initial=0.0), image.shape[1])
-    counts = Ranks(np.zeros(n, np.int64), np.zeros(m, np.int64))
+    i2t = _Side.made(best, error * image_norm * text_norm.max(initial=0.0), image.shape[1])
+    t2i = _Side.made(right, error * text_norm * image_norm.max(initial=0.0), image.shape[1])
+    with own_threads() as threads, ThreadPoolExecutor(threads) as pool:
+        memory = [block_memory(block_bytes) for _ in range(threads)]
 
-    def count(scores: Floats, r: slice, c: slice) -> tuple[slice, slice, Ints, Ints]:
-        width = scores.shape[1]
-        of_images, of_texts = np.zeros(len(scores), np.int64), np.zeros(width, np.int64)
-        near_images, near_texts = [], []
-        for part in slices(len(scores), _STRIP // width):
-            strip, first = scores[part], part.start * width
-            of_images[part], near = i2t.reached(strip, slice(r.start + part.start, r.start + part.stop), axis=1)
-            near_images.append(first + near)
-            reached, near = t2i.reached(strip, c, axis=0)
-            of_texts += reached
-            near_texts.append(first + near)
-        exact = _Exact(image[r], text[c])
-        near = np.concatenate(near_images)
-        i2t.correct(of_images, near, near // width, r, exact)
-        near = np.concatenate(near_texts)
-        t2i.correct(of_texts, near, near % width, c, exact)
-        return r, c, of_images, of_texts
-
-    def add(found: Iterable[tuple[slice, slice, Ints, Ints]]) -> None:
-        for r, c, of_images, of_texts in found:
-            counts.i2t[r] += of_images
-            counts.t2i[c] += of_texts
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        # One block is counted while the next one is multiplied: the threads of a BLAS go on spinning behind a product,
-        # and would take a core each from threads that only count.
-        counting: Iterable[tuple[slice, slice, Ints, Ints]] = ()
-        for r, c, scores in blocks(image, text, block_bytes, buffers=2):
+        def count(block: tuple[slice, slice]) -> Ranks:
+            held = memory.pop()
+            r, c = block
+            scores = product_into(held, image[r], text[c])
             own = np.flatnonzero((rows[c] >= r.start) & (rows[c] < r.stop))
             scores[rows[c][own] - r.start, own] = -np.inf  # neither direction counts a right pair
-            add(counting)
-            parts = list(slices(len(scores), -(-len(scores) // _TASKS)))
-            images = [slice(r.start + part.start, r.start + part.stop) for part in parts]
-            counting = pool.map(count, [scores[part] for part in parts], images, [c] * len(parts))
-        add(counting)
+            found = _counts(scores, _Exact(image[r], text[c]), i2t.of(r), t2i.of(c))
+            memory.append(held)
+            return found
+
+        counts = Ranks(np.zeros(n, np.int64), np.zeros(m, np.int64))
+        parts = block_slices(n, m, block_bytes)
+        for (r, c), found in zip(parts, pool.map(count, parts), strict=True):
+            counts.i2t[r] += found.i2t
+            counts.t2i[c] += found.t2i
     counts.i2t[np.isneginf(best)] = _NO_QUERY
     return counts
 
 
-class _Side:
-    """The counts of one direction.
+def _counts(scores: Floats, exact: _Exact, i2t: _Side, t2i: _Side) -> Ranks:
+    """How many scores of a block reach the right one of its images (rows) and of its captions (columns)."""
+    height, width = scores.shape
+    of_images, of_texts = np.zeros(height, np.int64), np.zeros(width, np.int64)
+    near_images, near_texts = [_NONE], [_NONE]
+
+    def settle() -> None:
+        near = np.concatenate(near_images)
+        i2t.correct(of_images, near, near // width, exact)
+        near = np.concatenate(near_texts)
+        t2i.correct(of_texts, near, near % width, exact)
+        near_images[1:], near_texts[1:] = [], []
+
+    for part in slices(height, _STRIP // width):
+        first = part.start * width
+        of_images[part], near = i2t.of(part).reached(scores[part], axis=1)
+        near_images.append(first + near)
+        reached, near = t2i.reached(scores[part], axis=0)
+        of_texts += reached
+        near_texts.append(first + near)
+        if sum(map(len, near_images + near_texts)) > _STRIP:  # as a rule there are few, best settled together
+            settle()
+    settle()
+    return Ranks(of_images, of_texts)
+
+
+class _Side(NamedTuple):
+    """What the queries of one direction compare scores with.
 
     Args:
-        right: float64 score of each query's right item (-inf: no query).
-        slack: largest distance of a product from its score, per query.
-        dim: width of the embeddings.
+        right: float64 score of each query's right item (no query: infinite, which no score reaches).
+        low: float32 products from here on may be of a score that reaches the right one.
+        high: float32 products above are.
+        slack64: float64 scores of equal pairs may differ by so much, and be rounded apart.
     """
 
-    def __init__(self, right: Doubles, slack: Doubles, dim: int) -> None:
-        right = np.where(np.isneginf(right), np.inf, right)  # no score reaches that of no query
-        self.right = right
-        self.low = below(right - slack)
-        self.high = above(right + slack)
-        # Two float64 dot products of equal pairs may differ by their own rounding and be rounded apart.
-        self.slack64 = slack * (2.0**-28 * dim)
+    right: Doubles
+    low: Floats
+    high: Floats
+    slack64: Doubles
 
-    def reached(self, strip: Floats, queries: slice, axis: int) -> tuple[Ints, Ints]:
+    @classmethod
+    def made(cls, right: Doubles, slack: Doubles, dim: int) -> _Side:
+        """From the right scores (-inf: no query) and the largest distance of a product from its score, per query."""
+        right = np.where(np.isneginf(right), np.inf, right)
+        return cls(right, below(right - slack), above(right + slack), slack * (2.0**-28 * dim))
+
+    def of(self, queries: slice) -> _Side:
+        return _Side(self.right[queries], self.low[queries], self.high[queries], self.slack64[queries])
+
+    def reached(self, strip: Floats, axis: int) -> tuple[Ints, Ints]:
         """How many scores of a strip may reach each query's right one, and the flat positions of those too near to say.
 
         Queries are its rows (axis 1) or columns (0).
         """
         line = np.s_[:, None] if axis else np.s_[None, :]
-        reached = strip >= self.low[queries][line]
+        reached = strip >= self.low[line]
         ones = reached.view(np.uint8)
         counts = _row_sums(ones) if axis else _column_sums(ones)
-        return counts, np.flatnonzero(reached ^ (strip > self.high[queries][line]))
+        return counts, np.flatnonzero(reached ^ (strip > self.high[line]))
 
-    def correct(self, counts: Ints, near: Ints, query: Ints, queries: slice, exact: Callable[[Ints], Doubles]) -> None:
+    def correct(self, counts: Ints, near: Ints, query: Ints, exact: Callable[[Ints], Doubles]) -> None:
         """Take those of the near scores out of the counts that do not reach the right one."""
         if near.size:
-            score, right = exact(near), self.right[queries][query]
-            lost = (score.astype(np.float32) < right.astype(np.float32)) & (
-                score < right - self.slack64[queries][query]
-            )
+            score, right = exact(near), self.right[query]
+            lost = (score.astype(np.float32) < right.astype(np.float32)) & (score < right - self.slack64[query])
             np.subtract.at(counts, query[lost], 1)
 
 
