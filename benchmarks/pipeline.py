@@ -4,7 +4,8 @@
 
 Without a folder, JPEGs of 500 x 375 pixels are drawn. Both sides read, decode (accurate transform, smooth chroma) and
 resize (antialiased, bilinear) on as many threads as there are cores; the bare side does nothing else. Prints one JSON
-line: images a second of both and their ratio, for the view of evaluation and the random one of training.
+line: images a second of both and their ratio, for the view of evaluation and the random one of training. Both sides
+are endless and work ahead, so counting begins and ends in the middle of the work.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vse_tf.data.pipeline import ImageView, image_batches, training_batches
 from vse_tf.data.records import FileImages, Record, Split
 
 BATCH, MAX_PIXELS, CROP = 128, 100_000_000, (0.08, 1.0)
-EPOCHS = 4  # of training
+AHEAD, COUNTED = 8, 40  # batches that are taken before counting, and that are counted
 CORES = os.cpu_count() or 1
 
 
@@ -69,33 +70,31 @@ def bare(paths: list[str], size: int, training: bool) -> tf.data.Dataset:
         return tf.image.resize_with_crop_or_pad(image, size, size)
 
     numbers = np.arange(len(paths), dtype=np.int32)
-    stream = tf.data.Dataset.from_tensor_slices((paths, numbers))
-    if training:
-        # Endless as the pipeline is: both then work ahead of what is counted.
-        stream = stream.repeat()
-    stream = stream.map(read, num_parallel_calls=CORES).batch(BATCH, drop_remainder=training).prefetch(2)
-    return stream.take(EPOCHS * (len(paths) // BATCH)) if training else stream
+    stream = tf.data.Dataset.from_tensor_slices((paths, numbers)).repeat()
+    return stream.map(read, num_parallel_calls=CORES).batch(BATCH, drop_remainder=training).prefetch(2)
 
 
 def ours(paths: list[str], size: int, training: bool) -> tf.data.Dataset:
     """The product's own pipeline over the same files."""
-    images, bad = FileImages(tuple(paths)), BadImages("fail", MAX_PIXELS)
+    bad = BadImages("fail", MAX_PIXELS)
     view = ImageView((size, size), random_crop=True, crop_scale=CROP)
     if not training:
-        return image_batches(images, view, BATCH, bad)
+        enough = 2 * (AHEAD + COUNTED) * BATCH // len(paths) + 1
+        return image_batches(FileImages(tuple(paths * enough)), view, BATCH, bad)
+    images = FileImages(tuple(paths))
     records = tuple(Record(path, ("a photo",), "train", row) for row, path in enumerate(paths))
     order = Order(records, BATCH, "images", seed=0)
-    batches = training_batches(Split("train", records, images), order, view, lambda caption: caption[:, None], bad)
-    return batches.take(EPOCHS * order.steps_per_epoch)
+    return training_batches(Split("train", records, images), order, view, lambda caption: caption[:, None], bad)
 
 
 def seconds(make: object, paths: list[str], size: int, training: bool) -> float:
-    """Time of all batches but the first, which builds the graph."""
+    """Time of the counted batches."""
     stream = iter(make(paths, size, training))  # type: ignore[operator]
-    next(stream)
+    for _ in range(AHEAD):
+        next(stream)
     began = time.perf_counter()
-    for _ in stream:
-        pass
+    for _ in range(COUNTED):
+        next(stream)
     return time.perf_counter() - began
 
 
@@ -116,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, training in (("evaluation", False), ("training", True)):
             sides = (bare, ours)
             times = [[seconds(f, paths, arguments.size, training) for f in sides] for _ in range(arguments.rounds)]
-            counted = len(paths) - BATCH if not training else (EPOCHS * (len(paths) // BATCH) - 1) * BATCH
+            counted = COUNTED * BATCH
             found[name] = {
                 "bare_images_per_second": round(counted / min(t[0] for t in times), 1),
                 "pipeline_images_per_second": round(counted / min(t[1] for t in times), 1),
