@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from vse_tf.config import TextSettings
+from vse_tf.data import pipeline
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.order import CAPTION, ROW, Order
 from vse_tf.data.pipeline import ImageView, image_batches, text_reader, training_batches
@@ -46,6 +47,12 @@ class Features:
 def split_of(images):
     records = [Record(str(i), tuple(f"c{i}{j}" for j in range(1 + i % 3)), "train", i) for i in range(COUNT)]
     return Split("train", tuple(records), images)
+
+
+@pytest.fixture(params=[0, pipeline.MAKING], ids=["in_chunks", "in_batches"])
+def both_ways(request, monkeypatch):
+    """Calls read a part of a batch, or all of it."""
+    monkeypatch.setattr(pipeline, "MAKING", request.param)
 
 
 @pytest.fixture
@@ -111,7 +118,7 @@ def test_any_position_is_reached_at_once(files, kind):
             np.testing.assert_array_equal(a, b)
 
 
-def test_shards_and_replicas_share_out_each_global_batch(files):
+def test_shards_and_replicas_share_out_each_global_batch(files, both_ways):
     _, whole = made(files)
     expected = taken(whole, 5)
     parts = [taken(made(files, shard=(worker, 2), replicas=2)[1], 10) for worker in range(2)]
@@ -135,7 +142,7 @@ def test_views_differ_between_epochs_and_not_between_runs(files):
     assert any((a != b).any() for a, b in twice)
 
 
-def test_evaluation_reads_every_image_once_in_order(files):
+def test_evaluation_reads_every_image_once_in_order(files, both_ways):
     batches = list(image_batches(files.images, VIEW, 10, BadImages("fail", 10**6), workers=4))
     assert [len(rows) for _, rows in batches] == [10, 10, 3]
     rows = np.concatenate([rows for _, rows in batches])
@@ -144,7 +151,7 @@ def test_evaluation_reads_every_image_once_in_order(files):
 
 
 @pytest.fixture
-def broken(files):
+def broken(files, both_ways):
     """Two of the images have broken since they were verified: one cut short, one gone."""
     cut, gone = Path(files.images.paths[3]), Path(files.images.paths[8])
     cut.write_bytes(cut.read_bytes()[:40])

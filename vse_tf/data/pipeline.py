@@ -22,6 +22,8 @@ from vse_tf.data.records import FileImages, Images, Split
 
 # Images that one call reads, at most: a dataset for each image would take as long as decoding a small one.
 CHUNK = 32
+# Where so many bytes hold all images in the making, a call reads a whole batch: chunks are copied once more.
+MAKING = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _photos(
     workers: int | None,
     augment: bool = True,
 ) -> tf.data.Dataset:
-    """Image files, some at a time and about a batch of them in the making.
+    """Image files, some at a time, and a few batches of them at most in the making.
 
     Of `(samples, spare ones)`, int `(any, 4)` and `(any, spares, 2)`, it makes `(images, rows wanted, rows they are,
     captions)`. Of a sample that cannot be read the first of its spare ones that can be is taken; row −1 and a black
@@ -260,7 +262,9 @@ def _photos(
         return whole.concatenate(each.flat_map(replaced).batch(count)).take(1)
 
     calls = workers or _cores()
-    chunks = samples.rebatch(max(1, min(CHUNK, batch // calls)))
+    # The interleave works on the chunks of its cycle and on twice as many that come next.
+    whole = 3 * calls * batch * np.prod(view.pixels) * 3 * 4 <= MAKING
+    chunks = samples.rebatch(batch if whole else max(1, min(CHUNK, batch // calls)))
     return chunks.interleave(chunk, cycle_length=calls, num_parallel_calls=calls, deterministic=True)
 
 
