@@ -1,13 +1,13 @@
 """One TensorFlow set-up for the whole test run: four logical CPU devices, so that replicas can be tested anywhere."""
 
 import os
+import random
 from functools import lru_cache
 from zlib import crc32
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
 import pytest
 import tensorflow as tf
 
@@ -21,8 +21,12 @@ tf.config.set_logical_device_configuration(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Every test has a random state of its own, the same in every run: now and then, ten random ReLUs are all zero."""
-    keras.utils.set_random_seed(crc32(item.nodeid.encode()))
+    """Every test has a random state of its own, the same in every run: now and then, ten random ReLUs are all zero.
+
+    Keras takes the seeds of its initializers from Python's generator. `keras.utils.set_random_seed` would also empty
+    TensorFlow's caches of kernels.
+    """
+    random.seed(crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(scope="session")
