@@ -1,0 +1,145 @@
+"""Reading files that somebody else may have made: regular files only, and none larger than expected.
+
+A path from a command line, a caption file or an index may lead to a pipe, a device or a file that fills the memory.
+Opening a pipe without a writer waits for ever; reading `/dev/zero` never ends. Every reader of the package therefore
+opens paths here. No TensorFlow is imported.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+# A description, a manifest, a pointer: far above what the package writes, far below what hurts.
+DESCRIPTION_BYTES = 16 * 2**20
+
+
+def open_regular(path: str | Path, limit: int | None = None) -> BinaryIO:
+    """Open a regular file for reading; links are followed.
+
+    The kind is asked of the open file, so that nothing can be exchanged between the question and the reading.
+
+    Args:
+        path: the file.
+        limit: the largest size in bytes.
+
+    Raises:
+        OSError: there is no such file, it cannot be read, it is a folder, a pipe, a device or a socket, or it is larger
+            than `limit`; `strerror` says which.
+
+    Example:
+        >>> with open_regular("captions.csv") as file:
+        ...     start = file.read(100)
+    """
+    try:
+        # Non-blocking: opening a pipe would otherwise wait for somebody to write into it.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:
+        # A name with a NUL.
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, f"not a regular file but {_kind(about.st_mode)}", str(path))
+        if limit is not None and about.st_size > limit:
+            raise OSError(errno.EFBIG, f"{about.st_size} bytes, more than the limit of {limit}", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | Path, limit: int | None = None) -> bytes:
+    """The contents of a regular file.
+
+    Args:
+        path: the file; links are followed.
+        limit: the largest size in bytes.
+
+    Raises:
+        OSError: as `open_regular`.
+
+    Example:
+        >>> read_regular("photo.jpg", limit=2**30)[:2]
+        b'\\xff\\xd8'
+    """
+    with open_regular(path, limit) as file:
+        return file.read() if limit is None else file.read(limit)
+
+
+def read_json(path: str | Path, limit: int = DESCRIPTION_BYTES) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: the file; links are followed.
+        limit: the largest size in bytes.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: not UTF-8, not JSON, or nested too deeply; the message says what.
+
+    Example:
+        >>> read_json("photos.index/manifest.json")["dim"]
+        128
+    """
+    try:
+        return json.loads(read_regular(path, limit))
+    except RecursionError:
+        raise ValueError("values are nested too deeply") from None
+
+
+def open_array(path: str | Path) -> np.ndarray:
+    """Map a `.npy` file into memory, read-only, without trusting its header.
+
+    Args:
+        path: the file; links are followed.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: no `.npy` file, Python objects in it, a negative size, or not as many bytes as its header announces.
+
+    Example:
+        >>> open_array("features/train_ims.npy").shape
+        (6000, 36, 2048)
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            raise ValueError(f"a .npy file of version {'.'.join(map(str, version))}, which is not read")
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which are not loaded")
+        if any(type(side) is not int or side < 0 for side in shape):
+            raise ValueError(f"its header announces the shape {shape}")
+        announced = dtype.itemsize
+        for side in shape:
+            announced *= side
+        start = file.tell()
+        if announced != size - start:
+            raise ValueError(f"its header announces {announced} bytes of data, {size - start} follow")
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        if announced == 0:
+            return np.zeros(shape, dtype, order)
+        return np.memmap(file, dtype, "r", start, shape, order)
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
