@@ -22,10 +22,10 @@ import numpy as np
 
 from benchmarks.ranking import timed, unit
 from benchmarks.search import CLUSTERS, draw, queries_of
-from vse_tf.retrieval.index import Index, Item
-from vse_tf.retrieval.index_writer import IndexWriter
-from vse_tf.retrieval.merging import merge
-from vse_tf.retrieval.search import ExactSearch
+from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.indexing.merging import merge
+from vse_tf.indexing.search import ExactSearch
 
 SHARD_ROWS = 131_072
 

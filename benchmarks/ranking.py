@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vse_tf.retrieval.products import BLOCK_BYTES
-from vse_tf.retrieval.ranking import ranks
+from vse_tf.evaluation.ranking import ranks
+from vse_tf.evaluation.similarity import BLOCK_BYTES
 
 
 def unit(values: np.ndarray) -> np.ndarray:

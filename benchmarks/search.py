@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ranking import Peak, resident_mb, timed, unit
-from vse_tf.retrieval.index import Index, Item
-from vse_tf.retrieval.index_writer import IndexWriter
+from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.index_writer import IndexWriter
 
 CLUSTERS = 1000
 SHARD_ROWS = 16384
@@ -77,9 +77,9 @@ def compared(search: Callable, index: Index, query: np.ndarray, batch: int, repe
 
 def measure(index: Index, name: str, queries: int, batch: int, repeat: int) -> dict[str, object]:
     """One line of the benchmark."""
-    from vse_tf.retrieval.backends import backend  # noqa: PLC0415
-    from vse_tf.retrieval.faiss_search import recall  # noqa: PLC0415
-    from vse_tf.retrieval.search import ExactSearch  # noqa: PLC0415
+    from vse_tf.indexing.backends import backend  # noqa: PLC0415
+    from vse_tf.indexing.faiss import recall  # noqa: PLC0415
+    from vse_tf.indexing.search import ExactSearch  # noqa: PLC0415
 
     query = queries_of(index, queries)
     bare_product(index, query[:1])  # the vectors are in the system's file cache from here on

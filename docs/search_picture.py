@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from vse_tf import embed, search
+from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.data.shapes import read_shapes
-from vse_tf.training.run_folder import RunFolder
 
 QUERIES = 10
 

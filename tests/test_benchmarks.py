@@ -12,8 +12,8 @@ from benchmarks import objectives, serving_soak, soak
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
-from vse_tf.retrieval.index import Item
-from vse_tf.retrieval.index_writer import IndexWriter
+from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.index_writer import IndexWriter
 
 SHAPES = {**TINY, "data.source": "shapes", "data.features": "false", "train.batch_size": "16"}
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 import vse_tf
 from vse_tf import embed, search
+from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
-from vse_tf.retrieval.index import Index
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -172,7 +172,7 @@ def test_no_model_is_one_line(photos, tmp_path):
 
 
 def test_help_and_mistakes_need_no_tensorflow():
-    code = "import sys; import vse_tf.embed, vse_tf.retrieval.encoders; print('tensorflow' in sys.modules)"
+    code = "import sys; import vse_tf.embed, vse_tf.indexing.encoders; print('tensorflow' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."}
     )

@@ -18,8 +18,9 @@ from tests.serving.pictures import every_kind
 from tests.serving.plain import answers
 from tests.serving.runs import CAPTIONS, write_run
 from vse_tf import export
+from vse_tf.artifacts import manifest
 from vse_tf.errors import UserError
-from vse_tf.serving import manifest, probes
+from vse_tf.exporting import probes
 
 MODELS = ("image_tower", "retrieval", "text_tower")
 

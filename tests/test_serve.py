@@ -18,9 +18,9 @@ import pytest
 from tests.serving import models
 from tests.serving.servers import until
 from vse_tf import serve
+from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
-from vse_tf.retrieval.index import Item
-from vse_tf.retrieval.index_writer import IndexWriter
 
 
 @pytest.fixture(scope="module")

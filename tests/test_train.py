@@ -20,9 +20,9 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
-from vse_tf.retrieval.metrics import METRICS
-from vse_tf.serving.towers import image_module
-from vse_tf.training.pictures import TILE
+from vse_tf.evaluation.metrics import METRICS
+from vse_tf.exporting.towers import image_module
+from vse_tf.pages.pictures import TILE
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_non_finite_weights_give_no_score(tmp_path):
     embedder = load(folder)
     weight = embedder.text_tower.trainable_variables[-1]
     weight.assign(np.full(weight.shape, np.nan))
-    from vse_tf.training.checkpoints import Checkpoints, Position  # noqa: PLC0415
+    from vse_tf.artifacts.checkpoints import Checkpoints, Position  # noqa: PLC0415
 
     embedder.model.compile("adam")
     Checkpoints(folder / "checkpoints").save(embedder.model, Position(1, 4), best=True)

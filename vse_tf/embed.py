@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError, run_command
-from vse_tf.retrieval.collection import captions, photos
-from vse_tf.retrieval.embedding import SHARD_ROWS, SKIPPED, embed
-from vse_tf.retrieval.encoders import named_encoder
-from vse_tf.retrieval.index import Index
-from vse_tf.retrieval.merging import merge
+from vse_tf.indexing.embedding import SHARD_ROWS, SKIPPED, embed
+from vse_tf.indexing.encoders import named_encoder
+from vse_tf.indexing.items import captions, photos
+from vse_tf.indexing.merging import merge
 from vse_tf.settings_parser import command_parser
 
 PROG = "python -m vse_tf.embed"
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: its arguments (default: those of the process).
 
     Raises:
-        UserError: see `vse_tf.retrieval.embedding.embed`.
+        UserError: see `vse_tf.indexing.embedding.embed`.
     """
     parser = command_parser(PROG, "Embed a collection into an index, or bring its index up to date.")
     parser.add_argument("--run", type=str | None, help="run folder whose model embeds")
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
     runner = None
     if arguments.runner is not None:
-        from vse_tf.retrieval.beam_runner import beam_runner  # noqa: PLC0415
+        from vse_tf.indexing.beam import beam_runner  # noqa: PLC0415
 
         runner = beam_runner(arguments.runner, arguments.runner_options)
     done = embed(

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from vse_tf.artifacts.checkpoints import Checkpoints
+from vse_tf.artifacts.run_folder import ADVICE, RunFolder, read_json, write_json
 from vse_tf.atomic import whole_folder, writing
 from vse_tf.config import Settings
-from vse_tf.data import text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.photo_files import PhotoFiles
 from vse_tf.data.pipeline import ImageView, image_batches
@@ -23,8 +24,7 @@ from vse_tf.errors import UserError
 from vse_tf.keras_configs import check_keras_config
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.projection import head_of
-from vse_tf.training.checkpoints import Checkpoints
-from vse_tf.training.run_folder import ADVICE, RunFolder, read_json, write_json
+from vse_tf.preprocessing import text
 
 
 @dataclass(frozen=True)

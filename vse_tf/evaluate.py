@@ -9,11 +9,11 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from vse_tf.artifacts.run_folder import RunFolder, write_json
 from vse_tf.atomic import write_text, writing
 from vse_tf.config import DataSettings
 from vse_tf.errors import UserError, run_command
 from vse_tf.settings_parser import data_parser, parse_with_data
-from vse_tf.training.run_folder import RunFolder, write_json
 
 PROG = "python -m vse_tf.evaluate"
 
@@ -33,14 +33,14 @@ def main(argv: list[str] | None = None) -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import vse_tf  # noqa: PLC0415
+    from vse_tf.artifacts.provenance import provenance  # noqa: PLC0415
     from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
     from vse_tf.data.sources import read  # noqa: PLC0415
-    from vse_tf.provenance import provenance  # noqa: PLC0415
-    from vse_tf.retrieval.eccv import EccvBenchmark  # noqa: PLC0415
-    from vse_tf.retrieval.error_page import error_page  # noqa: PLC0415
-    from vse_tf.retrieval.measuring import measure  # noqa: PLC0415
-    from vse_tf.retrieval.report import benchmarks_table, table  # noqa: PLC0415
-    from vse_tf.training.feature_cache import with_features  # noqa: PLC0415
+    from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
+    from vse_tf.evaluation.measuring import measure  # noqa: PLC0415
+    from vse_tf.evaluation.report import benchmarks_table, table  # noqa: PLC0415
+    from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
+    from vse_tf.pages.error_page import error_page  # noqa: PLC0415
 
     benchmark = EccvBenchmark() if arguments.metrics == "eccv" else None
     collection = read(data)

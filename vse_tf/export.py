@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.errors import UserError, run_command
 from vse_tf.settings_parser import command_parser
-from vse_tf.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from vse_tf.embedder import Embedder
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _checked(_parser().parse_args(sys.argv[1:] if argv is None else argv))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import vse_tf  # noqa: PLC0415
-    from vse_tf.provenance import provenance_of_run  # noqa: PLC0415
+    from vse_tf.artifacts.provenance import provenance_of_run  # noqa: PLC0415
 
     facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
     embedder = vse_tf.load(arguments.run, arguments.checkpoint)
@@ -45,17 +45,17 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.format == "savedmodel":
         _savedmodel(arguments, embedder, facts, root)
     else:
-        from vse_tf.serving.portable import write_portable  # noqa: PLC0415
+        from vse_tf.exporting.portable import write_portable  # noqa: PLC0415
 
         for path, difference in write_portable(root, embedder, arguments.format, facts):
             print(f"{path}: within {difference:.1g} of the run")
 
 
 def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any], root: Path) -> None:
-    from vse_tf.serving.gallery import read_gallery  # noqa: PLC0415
-    from vse_tf.serving.retrieval import retrieval_model  # noqa: PLC0415
-    from vse_tf.serving.towers import tower_models  # noqa: PLC0415
-    from vse_tf.serving.writing import write_models  # noqa: PLC0415
+    from vse_tf.exporting.gallery import read_gallery  # noqa: PLC0415
+    from vse_tf.exporting.retrieval import retrieval_model  # noqa: PLC0415
+    from vse_tf.exporting.towers import tower_models  # noqa: PLC0415
+    from vse_tf.exporting.writing import write_models  # noqa: PLC0415
 
     models = tower_models(embedder)
     if arguments.gallery:

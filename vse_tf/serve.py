@@ -74,7 +74,7 @@ def _serve(arguments: Namespace) -> None:
 
 
 def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
-    from vse_tf.retrieval.index import Index  # noqa: PLC0415
+    from vse_tf.artifacts.index import Index  # noqa: PLC0415
     from vse_tf.serving.pages import GalleryRoute, check_towers, page_route  # noqa: PLC0415
 
     index = Index.open(arguments.gallery)

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         "Train a visual-semantic embedding. Without arguments: ConVSE on the built-in shapes set.",
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from vse_tf.retrieval.report import table  # noqa: PLC0415
+    from vse_tf.evaluation.report import table  # noqa: PLC0415
     from vse_tf.training.trainer import train  # noqa: PLC0415
 
     run, results = train(settings)

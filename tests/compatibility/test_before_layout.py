@@ -16,9 +16,9 @@ import pytest
 import vse_tf
 from tests.tiny import arguments
 from vse_tf import embed, evaluate, search, train
+from vse_tf.artifacts.index import Index
 from vse_tf.data.sources import read
-from vse_tf.retrieval.index import Index
-from vse_tf.training.text_feature_cache import TextFeatureCache
+from vse_tf.models.text_feature_cache import TextFeatureCache
 
 RUNS = ["shapes_run", "sigmoid_run", "hub_run"]
 TEXTS = ["a red photo of number small", "the left blue circle"]

@@ -1,4 +1,4 @@
-"""The word rule of `vse_tf.data.text.normalise` against examples and a slow oracle."""
+"""The word rule of `vse_tf.preprocessing.text.normalise` against examples and a slow oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vse_tf.data import text
+from vse_tf.preprocessing import text
 
 EXAMPLES = {
     "A dog's BALL, thrown!": "a dog s ball thrown",

@@ -16,9 +16,9 @@ from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.errors import UserError
 from vse_tf.keras_configs import check_keras_config
 from vse_tf.models.backbones import ApplicationsPreprocessing, applications, backbone_of
+from vse_tf.models.feature_cache import backbone_key
 from vse_tf.models.image_tower import build_image_tower, image_size
 from vse_tf.models.projection import head_of
-from vse_tf.training.feature_cache import backbone_key
 
 MODEL = ModelSettings(dim=6, head_units=10)
 SCALE, OFFSET = [0.02, 0.03, 0.04], [-1.0, -2.0, -3.0]

@@ -19,9 +19,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tests.data.test_image_headers import SAMPLES
-from vse_tf.data.image_headers import read_header
-from vse_tf.data.images import decode_centre_view, decode_random_view
+from tests.preprocessing.test_image_headers import SAMPLES
+from vse_tf.preprocessing.image_headers import read_header
+from vse_tf.preprocessing.images import decode_centre_view, decode_random_view
 
 MAX_PIXELS = 20_000
 # Longer than anything but a hang takes on any machine.

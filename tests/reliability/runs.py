@@ -137,7 +137,8 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 
 
 def _disturb(where: str, step: int) -> None:
-    from vse_tf.training import callbacks, checkpoints, saving  # noqa: PLC0415
+    from vse_tf.artifacts import checkpoints  # noqa: PLC0415
+    from vse_tf.training import callbacks, saving  # noqa: PLC0415
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGTERM if where.startswith("term") else signal.SIGKILL)

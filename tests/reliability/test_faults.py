@@ -9,8 +9,8 @@ import pytest
 from tests.reliability.runs import assert_same, shapes_arguments
 from tests.tiny import rows_of
 from vse_tf import train
+from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.errors import UserError
-from vse_tf.training.checkpoints import Checkpoints
 
 # Two epochs of six steps.
 SMALL = {"train__epochs": 2, "train__checkpoint_steps": 4}

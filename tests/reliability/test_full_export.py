@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from tests.serving.runs import write_run
 from tests.serving.servers import local, until
-from tests.serving.test_writing import model
+from tests.exporting.test_writing import model
 from vse_tf import export
+from vse_tf.artifacts import versions
 from vse_tf.errors import run_command
-from vse_tf.serving import towers, versions, writing
+from vse_tf.exporting import towers, writing
 from vse_tf.serving.model_config import models_below
 
 FULL = os.strerror(errno.ENOSPC)
@@ -58,7 +59,7 @@ def at_the_warm_up(patch, root):
 
 
 def at_the_manifest(patch, root):
-    patch.setattr("vse_tf.serving.manifest.write_json", full)
+    patch.setattr("vse_tf.artifacts.manifest.write_json", full)
 
 
 def at_the_disk_itself(patch, root):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.data.images import decode_centre_view
+from vse_tf.preprocessing.images import decode_centre_view
 
 MAX_PIXELS = 1_000_000
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import tiny_settings
+from vse_tf.artifacts.checkpoints import Checkpoints, Position
+from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.data.pipeline import ImageView
-from vse_tf.data.text import PresetTokenizer, WordTokenizer
 from vse_tf.embedder import save_model
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.image_tower import build_image_tower, image_size
 from vse_tf.models.text_tower import build_text_tower
-from vse_tf.training.checkpoints import Checkpoints, Position
-from vse_tf.training.run_folder import RunFolder
+from vse_tf.preprocessing.text import PresetTokenizer, WordTokenizer
 
 CAPTIONS = ("a brown dog runs through the snow", "two men in a red shirt", "a small dog plays", "the man is in snow")
 

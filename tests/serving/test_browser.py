@@ -13,8 +13,8 @@ from PIL import Image
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from vse_tf.retrieval.index import Item
-from vse_tf.retrieval.index_writer import IndexWriter
+from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.serving.pages import GalleryRoute, page_route
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs pip install 'vse_tf[browser]'")

@@ -10,10 +10,10 @@ from PIL import Image
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
+from vse_tf.artifacts import manifest
+from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
-from vse_tf.retrieval.index import Index, Item
-from vse_tf.retrieval.index_writer import IndexWriter
-from vse_tf.serving import manifest
 from vse_tf.serving.pages import GalleryRoute, check_towers, page_route
 
 DIM = 4

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from tests.tiny import tiny_settings
+from vse_tf.artifacts.checkpoints import Checkpoint, Position
+from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.errors import UserError
 from vse_tf.settings_parser import save_settings
-from vse_tf.training.checkpoints import Checkpoint, Position
 from vse_tf.training.continuing import check_continues, facts, finished_results
-from vse_tf.training.run_folder import RunFolder
 
 STEPS = 10
 BEFORE = {"train__schedule": "step", "train__decay_epochs": "[5]", "train__warmup_epochs": 1, "train__epochs": 8}

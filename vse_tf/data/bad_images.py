@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.config import OnBad
-from vse_tf.data.images import decode
 from vse_tf.data.records import FileImages, Images, Problem
 from vse_tf.errors import UserError
+from vse_tf.preprocessing.images import decode
 
 # Other images tried in a broken one's place before the run gives up.
 ALTERNATES = 4

@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.config import ImageSettings, TextSettings
-from vse_tf.data import images as views
-from vse_tf.data import text
 from vse_tf.data.bad_images import ALTERNATES, BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.order import CAPTION, ROW, SEED_LOW, Order
 from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.preprocessing import images as views
+from vse_tf.preprocessing import text
 
 # Images that one call reads, at most: a dataset for each image would take as long as decoding a small one.
 CHUNK = 32

@@ -68,7 +68,7 @@ class FileImages:
         return len(self.paths)
 
     def load(self, rows: np.ndarray) -> np.ndarray:
-        raise TypeError("encoded files are decoded in the tf.data graph: see vse_tf.data.images")
+        raise TypeError("encoded files are decoded in the tf.data graph: see vse_tf.preprocessing.images")
 
 
 @dataclass(frozen=True)

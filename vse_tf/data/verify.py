@@ -120,7 +120,7 @@ def check_header(path: str) -> Check:
 def _decode_check(max_pixels: int) -> Callable[[str], Check]:
     import tensorflow as tf  # noqa: PLC0415
 
-    from vse_tf.data.images import decode  # noqa: PLC0415
+    from vse_tf.preprocessing.images import decode  # noqa: PLC0415
 
     # One traced graph, kept for the next call: eager decoding spends longer in Python than in the decoder.
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -146,7 +146,7 @@ def _decode_check(max_pixels: int) -> Callable[[str], Check]:
 
 
 def _check_contents(path: str, limit: int | None) -> tuple[Check, bytes]:
-    from vse_tf.data.image_headers import NOT_AN_IMAGE, REASONS, read_header  # noqa: PLC0415
+    from vse_tf.preprocessing.image_headers import NOT_AN_IMAGE, REASONS, read_header  # noqa: PLC0415
 
     size = mtime_ns = pixels = 0
     contents, reason = b"", ""

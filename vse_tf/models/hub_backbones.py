@@ -60,7 +60,7 @@ def hub_image_backbone(
 
     The vector is what a CLIP or SigLIP preset itself compares with texts; the class token of a vision transformer
     that has one; and for all others the mean over the last map or the tokens. Of the preset's image converter the
-    scaling is taken; images come in the encoder's size already (see `vse_tf.data.images`).
+    scaling is taken; images come in the encoder's size already (see `vse_tf.preprocessing.images`).
 
     Args:
         preset: preset name (`resnet_50_imagenet`), handle (`hf://…`, `kaggle://…`) or folder.

@@ -7,8 +7,8 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from vse_tf.artifacts.manifest import MANIFEST, verify
 from vse_tf.errors import UserError
-from vse_tf.serving.manifest import MANIFEST, verify
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.servable import Servable, register_tf_text
 

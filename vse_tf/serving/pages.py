@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from werkzeug.wrappers import Request, Response
 
+from vse_tf.artifacts import manifest
+from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.versions import versions
 from vse_tf.errors import UserError
-from vse_tf.retrieval.index import Index, Item
-from vse_tf.retrieval.products import NonFiniteError
-from vse_tf.retrieval.search import ExactSearch
-from vse_tf.retrieval.thumbnails import thumbnail
-from vse_tf.serving import manifest
-from vse_tf.serving.versions import versions
+from vse_tf.evaluation.similarity import NonFiniteError
+from vse_tf.indexing.search import ExactSearch
+from vse_tf.pages.thumbnails import thumbnail
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 2**20

@@ -1,1 +1,1 @@
-"""Training: devices, optimizer, checkpoints, callbacks, the run folder."""
+"""A training run: trainer, callbacks, optimizer, schedules, distribution, continuing and stopping."""

@@ -11,14 +11,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from vse_tf.artifacts.checkpoints import Position
+from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Split
 from vse_tf.embedder import Embedder, EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.retrieval.measuring import measure
-from vse_tf.training.checkpoints import Position
+from vse_tf.evaluation.measuring import measure
 from vse_tf.training.interruption import Interruption
-from vse_tf.training.run_folder import RunFolder
 from vse_tf.training.tensorboard import Board
 
 

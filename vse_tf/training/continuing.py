@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from vse_tf.artifacts.checkpoints import Checkpoint, Checkpoints
+from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TrainSettings
 from vse_tf.errors import UserError
 from vse_tf.settings_parser import differences, flat
-from vse_tf.training.checkpoints import Checkpoint, Checkpoints
-from vse_tf.training.run_folder import RunFolder
 from vse_tf.training.schedules import learning_rate
 
 # A continued run may differ in these: they change what is shown and kept, or how far it goes, not what a step does.

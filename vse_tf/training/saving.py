@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
+from vse_tf.artifacts.checkpoints import Checkpoints, Position
 from vse_tf.training.callbacks import StepWatch, Validation
-from vse_tf.training.checkpoints import Checkpoints, Position
 from vse_tf.training.tensorboard import Board
 
 

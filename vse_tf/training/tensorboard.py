@@ -14,13 +14,13 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.projector import ProjectorConfig
 
+from vse_tf.artifacts.run_folder import ADVICE
 from vse_tf.data.records import Split
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.retrieval.neighbours import nearest
+from vse_tf.evaluation.neighbours import nearest
+from vse_tf.pages import pictures
 from vse_tf.settings_parser import flat
-from vse_tf.training import pictures
-from vse_tf.training.run_folder import ADVICE
 
 
 class Board:

@@ -11,8 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.artifacts.checkpoints import Checkpoints, Position
+from vse_tf.artifacts.provenance import fingerprint, provenance
+from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings
-from vse_tf.data import text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.features import CachedFeatures
@@ -22,14 +24,15 @@ from vse_tf.data.records import Collection, Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.embedder import Embedder, save_model
 from vse_tf.errors import UserError
+from vse_tf.evaluation.measuring import measure
 from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.feature_cache import FeatureCache, training_views, with_features
 from vse_tf.models.gradient_cache import check_pieces
 from vse_tf.models.image_tower import build_image_tower, image_size
+from vse_tf.models.text_feature_cache import TextFeatureCache
 from vse_tf.models.text_tower import build_text_tower
-from vse_tf.provenance import fingerprint, provenance
-from vse_tf.retrieval.measuring import measure
+from vse_tf.preprocessing import text
 from vse_tf.training.callbacks import BoardWriter, Progress, StepWatch, Validation, thumbnails
-from vse_tf.training.checkpoints import Checkpoints, Position
 from vse_tf.training.collapse import CollapseWatch
 from vse_tf.training.continuing import check_continues, facts, finished_results, stays_stopped
 from vse_tf.training.distribution import (
@@ -40,15 +43,12 @@ from vse_tf.training.distribution import (
     make_strategy,
     same_everywhere,
 )
-from vse_tf.training.feature_cache import FeatureCache, training_views, with_features
 from vse_tf.training.fitting import fit
 from vse_tf.training.interruption import Interruption
 from vse_tf.training.objective import make_loss, make_temperature
 from vse_tf.training.optimizer import make_optimizer
-from vse_tf.training.run_folder import RunFolder
 from vse_tf.training.saving import Saving
 from vse_tf.training.tensorboard import Board, purge
-from vse_tf.training.text_feature_cache import TextFeatureCache
 from vse_tf.training.together import Together, worker_gone
 from vse_tf.training.warm_start import warm_start
 

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 import vse_tf
+from vse_tf.artifacts.checkpoints import named_variables
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.training.checkpoints import named_variables
 
 
 @dataclass(frozen=True)

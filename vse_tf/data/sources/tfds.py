@@ -18,10 +18,10 @@ from tqdm import tqdm
 from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, TfdsSettings
 from vse_tf.data.cache import cache_folder
-from vse_tf.data.image_headers import read_header
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.errors import UserError
+from vse_tf.preprocessing.image_headers import read_header
 
 CAPTIONS, DONE = "captions.jsonl", "done.json"
 # Asked for where a data set cannot say which splits it has.

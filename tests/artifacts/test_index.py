@@ -1,0 +1,239 @@
+"""The index: what is written is what is read, and damage is one line that names the file."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vse_tf.artifacts.index import ITEMS, MANIFEST, Index, Item
+from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.errors import UserError
+
+MODEL = {"kind": "run", "path": "runs/a", "id": "abc"}
+SIZES = (3, 1, 4)
+DIM = 5
+
+
+def unit(rows, seed=0):
+    values = np.random.default_rng(seed).standard_normal((rows, DIM)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def photos(count, prefix="p"):
+    return [Item(f"{prefix}/{i}.jpg", path=f"{prefix}/{i}.jpg", size=i, mtime_ns=10**18 + i) for i in range(count)]
+
+
+def write(folder, sizes=SIZES, seed=0, items=None):
+    writer = IndexWriter(folder, "images", DIM)
+    vectors = unit(sum(sizes), seed)
+    shards = [writer.write(part) for part in np.split(vectors, np.cumsum(sizes)[:-1])]
+    index = writer.commit(shards, items or photos(sum(sizes)), MODEL, root="/photos", provenance={"seed": 3})
+    return index, vectors
+
+
+def test_what_is_written_is_read(tmp_path):
+    _, vectors = write(tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert (index.kind, index.dim, len(index), index.model, index.provenance) == ("images", DIM, 8, MODEL, {"seed": 3})
+    np.testing.assert_array_equal(index.matrix(), vectors)
+    assert [start for start, _ in index.vectors()] == [0, 3, 4]
+    assert all(isinstance(part, np.memmap) and part.dtype == np.float32 for _, part in index.vectors())
+    np.testing.assert_array_equal(index.gather([7, 0, 3, 0]), vectors[[7, 0, 3, 0]])
+    assert index.gather([]).shape == (0, DIM)
+    assert list(index.all_items()) == photos(8)
+    assert index.items([7, 0, 7]) == [photos(8)[7], photos(8)[0], photos(8)[7]]
+    assert str(index.path(index.item(2))) == "/photos/p/2.jpg"
+    assert str(Index.open(tmp_path / "index", root="/moved").path(index.item(2))) == "/moved/p/2.jpg"
+    index.verify()
+
+
+def test_the_folder_is_what_the_documentation_says(tmp_path):
+    write(tmp_path / "index")
+    manifest = json.loads((tmp_path / "index" / MANIFEST).read_text())
+    assert [shard["rows"] for shard in manifest["shards"]] == list(SIZES)
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {
+        MANIFEST,
+        ITEMS,
+        *(shard["name"] for shard in manifest["shards"]),
+    }
+    first = json.loads((tmp_path / "index" / ITEMS).read_text().splitlines()[0])
+    assert first == {"id": "p/0.jpg", "path": "p/0.jpg", "size": 0, "mtime_ns": 10**18}
+
+
+def test_an_empty_index_and_captions(tmp_path):
+    index = IndexWriter(tmp_path / "none", "captions", DIM).commit([], [], MODEL)
+    assert len(index) == 0
+    assert index.matrix().shape == (0, DIM)
+    assert list(index.all_items()) == index.items([]) == []
+    writer = IndexWriter(tmp_path / "one", "captions", DIM)
+    item = Item("1", caption='a "quoted"\nline\u2028with é and 狗')
+    index = writer.commit([writer.write(unit(1))], [item], MODEL)
+    assert index.item(0) == next(index.all_items()) == item
+    with pytest.raises(ValueError, match="caption"):
+        index.path(item)
+
+
+texts = st.text(st.characters(codec="utf-8"))
+
+
+@given(st.builds(Item, texts, st.none() | texts, st.none() | texts, st.none() | st.integers(), st.none()))
+def test_every_item_survives_its_line(item):
+    assert item.line.count("\n") == 1
+    assert item.line.endswith("\n")
+    assert Item.of_line(item.line.encode()) == item
+
+
+def test_a_second_index_replaces_the_first_and_its_shards(tmp_path):
+    write(tmp_path / "index")
+    old = {path.name for path in (tmp_path / "index").glob("*.npy")}
+    index, vectors = write(tmp_path / "index", (2, 2), seed=1)
+    np.testing.assert_array_equal(index.matrix(), vectors)
+    assert not old & {path.name for path in (tmp_path / "index").glob("*.npy")}
+
+
+def test_the_old_index_stays_until_commit(tmp_path):
+    index, vectors = write(tmp_path / "index")
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    shard = writer.write(unit(2, seed=1))
+    np.testing.assert_array_equal(Index.open(tmp_path / "index").matrix(), vectors)
+
+    def failing():
+        yield photos(1)[0]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        writer.commit([shard], failing(), MODEL)
+    for wrong in (photos(1), photos(3)):
+        with pytest.raises(ValueError, match="items for 2 vectors"):
+            writer.commit([shard], wrong, MODEL)
+    again = Index.open(tmp_path / "index")
+    again.verify()
+    assert again.items(range(8)) == index.items(range(8))
+    assert not list((tmp_path / "index").glob(".*"))
+
+
+@pytest.mark.parametrize("rows", [[8], [-1], [0, 99]])
+def test_rows_that_are_not_there(tmp_path, rows):
+    index, _ = write(tmp_path / "index")
+    with pytest.raises(IndexError, match="of an index of 8 rows"):
+        index.items(rows)
+    with pytest.raises(IndexError):
+        index.gather(rows)
+
+
+def test_only_unit_rows_are_written(tmp_path):
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    for wrong in (2 * unit(3), unit(3)[:, :4], np.zeros((1, DIM)), np.full((1, DIM), np.nan), unit(3)[0]):
+        with pytest.raises(ValueError, match=r"vector|shape"):
+            writer.write(wrong)
+    assert not list((tmp_path / "index").iterdir())
+
+
+def test_no_index_says_how_to_make_one(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match=r"no index here.*vse_tf\.embed"):
+            Index.open(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*cannot be written"):
+        IndexWriter(tmp_path / "file" / "index", "images", DIM)
+
+
+def shard_of(folder):
+    return folder / json.loads((folder / MANIFEST).read_text())["shards"][0]["name"]
+
+
+def edit(folder, **changed):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changed}))
+
+
+def pickled(folder):
+    np.save(shard_of(folder), np.array([{"a": 1}] * 3, object), allow_pickle=True)
+
+
+DAMAGE = {
+    "shard gone": (lambda f: shard_of(f).unlink(), r"vectors-\w+\.npy.*No such file"),
+    "shard cut": (lambda f: shard_of(f).write_bytes(shard_of(f).read_bytes()[:-1]), r"vectors-\w+\.npy"),
+    "shard empty": (lambda f: shard_of(f).write_bytes(b""), r"vectors-\w+\.npy"),
+    "shard of other rows": (lambda f: np.save(shard_of(f), unit(2)), r"vectors-\w+\.npy.*\(3, 5\)"),
+    "shard of other dim": (lambda f: np.save(shard_of(f), unit(3)[:, :4]), r"vectors-\w+\.npy.*\(3, 5\)"),
+    "shard of doubles": (lambda f: np.save(shard_of(f), unit(3).astype(float)), r"vectors-\w+\.npy.*float32"),
+    "shard of objects": (pickled, r"vectors-\w+\.npy"),
+    "items gone": (lambda f: (f / ITEMS).unlink(), r"items\.jsonl.*No such file"),
+    "items cut": (lambda f: (f / ITEMS).write_bytes((f / ITEMS).read_bytes()[:-1]), r"items\.jsonl.*bytes"),
+    "manifest empty": (lambda f: (f / MANIFEST).write_text(""), "manifest.json: Expecting value"),
+    "manifest a list": (lambda f: (f / MANIFEST).write_text("[]"), "manifest.json: not an index's manifest"),
+    "manifest not UTF-8": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json"),
+    "later format": (lambda f: edit(f, format=2), "manifest.json: format 2"),
+    "unknown kind": (lambda f: edit(f, kind="songs"), "manifest.json: kind is 'songs'"),
+    "no dim": (lambda f: edit(f, dim=None), "manifest.json: dim"),
+    "a count of another index": (lambda f: edit(f, count=9), "manifest.json: count is 9, the shards hold 8"),
+    "no shards": (lambda f: edit(f, shards=[{}]), "manifest.json: shards without"),
+    "a way out": (
+        lambda f: edit(f, count=3, shards=[{"name": "../a.npy", "rows": 3, "sha256": ""}]),
+        "manifest.json: shards without",
+    ),
+    "no items": (lambda f: edit(f, items={}), "manifest.json: items without"),
+    "no model": (lambda f: edit(f, model=None), "manifest.json: no model"),
+    "root is a number": (lambda f: edit(f, root=3), "manifest.json: root"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_when_opening(tmp_path, damage):
+    write(tmp_path / "index")
+    act, named = DAMAGE[damage]
+    act(tmp_path / "index")
+    with pytest.raises(UserError, match=named):
+        Index.open(tmp_path / "index")
+
+
+def swapped(text):
+    return text.replace('"size":0', '"size" 0')
+
+
+LINES = {
+    "broken JSON": (swapped, "line 1"),
+    "a number": (lambda text: "7".ljust(text.index("\n")) + text[text.index("\n") :], "line 1: not an item"),
+    "a path of numbers": (lambda text: text.replace('"path":"p/0.jpg"', '"path":123456789', 1), "line 1.*path"),
+    "a line less": (lambda text: text.replace("\n", " ", 1), "line"),
+    "a line more": (lambda text: text.replace(",", "\n", 1), "line"),
+}
+
+
+@pytest.mark.parametrize("damage", LINES)
+def test_a_damaged_line_of_the_same_length_is_named(tmp_path, damage):
+    write(tmp_path / "index")
+    act, named = LINES[damage]
+    path = tmp_path / "index" / ITEMS
+    before = path.read_text()
+    path.write_text(act(before).ljust(len(before)))
+    index = Index.open(tmp_path / "index")
+    for read in (lambda: index.item(0), lambda: list(index.all_items())):
+        with pytest.raises(UserError, match=rf"items\.jsonl: .*{named}"):
+            read()
+    with pytest.raises(UserError, match=r"items\.jsonl: damaged"):
+        index.verify()
+
+
+def test_a_flipped_bit_is_found_by_verify(tmp_path):
+    index, _ = write(tmp_path / "index")
+    path = shard_of(tmp_path / "index")
+    contents = bytearray(path.read_bytes())
+    contents[-1] ^= 1
+    path.write_bytes(contents)
+    Index.open(tmp_path / "index")
+    with pytest.raises(UserError, match=rf"{path.name}: damaged"):
+        index.verify()
+
+
+def test_an_index_works_elsewhere(tmp_path):
+    _, vectors = write(tmp_path / "index")
+    shutil.move(tmp_path / "index", tmp_path / "elsewhere")
+    np.testing.assert_array_equal(Index.open(tmp_path / "elsewhere").matrix(), vectors)

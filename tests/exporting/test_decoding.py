@@ -1,0 +1,62 @@
+"""Batches of encoded images: the pixels of evaluation, or an error that names the bad ones."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.serving.pictures import bomb, encoded, every_kind, picture
+from vse_tf.data.pipeline import ImageView
+from vse_tf.exporting.decoding import decode_batch
+
+VIEW = ImageView((20, 24), max_pixels=10_000)
+GOOD = encoded(picture(50, 40))
+
+
+@pytest.fixture(scope="module")
+def decode():
+    traced = tf.function(lambda batch: decode_batch(batch, VIEW), input_signature=[tf.TensorSpec([None], tf.string)])
+    return lambda files: traced(tf.constant(files, tf.string, [len(files)])).numpy()
+
+
+def test_a_batch_is_its_images_one_by_one_as_evaluation_sees_them(decode):
+    files = every_kind()
+    expected = [VIEW.of_file(tf.constant(contents), None).numpy() for contents in files]
+    np.testing.assert_array_equal(decode(files), np.stack(expected))
+    np.testing.assert_array_equal(decode(files[::-1]), np.stack(expected[::-1]))
+
+
+def test_no_images_give_no_rows(decode):
+    assert decode([]).shape == (0, 20, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ([GOOD, b"hello", GOOD], ["image_bytes[1]: not a JPEG"]),
+        ([b""], ["image_bytes[0]: not a JPEG"]),
+        ([GOOD, GOOD, GOOD[:-200]], ["image_bytes[2]: broken or truncated image data"]),
+        ([GOOD, bomb(20_000)], ["image_bytes[1]: the header announces more pixels", "20000 x 20000, at most 10000"]),
+        ([bomb(3), GOOD, b"GIF89a"], ["image_bytes[0]: broken", "; image_bytes[2]: truncated or broken image header"]),
+    ],
+)
+def test_bad_images_are_named_each_with_its_reason(decode, files, told):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decode(files)
+    for part in told:
+        assert part in caught.value.message
+    good = [number for number, contents in enumerate(files) if contents == GOOD]
+    assert not any(f"image_bytes[{number}]" in caught.value.message for number in good)
+
+
+def test_animated_webp_is_refused_by_name(decode):
+    frames = [picture(30, 20, seed) for seed in (5, 6)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_bytes\[0\]: animated WebP"):
+        decode([encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])])
+
+
+def test_what_the_header_announces_is_refused_before_it_is_decoded(decode):
+    # Decoding would find that the pixels are missing; the limit comes first.
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_bytes\[0\]: the header announces"):
+        decode([bomb(101)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_bytes\[0\]: broken"):
+        decode([bomb(100)])

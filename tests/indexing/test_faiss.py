@@ -1,0 +1,60 @@
+"""FAISS beside an index: what it finds, when it is built again, and what is said without it."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from tests.indexing.test_search import index_of, unit
+from vse_tf.errors import UserError
+from vse_tf.indexing.backends import BACKENDS, backend
+from vse_tf.indexing.search import ExactSearch
+
+KINDS = [name for name in BACKENDS if name != "exact"]
+
+
+@pytest.fixture
+def index(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((800, 16)))
+    return index_of(tmp_path / "index", vectors, [300, 500])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_faiss_finds_what_exact_search_finds(index, name):
+    pytest.importorskip("faiss")
+    told = []
+    search = backend(name, index, told.append)
+    assert "recall@10 against exact search: " in told[0]
+    assert float(told[0].rsplit(": ", 1)[1]) > 0.9
+    query = index.gather([5, 700])
+    rows, scores = search(query, 10)
+    assert rows[:, 0].tolist() == [5, 700]
+    np.testing.assert_allclose(scores[:, 0], 1, atol=1e-5)
+    if name == "faiss-flat":
+        np.testing.assert_array_equal(rows, ExactSearch(index)(query, 10)[0])
+    assert search(query, 5000)[0].shape[1] <= 800
+
+
+def test_it_is_built_once_and_again_when_the_vectors_changed(index, tmp_path):
+    pytest.importorskip("faiss")
+    told = []
+    backend("faiss", index, told.append)
+    backend("faiss", index, told.append)
+    assert len(told) == 1
+    changed = unit(np.random.default_rng(1).standard_normal((500, 16)))
+    index = index_of(tmp_path / "index", changed, [500])
+    rows, _ = backend("faiss", index, told.append)(changed[17:18], 1)
+    assert rows.tolist() == [[17]]
+    assert len(told) == 2
+    kept = list((tmp_path / "index").glob("faiss-*"))
+    assert len(kept) == 1
+    kept[0].write_bytes(kept[0].read_bytes()[:100])
+    backend("faiss", index, told.append)
+    assert "damaged" in told[2]
+    assert "built" in told[3]
+
+
+def test_without_faiss_it_says_how_to_install_it(index, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"pip install 'vse_tf\[faiss\]'"):
+        backend("faiss", index)

@@ -1,0 +1,79 @@
+"""Indexes put together are the index of all their items."""
+
+import os
+
+import numpy as np
+import pytest
+
+from tests.indexing.test_search import unit
+from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.errors import UserError
+from vse_tf.indexing.merging import merge
+from vse_tf.indexing.search import ExactSearch
+
+
+def write(folder, vectors, model="a", kind="images"):
+    writer = IndexWriter(folder, kind, vectors.shape[1])
+    items = [Item(f"{i}.jpg", path=f"{i}.jpg") for i in range(len(vectors))]
+    half = len(vectors) // 2
+    shards = [writer.write(vectors[:half]), writer.write(vectors[half:])]
+    return writer.commit(shards, items, {"id": model, "path": "runs/a"}, root=f"/photos/{folder.name}")
+
+
+def test_merged_indexes_are_searched_as_one(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((50, 6)))
+    write(tmp_path / "a", vectors[:20])
+    write(tmp_path / "b", vectors[20:])
+    index = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    index.verify()
+    np.testing.assert_array_equal(index.matrix(), vectors)
+    assert str(index.path(index.item(3))) == "/photos/a/3.jpg"
+    assert str(index.path(index.item(23))) == "/photos/b/3.jpg"
+    whole = write(tmp_path / "whole", vectors)
+    for ours, expected in zip(ExactSearch(index)(vectors, 7), ExactSearch(whole)(vectors, 7), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    # Not a copy, and still whole when a part is made anew.
+    shard = index.folder / index.shards[0].name
+    assert os.stat(shard).st_nlink == 2  # noqa: PTH116
+    write(tmp_path / "a", vectors[5:9])
+    index.verify()
+
+
+def test_without_links_shards_are_copied(tmp_path, monkeypatch):
+    vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
+    write(tmp_path / "a", vectors)
+
+    def other_device(*args):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", other_device)
+    # The same index twice: the same shards, each item twice.
+    index = merge([tmp_path / "a", tmp_path / "a"], tmp_path / "twice")
+    np.testing.assert_array_equal(index.matrix(), np.concatenate([vectors, vectors]))
+
+
+def test_merged_indexes_and_captions_are_merged_again(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
+    write(tmp_path / "a", vectors)
+    once = merge([tmp_path / "a", tmp_path / "a"], tmp_path / "once")
+    twice = merge([tmp_path / "once", tmp_path / "a"], tmp_path / "twice")
+    assert list(twice.all_items()) == [*once.all_items(), *list(once.all_items())[:8]]
+    twice.verify()
+
+
+def test_what_does_not_go_together_is_one_line(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
+    write(tmp_path / "a", vectors)
+    write(tmp_path / "b", vectors, model="b")
+    write(tmp_path / "c", vectors, kind="captions")
+    write(tmp_path / "d", unit(vectors[:, :5]))
+    for name in "bcd":
+        with pytest.raises(UserError, match=f"/{name}: made of other items or by another model than"):
+            merge([tmp_path / "a", tmp_path / name], tmp_path / "all")
+    with pytest.raises(UserError, match="is there already"):
+        merge([tmp_path / "a"], tmp_path / "b")
+    with pytest.raises(UserError, match="no index here"):
+        merge([tmp_path / "a", tmp_path / "missing"], tmp_path / "all")
+    with pytest.raises(UserError, match="name the indexes"):
+        merge([], tmp_path / "all")

@@ -1,0 +1,135 @@
+"""Cached features stand in for a frozen backbone: the same run without it, and nothing computed twice."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.reliability.runs import argv_of
+from tests.tiny import arguments, rows_of, tiny_settings
+from vse_tf import train
+from vse_tf.config import ModelSettings, TextSettings
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.sources import read
+from vse_tf.embedder import load
+from vse_tf.errors import UserError
+from vse_tf.models.backbones import backbone_of
+from vse_tf.models.feature_cache import FeatureCache, backbone_key
+from vse_tf.models.text_feature_cache import TextFeatureCache
+from vse_tf.models.text_tower import build_text_tower
+from vse_tf.training import trainer
+
+WORDS = ["a", "the", "red", "green", "blue", "circle", "square", "triangle", "small", "large", "left", "right"]
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """A random BERT with its tokenizer, saved to disk."""
+    import keras_hub  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("preset") / "bert"
+    keras.utils.set_random_seed(3)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    backbone = keras_hub.models.BertBackbone(len(vocabulary), 1, 2, 16, 32, max_sequence_length=32)
+    backbone.save_to_preset(str(folder))
+    keras_hub.tokenizers.BertTokenizer(vocabulary, lowercase=True).save_to_preset(str(folder))
+    return str(folder)
+
+
+def run_of(folder, preset, cached, **changed):
+    values = {
+        "text__encoder": f"hub:{preset}",
+        "text__max_tokens": 32,
+        "train__learning_rate": 1e-2,
+        "data__cache_dir": folder / "cache",
+        "data__text_features": str(cached).lower(),
+        **changed,
+    }
+    return folder / f"run-{cached}", values
+
+
+def trained(folder, preset, cached, **changed):
+    run, values = run_of(folder, preset, cached, **changed)
+    train.main(arguments(run, **values))
+    return run
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_a_run_on_cached_text_features_is_the_run_without(preset, tmp_path, pooling):
+    with_cache, without = (trained(tmp_path, preset, cached, text__pooling=pooling) for cached in (True, False))
+    mine, other = load(with_cache), load(without)
+    assert mine.model.trainable_variables
+    for a, b in zip(mine.model.trainable_variables, other.model.trainable_variables, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+    for row, there in zip(rows_of(with_cache), rows_of(without), strict=True):
+        assert row["train"]["loss"] == pytest.approx(there["train"]["loss"], abs=1e-4)
+        # Recalls of twenty images move by whole ranks where two similarities are nearly equal.
+        assert row["metrics"]["rsum"] == pytest.approx(there["metrics"]["rsum"], abs=20)
+    results = json.loads((with_cache / "results.json").read_text())
+    assert results["galleries"]["val"] == results["best"]["metrics"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_features_are_the_backbones_and_are_kept(preset, tmp_path, monkeypatch, pooling):
+    run = trained(tmp_path, preset, True, text__pooling=pooling)
+    embedder = load(run)
+    split = read(embedder.settings.data).split("val")
+    cache = TextFeatureCache(
+        embedder.text_tower, embedder.tokenizer, embedder.settings.text, tmp_path / "cache", progress=False
+    )
+
+    def never(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(cache, "_run", never)
+    cached = cache.split(split)
+    assert len(cached.caption_features) == len(split.captions)
+    got = embedder.model.text_tower.get_layer("head")(cached.caption_features.load(np.arange(len(split.captions))))
+    np.testing.assert_allclose(got, embedder.encode_texts(split.captions), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_kept_features_of_photos_give_the_towers_vectors(tmp_path, pooling):
+    run = tmp_path / "run"
+    changed = {"data__cache_dir": tmp_path / "cache", "image__pooling": pooling, "image__stages": 2}
+    train.main(argv_of("cached features", tmp_path, run, **changed))
+    embedder, bad = load(run), BadImages("fail", 10**8)
+    split = read(embedder.settings.data).split("train")
+    cache = FeatureCache(embedder.image_tower, embedder.view, tmp_path / "cache", bad, progress=False)
+    cached = cache.split(split, ["centre", "flip"])
+    assert cached.images.load(np.zeros([1], np.int64)).ndim == (3 if pooling == "attention" else 2)
+    kept, live = (embedder.encode_split(one, bad).image for one in (cached, split))
+    np.testing.assert_allclose(kept, live, atol=1e-5)
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in split.images.paths]
+    mirrored = embedder.encode_images([photo[:, ::-1] for photo in photos])
+    rows = np.arange(len(split))
+    got = embedder.model.image_tower.get_layer("head")(cached.images.load_views(rows, rows * 0 + 1))
+    np.testing.assert_allclose(got, mirrored, atol=2e-2)
+
+
+def test_other_captions_and_other_weights_are_other_features(preset, tmp_path):
+    embedder = load(trained(tmp_path, preset, True))
+    made = [path.relative_to(tmp_path / "cache") for path in (tmp_path / "cache").rglob("*.npy")]
+    assert len({path.parts[:2] for path in made}) == 1
+    assert len({path.parts[:3] for path in made}) == 2  # train and val
+    weight = embedder.text_tower.get_layer("backbone").weights[0]
+    weight.assign(weight + 1e-3)
+    cache = TextFeatureCache(embedder.text_tower, embedder.tokenizer, embedder.settings.text, tmp_path / "cache")
+    assert cache.folder.relative_to(tmp_path / "cache") not in {Path(*path.parts[:2]) for path in made}
+
+
+def test_a_backbone_has_one_key_whatever_was_built_before_it(preset):
+    settings = TextSettings(encoder=f"hub:{preset}", max_tokens=32, pooling="attention")
+    keras.backend.clear_session()
+    keys = {backbone_key(backbone_of(build_text_tower(settings, ModelSettings(), 17))) for _ in range(3)}
+    assert len(keys) == 1
+
+
+def test_an_encoder_without_frozen_backbone_is_one_line(preset, tmp_path):
+    for changed in ({"text__encoder": "gru"}, {"text__trainable": "true"}):
+        run, values = run_of(tmp_path, preset, True, **changed)
+        with pytest.raises(UserError, match=r"data\.text_features: needs a frozen pretrained backbone"):
+            trainer.train(tiny_settings(run, **values))

@@ -1,0 +1,70 @@
+"""Imports run one way: from the commands down to errors, never back, and never between neighbours of one level."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "vse_tf"
+# Each level may import from those before it. Inside a package, files import one another without a circle.
+LEVELS = [
+    ["errors", "config"],
+    ["files"],
+    ["settings_parser", "preprocessing"],
+    ["data"],
+    ["losses"],
+    ["models"],
+    ["artifacts"],
+    ["embedder"],
+    ["evaluation"],
+    ["indexing"],
+    ["pages"],
+    ["exporting", "training", "serving"],
+]
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+COMMANDS = {"train", "evaluate", "export", "embed", "search", "serve"}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported(path: Path) -> set[str]:
+    """The package's own modules that a file imports, those inside functions and for types included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vse_tf":
+            base = node.module.removeprefix("vse_tf").removeprefix(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".removeprefix(".")
+                found.add(full if full in MODULES or f"{full}.__init__" in MODULES else base)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("vse_tf.") for alias in node.names if alias.name.startswith("vse_tf.")}
+    return found - {""}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] not in COMMANDS | {"__init__"}])
+def test_imports_run_one_way(module):
+    own = module.split(".")[0]
+    for name in imported(MODULES[module]):
+        other = name.split(".")[0]
+        assert other == own or LEVEL.get(other, len(LEVELS)) < LEVEL[own], f"{module} imports {name}"
+
+
+def test_no_files_import_one_another_in_a_circle():
+    edges = {name.removesuffix(".__init__"): imported(path) for name, path in MODULES.items()}
+    done, open_ = set(), []
+
+    def visit(name: str) -> None:
+        assert name not in open_, f"a circle: {' → '.join([*open_[open_.index(name) :], name])}"
+        if name in done:
+            return
+        open_.append(name)
+        for other in sorted(edges.get(name, ())):
+            visit(other)
+        done.add(open_.pop())
+
+    for name in edges:
+        visit(name)
+
+
+def test_every_package_says_what_it_is_for():
+    for path in ROOT.rglob("__init__.py"):
+        assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, path

@@ -1,0 +1,138 @@
+"""Writes an index: every file beside and renamed, the manifest last. NumPy only."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vse_tf.artifacts.index import FORMAT, ITEMS, MANIFEST, Index, Item, Kind, Shard, told
+from vse_tf.atomic import write_text
+
+
+class IndexWriter:
+    """Writes an index. Until `commit` an older index in the folder stays what it was.
+
+    A shard's name carries its hash, so new shards never overwrite those of the index that is being read.
+
+    Args:
+        folder: the folder; made where it is missing.
+        kind: `images` or `captions`.
+        dim: dimensions of the space.
+
+    Raises:
+        UserError: the folder cannot be made.
+
+    Example:
+        >>> writer = IndexWriter("photos.index", "images", dim=2)
+        >>> writer.commit([writer.write(np.float32([[1, 0]]))], [Item("a.jpg", path="a.jpg")], model={}, root="photos")
+    """
+
+    def __init__(self, folder: str | Path, kind: Kind, dim: int) -> None:
+        self.folder = Path(folder)
+        self.kind = kind
+        self.dim = dim
+        told(self.folder, lambda: self.folder.mkdir(parents=True, exist_ok=True), doing="written")
+
+    def write(self, vectors: np.ndarray) -> Shard:
+        """Put a shard into the folder; it belongs to no index yet.
+
+        Args:
+            vectors: float32 unit rows `(rows, dim)`.
+
+        Raises:
+            ValueError: another shape, or a row that is not of unit length.
+            UserError: it cannot be written.
+        """
+        values = np.ascontiguousarray(vectors, np.float32)
+        if values.ndim != 2 or values.shape[1] != self.dim:
+            raise ValueError(f"vectors have shape {values.shape}; expected (rows, {self.dim})")
+        wrong = np.flatnonzero(~(np.abs(np.einsum("ij,ij->i", values, values) - 1) < 1e-2))
+        if wrong.size:
+            raise ValueError(f"the vector in row {wrong[0]} is not of unit length")
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=False)
+        contents = buffer.getbuffer()
+        digest = hashlib.sha256(contents).hexdigest()
+        shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
+        path = self.folder / shard.name
+        beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+
+        def put() -> None:
+            try:
+                beside.write_bytes(contents)
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
+
+        told(path, put, doing="written")
+        return shard
+
+    def commit(
+        self,
+        shards: Sequence[Shard],
+        items: Iterable[Item | bytes],
+        model: Mapping[str, Any],
+        root: str | Path | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Index:
+        """Make these shards the index and remove those that it no longer names.
+
+        Args:
+            shards: in row order.
+            items: one for each row, in row order; bytes are taken as pieces of an items.jsonl.
+            model: which model made the vectors: `kind` (`run` or `models`), `path`, `id`, …
+            root: folder that relative photo paths are below.
+            provenance: versions and settings, as JSON.
+
+        Returns:
+            The new index.
+
+        Raises:
+            ValueError: more or fewer items than rows; the older index stays.
+            UserError: a file cannot be written.
+        """
+        count = sum(shard.rows for shard in shards)
+        beside = self.folder / f".{ITEMS}-{os.getpid()}-{secrets.token_hex(4)}"
+
+        def put() -> None:
+            digest, size, lines = hashlib.sha256(), 0, 0
+            try:
+                with beside.open("wb") as file:
+                    for item in items:
+                        piece = item if isinstance(item, bytes) else item.line.encode()
+                        digest.update(piece)
+                        size, lines = size + file.write(piece), lines + piece.count(b"\n")
+                if lines != count:
+                    raise ValueError(f"{lines} items for {count} vectors")
+                manifest = {
+                    "format": FORMAT,
+                    "kind": self.kind,
+                    "dim": self.dim,
+                    "count": count,
+                    "root": None if root is None else str(root),
+                    "items": {"bytes": size, "sha256": digest.hexdigest()},
+                    "shards": [asdict(shard) for shard in shards],
+                    "model": dict(model),
+                    "provenance": dict(provenance or {}),
+                }
+                beside.replace(self.folder / ITEMS)
+                text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+                write_text(self.folder / MANIFEST, text)
+            finally:
+                beside.unlink(missing_ok=True)
+
+        told(self.folder, put, doing="written")
+        named = {shard.name for shard in shards}
+        for path in self.folder.glob("vectors-*.npy"):
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+        return Index.open(self.folder)

@@ -1,0 +1,111 @@
+"""Where a result comes from: versions, seed, settings, data, revision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import vse_tf
+from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.config import Settings, to_dict
+from vse_tf.data.records import Collection
+
+
+def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
+    """What is needed to obtain a result again.
+
+    Args:
+        settings: the run's settings.
+        collection: its data.
+
+    Returns:
+        Versions, seed, settings and their hash, the data's fingerprint, and the git revision where there is one.
+    """
+    values = to_dict(settings)
+    return {
+        **software(),
+        "seed": settings.train.seed,
+        "settings": values,
+        "settings_sha256": _sha256(json.dumps(values, sort_keys=True)),
+        "data": {name: len(split) for name, split in collection.splits.items()},
+        "data_sha256": fingerprint(collection),
+        "skipped": len(collection.skipped),
+    }
+
+
+def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
+    """What is needed to obtain a file made from a run again.
+
+    Args:
+        run: the run folder.
+        checkpoint: `best` or `last`.
+
+    Returns:
+        The run's name, the model's identity, the checkpoint's position and hash, the settings, the run's own provenance
+        (data's fingerprint, seed, versions at that time), and the software that wrote the file.
+
+    Raises:
+        UserError: no such run or checkpoint.
+
+    Example:
+        >>> provenance_of_run(RunFolder("runs/shapes-convse-0"), "best")["checkpoint"]["epoch"]
+        18
+    """
+    from vse_tf.artifacts.checkpoints import Checkpoints  # noqa: PLC0415 - brings Keras
+
+    settings = to_dict(run.settings())
+    trained = dict((run.read_results() or {}).get("provenance", {}))
+    trained.pop("settings", None)
+    return {
+        "run": run.path.resolve().name,
+        "id": run.identity(checkpoint),
+        "checkpoint": {"which": checkpoint, **Checkpoints(run.checkpoints).description(checkpoint)},
+        "settings": settings,
+        "settings_sha256": _sha256(json.dumps(settings, sort_keys=True)),
+        "trained": trained,
+        "written": software(),
+    }
+
+
+def software() -> dict[str, Any]:
+    """Versions, and the git revision where there is one."""
+    return {
+        "vse_tf": vse_tf.__version__,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("tensorflow", "keras", "keras-hub", "numpy")},
+        "git": _revision(),
+    }
+
+
+def fingerprint(collection: Collection) -> str:
+    """A hash of all splits, image names and captions in their order."""
+    digest = hashlib.sha256()
+    for name, split in sorted(collection.splits.items()):
+        for record in split.records:
+            digest.update(json.dumps([name, Path(record.image).name, record.captions]).encode())
+    return digest.hexdigest()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _revision() -> str | None:
+    """The revision of the checkout that this package runs from."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        # Installed into an environment inside of somebody's repository, this file is not part of it.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12") or None
+    except (OSError, subprocess.SubprocessError):
+        return None

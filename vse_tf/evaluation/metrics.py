@@ -1,0 +1,142 @@
+"""Recalls from ranks: the field's numbers, under the field's names. Pure NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vse_tf.errors import UserError
+from vse_tf.evaluation.ranking import Ranks, ranks
+from vse_tf.evaluation.similarity import BLOCK_BYTES, check_finite
+
+RECALLS_AT = (1, 5, 10)
+I2T_METRICS = ("i2t_r1", "i2t_r5", "i2t_r10", "i2t_medr", "i2t_meanr")
+T2I_METRICS = ("t2i_r1", "t2i_r5", "t2i_r10", "t2i_medr", "t2i_meanr")
+RECALL_METRICS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
+METRICS = (*I2T_METRICS, *T2I_METRICS, "rsum")
+
+
+def recall_metrics(found: Ranks) -> dict[str, float]:
+    """Recalls and ranks of both directions.
+
+    `r1`, `r5` and `r10` are the percentage of queries whose right item is among the first 1, 5, 10. `medr` and `meanr`
+    count from 1 as VSE++'s evaluation code does: `floor(median(rank)) + 1` and `mean(rank) + 1`. `rsum` is the
+    sum of the six recalls.
+
+    Args:
+        found: 0-based ranks; an `i2t` of -1 (an image without captions) is no query.
+
+    Returns:
+        A value for each of `METRICS`, in that order.
+
+    Raises:
+        ValueError: a direction has no query.
+
+    Example:
+        >>> recall_metrics(Ranks(i2t=np.array([0, 7]), t2i=np.array([0, 0, 3, 12])))["t2i_r5"]
+        75.0
+    """
+    metrics: dict[str, float] = {}
+    for direction, rank in (("i2t", np.asarray(found.i2t)), ("t2i", np.asarray(found.t2i))):
+        queries = rank[rank >= 0]
+        if not queries.size:
+            raise ValueError(f"{direction}: no query to measure: no image has a caption")
+        for k in RECALLS_AT:
+            metrics[f"{direction}_r{k}"] = 100.0 * int(np.count_nonzero(queries < k)) / queries.size
+        metrics[f"{direction}_medr"] = float(math.floor(np.median(queries)) + 1)
+        metrics[f"{direction}_meanr"] = int(queries.sum()) / queries.size + 1.0
+    return _with_rsum(metrics)
+
+
+def fold_metrics(
+    image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, folds: int, block_bytes: int = BLOCK_BYTES
+) -> dict[str, float]:
+    """Mean of the metrics over equal, consecutive parts of the gallery (COCO 1K: five folds of 1,000 test images).
+
+    Args:
+        image: image embeddings `(N, d)`, float32.
+        text: caption embeddings `(M, d)`, float32.
+        text_rows: the image row of each caption `(M,)`, in any order.
+        folds: number of parts; it divides `N`.
+        block_bytes: see `vse_tf.evaluation.ranking.ranks`.
+
+    Returns:
+        A value for each of `METRICS`, the medians averaged like the rest.
+
+    Raises:
+        UserError: the gallery cannot be cut into so many equal parts.
+        NonFiniteError: an embedding is not finite; its row is counted in the whole gallery.
+        ValueError: shapes do not fit.
+
+    Example:
+        >>> fold_metrics(image, text, text_rows, folds=5)["rsum"]
+    """
+    image, text = np.asarray(image, dtype=np.float32), np.asarray(text, dtype=np.float32)
+    rows = np.asarray(text_rows)
+    size = fold_size(len(image), folds)
+    if rows.shape != (len(text),):
+        raise ValueError(f"text_rows have shape {rows.shape}; expected one image row for each of {len(text)} captions")
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(image):
+        raise ValueError(f"text_rows span {rows.min()} to {rows.max()}; there are {len(image)} images")
+    check_finite("image", image)
+    check_finite("text", text)
+    every = []
+    for start in range(0, len(image), size):
+        own = np.flatnonzero((rows >= start) & (rows < start + size))
+        if not own.size:
+            raise UserError(f"images {start} to {start + size - 1} have no caption: use fewer folds than {folds}")
+        found = ranks(image[start : start + size], text[own], rows[own] - start, block_bytes)
+        every.append(recall_metrics(found))
+    return _with_rsum({name: math.fsum(one[name] for one in every) / folds for name in METRICS[:-1]})
+
+
+def evaluate(
+    image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, folds: int = 1, block_bytes: int = BLOCK_BYTES
+) -> dict[str, float]:
+    """Metrics of a gallery's embeddings.
+
+    Args:
+        image: image embeddings `(N, d)`, float32.
+        text: caption embeddings `(M, d)`, float32.
+        text_rows: the image row of each caption `(M,)`, in any order; any number of captions an image.
+        folds: 1 measures the whole gallery, more takes the mean over so many parts (see `fold_metrics`).
+        block_bytes: see `vse_tf.evaluation.ranking.ranks`.
+
+    Returns:
+        A value for each of `METRICS`.
+
+    Raises:
+        UserError: the gallery cannot be cut into so many equal parts.
+        NonFiniteError: an embedding is not finite; no score is computed.
+        ValueError: shapes do not fit, or no image has a caption.
+
+    Example:
+        >>> evaluate(image, text, text_rows)["i2t_r1"]
+    """
+    if folds != 1:
+        return fold_metrics(image, text, text_rows, folds, block_bytes)
+    return recall_metrics(ranks(image, text, text_rows, block_bytes))
+
+
+def fold_size(images: int, folds: int) -> int:
+    """Images in each of so many equal folds.
+
+    Raises:
+        UserError: `folds` is below 1 or does not divide the number of images; the message names the nearest sizes.
+    """
+    if folds < 1:
+        raise UserError(f"folds is {folds}; it must be 1 or more")
+    size, rest = divmod(images, folds)
+    if rest or not size:
+        nearest = [str(n) for n in (size * folds, (size + 1) * folds) if n]
+        raise UserError(
+            f"{images} images cannot be cut into {folds} equal folds: use another number of folds, or a gallery of "
+            f"{' or '.join(nearest)} images"
+        )
+    return size
+
+
+def _with_rsum(metrics: dict[str, float]) -> dict[str, float]:
+    return {**metrics, "rsum": math.fsum(metrics[name] for name in RECALL_METRICS)}

@@ -1,0 +1,110 @@
+"""The tables that commands print: recalls, and the answers of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vse_tf.indexing.search import Hit
+
+_COLUMNS = (("r1", "R@1", 6), ("r5", "R@5", 6), ("r10", "R@10", 6), ("medr", "medr", 8))
+_RSUM_WIDTH = 6
+_BENCHMARK_COLUMNS = (
+    ("map_at_r", "mAP@R", 6),
+    ("rprecision", "R-P", 6),
+    ("r1", "R@1", 6),
+    ("r5", "R@5", 6),
+    ("r10", "R@10", 6),
+)
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Align metrics as text, one line a gallery.
+
+    Args:
+        rows: metrics (see `vse_tf.evaluation.metrics.METRICS`) by the name of their gallery or split. A metric that is
+            missing shows as `-`.
+
+    Returns:
+        ASCII lines for a fixed-width terminal, without a line break at the end.
+
+    Example:
+        >>> print(table({"test": metrics}))
+                      image to text        |       text to image        |
+        gallery    R@1   R@5  R@10    medr |    R@1   R@5  R@10    medr |   rsum
+        test      95.8  99.8 100.0     1.0 |   96.1  99.7 100.0     1.0 |  591.4
+    """
+    names = [_ascii(name) for name in rows]
+    first = max([len("gallery"), *map(len, names)])
+    block = "".join(title.rjust(width) for _, title, width in _COLUMNS)
+    head = ["image to text".center(len(block)), "text to image".center(len(block))]
+    lines = [
+        " | ".join([f"{' ' * first} {head[0]}", head[1], " " * _RSUM_WIDTH]),
+        " | ".join([f"{'gallery'.ljust(first)} {block}", block, "rsum".rjust(_RSUM_WIDTH)]),
+    ]
+    for name, metrics in zip(names, rows.values(), strict=True):
+        sides = [
+            "".join(_cell(metrics, f"{side}_{key}", width) for key, _, width in _COLUMNS) for side in ("i2t", "t2i")
+        ]
+        lines.append(" | ".join([f"{name.ljust(first)} {sides[0]}", sides[1], _cell(metrics, "rsum", _RSUM_WIDTH)]))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def benchmarks_table(metrics: Mapping[str, float]) -> str:
+    """Align the metrics of COCO's larger benchmarks as text, one line a benchmark.
+
+    Args:
+        metrics: see `vse_tf.evaluation.eccv.ECCV_METRICS`; others are passed over. One that is missing shows as `-`.
+
+    Returns:
+        ASCII lines for a fixed-width terminal, without a line break at the end.
+
+    Example:
+        >>> print(benchmarks_table(metrics))
+                          image to text          |         text to image
+        benchmark  mAP@R   R-P   R@1   R@5  R@10 |  mAP@R   R-P   R@1   R@5  R@10
+        ECCV        24.0  33.8  71.3     -     - |   32.0  41.8  73.0     -     -
+        CxC            -     -  58.0  81.4  88.6 |      -     -  38.3  63.9  74.3
+    """
+    first = len("benchmark")
+    block = "".join(title.rjust(width) for _, title, width in _BENCHMARK_COLUMNS)
+    heads = [title.center(len(block)) for title in ("image to text", "text to image")]
+    lines = [f"{' ' * first} {heads[0]} | {heads[1]}", f"{'benchmark'.ljust(first)} {block} | {block}"]
+    for name, title in (("eccv", "ECCV"), ("cxc", "CxC")):
+        sides = [
+            "".join(_cell(metrics, f"{name}_{side}_{key}", width) for key, _, width in _BENCHMARK_COLUMNS)
+            for side in ("i2t", "t2i")
+        ]
+        lines.append(f"{title.ljust(first)} {sides[0]} | {sides[1]}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def answers_table(answers: Sequence[Hit]) -> str:
+    """Align the answers of a search as text, one line an answer.
+
+    Args:
+        answers: best first.
+
+    Returns:
+        Lines for a fixed-width terminal, without a line break at the end. What a terminal would obey shows as `?`.
+
+    Example:
+        >>> print(answers_table(answers))
+          1  0.412  dogs/17.jpg
+          2  0.398  winter/3.jpg
+    """
+    lines = []
+    for answer in answers:
+        what = answer.item.caption if answer.path is None else str(answer.path)
+        shown = "".join(c if c.isprintable() else "?" for c in " ".join((what or "").split()))
+        lines.append(f"{answer.rank:>3}  {answer.score:.3f}  {shown}")
+    return "\n".join(lines)
+
+
+def _cell(metrics: Mapping[str, float], name: str, width: int) -> str:
+    return (f"{metrics[name]:.1f}" if name in metrics else "-").rjust(width)
+
+
+def _ascii(name: str) -> str:
+    return " ".join(name.split()).encode("ascii", "backslashreplace").decode()

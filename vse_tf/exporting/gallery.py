@@ -1,0 +1,211 @@
+"""The gallery of a retrieval model: from an index, or embedded from a folder or a list."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vse_tf.artifacts.index import MANIFEST, Index, Item
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.records import Problem
+from vse_tf.data.sources.files import problem_of_text, read_text
+from vse_tf.embedder import Embedder
+from vse_tf.errors import UserError
+from vse_tf.indexing import items as collection
+
+TABLES = (".csv", ".jsonl", ".ndjson", ".json")
+Note = Callable[[Problem], None]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Vectors and what they stand for.
+
+    Args:
+        vectors: float32 `(rows, dim)`, unit rows.
+        ids: an item's name, for each row.
+        captions: what to show of an item: its caption, or else its path.
+        facts: kind, number and source of the items, as JSON.
+    """
+
+    vectors: np.ndarray
+    ids: list[str]
+    captions: list[str]
+    facts: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_gallery(
+    place: str | Path, embedder: Embedder, note: Note, progress: bool = True, model_id: str | None = None
+) -> Gallery:
+    """Read or embed a gallery.
+
+    Args:
+        place: one of
+
+            - the folder of an index (`python -m vse_tf.embed`), made by the same run;
+            - a folder of photos, subfolders included;
+            - a text file with a photo's path, or a caption, a line: it lists photos where the first line ends like the
+              name of an image file;
+            - a CSV file with a header, or JSONL: `image` (path) or `caption` or both, and perhaps `id`.
+
+            Relative paths are below the list's folder.
+        embedder: the run.
+        note: called with every item that is left out: missing, unreadable, not UTF-8.
+        progress: show bars.
+        model_id: identity of the run (`RunFolder.identity`), which that of an index has to be; None asks for none.
+
+    Raises:
+        UserError: nothing there, nothing usable in it, or an index of another model.
+
+    Example:
+        >>> len(read_gallery("photos", embedder, print))
+        8091
+    """
+    path = Path(place).expanduser()
+    if (path / MANIFEST).is_file():
+        return _of_index(path, embedder, model_id)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; name the gallery's folder, list or index")
+    left_out: list[Problem] = []
+
+    def leave_out(problem: Problem) -> None:
+        left_out.append(problem)
+        note(problem)
+
+    items, root = _items(path, leave_out)
+    of_photos = any(item.path is not None for item in items)
+    if of_photos:
+        vectors, items = _photos(items, root, embedder, leave_out, progress)
+    else:
+        vectors = embedder.encode_texts([item.caption or "" for item in items], progress=progress)
+    if not items:
+        reason = f"; first: {left_out[0]}" if left_out else ""
+        raise UserError(f"{path}: no usable photo or caption in it{reason}")
+    facts = {"kind": "images" if of_photos else "captions", "source": path.name, "left_out": len(left_out)}
+    return _gallery(vectors, items, facts)
+
+
+def _of_index(path: Path, embedder: Embedder, model_id: str | None) -> Gallery:
+    index = Index.open(path)
+    if index.dim != embedder.dim:
+        raise UserError(
+            f"{path} holds vectors of {index.dim} dimensions, this run gives {embedder.dim}; make the index "
+            "with this run: python -m vse_tf.embed --run"
+        )
+    if model_id and index.model.get("id") != model_id:
+        raise UserError(f"{path} was made by another model; make the index with this run: python -m vse_tf.embed --run")
+    if not len(index):
+        raise UserError(f"{path}: the index is empty")
+    index.verify()
+    facts = {"kind": index.kind, "source": path.name, "index_model": index.model.get("id")}
+    return _gallery(index.matrix(), list(index.all_items()), facts)
+
+
+def _gallery(vectors: np.ndarray, items: list[Item], facts: dict[str, Any]) -> Gallery:
+    captions = [item.caption if item.caption is not None else item.path or item.id for item in items]
+    return Gallery(vectors, [item.id for item in items], captions, {**facts, "items": len(items)})
+
+
+def _photos(
+    items: list[Item], root: Path, embedder: Embedder, leave_out: Note, progress: bool
+) -> tuple[np.ndarray, list[Item]]:
+    """The vectors of the photos that can be read, and their items."""
+    if embedder.view.size is None:
+        raise UserError("this run takes precomputed features, not photos; give a list of captions, or an index")
+    paths = [str(root / (item.path or "")) for item in items]
+    bad = BadImages("skip", embedder.view.max_pixels, leave_out)
+    with tqdm(total=len(paths), desc="images", disable=not progress, unit="image") as bar:
+        vectors, rows = embedder.encode_files(paths, bad, advance=bar.update)
+    return vectors, [items[row] for row in rows]
+
+
+def _items(path: Path, leave_out: Note) -> tuple[list[Item], Path]:
+    if path.is_file() and path.suffix.lower() in TABLES:
+        found: Iterable[Item | Problem] = _table(path)
+    elif path.is_file() and not _lists_photos(path):
+        found = collection.captions(path)
+    else:
+        found = collection.photos(path)
+    root = path if path.is_dir() else path.parent
+    items: dict[str, Item] = {}
+    for item in found:
+        if isinstance(item, Problem):
+            leave_out(item)
+        elif item.id in items:
+            leave_out(Problem(str(path), f"a second item is called {item.id!r}"))
+        else:
+            items[item.id] = item
+    return list(items.values()), root
+
+
+def _lists_photos(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line.strip() for line in file if line.strip()), "")
+    return first.lower().endswith(collection.SUFFIXES)
+
+
+def _table(path: Path) -> Iterator[Item | Problem]:
+    """Items of a CSV or JSONL file; a photo on several rows is one item, with the first caption."""
+    text = read_text(path, "gallery")
+    seen: set[str] = set()
+    for number, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(text):
+        where = f"{path}: line {number}"
+        if isinstance(row, str):
+            yield Problem(where, row)
+            continue
+        caption = row.get("caption")
+        caption = caption[0] if isinstance(caption, list) and caption else caption
+        values = {"id": row.get("id"), "image": row.get("image"), "caption": caption}
+        wrong = [key for key, value in values.items() if value is not None and not isinstance(value, str | int)]
+        told = {key: str(value).strip() for key, value in values.items() if value is not None and key not in wrong}
+        problem = next(filter(None, map(problem_of_text, told.values())), "")
+        if wrong or problem:
+            yield Problem(where, problem or f"{wrong[0]} is not a string")
+        elif image := told.get("image"):
+            if image not in seen and (path.parent / image).is_file():
+                yield Item(told.get("id") or image, path=image, caption=told.get("caption") or None)
+            elif image not in seen:
+                yield Problem(where, f"missing image: {image!r}")
+            seen.add(image)
+        elif told.get("caption"):
+            yield Item(told.get("id") or str(number), caption=told["caption"])
+        else:
+            yield Problem(where, "neither image nor caption")
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    start = 1
+    try:
+        names = [name.strip() for name in reader.fieldnames or []]
+        if not {"image", "caption"} & set(names):
+            raise UserError(f"{path}: line 1: no column image or caption in the header; name one so")
+        reader.fieldnames = names
+        start = reader.line_num + 1
+        for row in reader:
+            yield start, "wrong number of fields" if None in row or None in row.values() else row
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}: line {start}: broken CSV: {error}; is a quotation mark not closed?") from None
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    # Only "\n" ends a line: JSON strings may hold U+2028 and its like.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                row = f"broken JSON: {error}"
+            yield number, row if isinstance(row, dict | str) else "not a JSON object"

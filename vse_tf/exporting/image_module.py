@@ -1,0 +1,74 @@
+"""The image tower as a module for export: encoded images, pixels or features in, unit vectors out."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from vse_tf.data.pipeline import ImageView
+from vse_tf.exporting.decoding import decode_batch
+from vse_tf.exporting.frozen_tower import FrozenTower
+from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.models.projection import head_of
+
+BYTES = tf.TensorSpec([None], tf.string)
+
+
+class ImageModule(tf.Module):
+    """The image tower with everything in front of it.
+
+    Core TensorFlow operations only. Images are decoded, turned upright, resized and normalised by the functions that
+    training and evaluation use.
+
+    Args:
+        tower: the image tower.
+        view: how images are prepared; `view.size` None stands for a tower of precomputed features.
+        cached: the run trained on kept features of its frozen backbone, so the head alone is offered too.
+
+    Example:
+        >>> module = ImageModule(embedder.image_tower, embedder.view, cached=False)
+        >>> module.signatures()["serving_default"](image_bytes=tf.constant([jpeg]))["embedding"].shape
+        TensorShape([1, 128])
+    """
+
+    def __init__(self, tower: keras.Model, view: ImageView, cached: bool) -> None:
+        super().__init__(name="image_module")
+        self.view = view
+        self._encode = FrozenTower(tower)
+        self._encode_features = self._encode if view.size is None else FrozenTower(head_of(tower)) if cached else None
+        self.weights = self._encode.variables  # the head's are among them
+
+    def signatures(self) -> Signatures:
+        """The functions to export: `serving_default` of bytes, `pixels`, and `features` where the run used them.
+
+        A tower of precomputed features has `features` alone, as `serving_default` too.
+        """
+        found: Signatures = {}
+        if self.view.size is not None:
+            of_bytes = signature(self.of_bytes, image_bytes=BYTES)
+            of_pixels = signature(self.of_pixels, pixels=tf.TensorSpec([None, None, None, 3], tf.uint8))
+            found = {"serving_default": of_bytes, "pixels": of_pixels}
+        if self._encode_features is not None:
+            found["features"] = signature(self.of_features, features=self._encode_features.spec)
+            found.setdefault("serving_default", found["features"])
+        return found
+
+    def of_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Bytes of image files `(n,)` to unit vectors `(n, dim)`."""
+        return self._encode(decode_batch(image_bytes, self.view))
+
+    def of_pixels(self, pixels: tf.Tensor) -> tf.Tensor:
+        """uint8 `(n, h, w, 3)`, any size, to unit vectors `(n, dim)`."""
+        sides = tf.shape(pixels)[1:3]
+        told = tf.strings.join(
+            ["pixels: images of ", tf.strings.reduce_join(tf.strings.as_string(sides), separator="x")]
+        )
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides > 0), [told])]):
+            pixels = tf.identity(pixels)
+        spec = tf.TensorSpec([*self.view.pixels, 3], tf.float32)
+        return self._encode(tf.map_fn(lambda image: self.view.of_pixels(image, None), pixels, fn_output_signature=spec))
+
+    def of_features(self, features: tf.Tensor) -> tf.Tensor:
+        """float32 features, `(n, d)` or `(n, regions, d)`, to unit vectors `(n, dim)`."""
+        assert self._encode_features is not None
+        return self._encode_features(features)

@@ -1,0 +1,156 @@
+"""The bare towers in the formats of other runtimes, through Keras' own exporters."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vse_tf.artifacts import manifest
+from vse_tf.artifacts.versions import Release, unwritable
+from vse_tf.embedder import Embedder
+from vse_tf.errors import UserError
+from vse_tf.exporting import probes
+from vse_tf.exporting.frozen_tower import on_any_device
+from vse_tf.exporting.quiet import quiet
+from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_facts, text_facts
+from vse_tf.models.packed_gru import PackedGRU
+from vse_tf.preprocessing.text import pad
+
+Format = Literal["onnx", "litert"]
+
+# What the exporter and the comparison need, and the extra of this package that brings it.
+NEEDS: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
+SUFFIX: dict[Format, str] = {"onnx": "onnx", "litert": "tflite"}
+TOLERANCE = 1e-4
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[str, Any]) -> list[tuple[Path, float]]:
+    """Write both towers into the next `<root>/<kind>/<version>/`, with the tokenizer's files and a manifest.
+
+    These formats hold the towers alone: what comes before them (decoding and resizing, tokenising) is up to the client.
+    The image tower takes float32 pixels `(n, h, w, 3)` in 0..255, or features; the text tower int32 token ids
+    `(n, length)`, −1 as padding. In LiteRT the text tower takes one row of `text.max_tokens` ids, since a recurrence
+    over free shapes would need TensorFlow's own operations there.
+
+    Args:
+        root: the folder of all models.
+        embedder: the run.
+        kind: the format.
+        facts: what the manifest says of the run.
+
+    Returns:
+        Each file and the largest difference of its vectors from the live tower's.
+
+    Raises:
+        UserError: an extra is missing, the tower cannot be converted, its vectors differ, or the folder cannot be
+            written.
+    """
+    missing = [name for name in NEEDS[kind] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--format {kind}: needs {', '.join(missing)}; install it with: pip install 'vse_tf[{kind}]'")
+    precision = embedder.settings.model.precision
+    if precision != "float32":
+        raise UserError(f"--format {kind}: takes float32 towers, this run's are {precision}; take savedmodel")
+    text = embedder.settings.text
+    ids = pad(embedder.tokenizer(list(probes.SENTENCES)), [text.max_tokens], text.max_tokens).numpy()
+    free = None if kind == "onnx" else 1
+    inputs: dict[str, tuple[keras.Model, np.ndarray, list[int | None]]] = {
+        IMAGE_TOWER: (embedder.image_tower, _images(embedder), [None, *embedder.image_tower.input_shape[1:]]),
+        TEXT_TOWER: (embedder.text_tower, ids, [free, free and text.max_tokens]),
+    }
+    with Release(root, [kind]) as release:
+        folder, found = release.beside(kind), {}
+        for name, (tower, values, shape) in inputs.items():
+            file = folder / f"{name}.{SUFFIX[kind]}"
+            _convert(tower, file, kind, shape)
+            found[file.name] = _compare(tower, file, kind, values)
+        told = {"differences": found, "image": image_facts(embedder.view), "text": text_facts(embedder), **facts}
+        try:
+            embedder.tokenizer.save(folder / "tokenizer")
+            manifest.write(folder, {"model": kind, **told})
+        except OSError as error:
+            raise unwritable(root, error) from None
+        place = release.publish()[0]
+    return [(place / name, difference) for name, difference in found.items()]
+
+
+def _images(embedder: Embedder) -> np.ndarray:
+    shape = [side or 4 for side in embedder.image_tower.input_shape[1:]]
+    if embedder.view.size is None:
+        return probes.vectors(3, *shape)
+    return np.stack([embedder.view.of_pixels(tf.constant(array), None) for array in probes.arrays()])
+
+
+def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | None]) -> None:
+    spec = tf.TensorSpec(shape, tower.inputs[0].dtype, name=tower.inputs[0].name)
+    try:
+        portable = _with_plain_gru(tower)
+        with quiet(), on_any_device(portable):
+            portable.export(str(file), format=kind, verbose=False, input_signature=[spec])
+    except OSError as error:
+        raise unwritable(file.parent.parent, error) from None
+    except Exception as error:  # the converters' errors have no class in common
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"--format {kind}: {file.stem} cannot be converted: {reason}; take savedmodel") from error
+
+
+def _with_plain_gru(tower: keras.Model) -> keras.Model:
+    """The tower with Keras' GRU in the packed one's place, unknown to converters; weights and result are equal."""
+
+    def plain(config: Any) -> Any:
+        if isinstance(config, list):
+            return [plain(item) for item in config]
+        if not isinstance(config, dict):
+            return config
+        found = {key: plain(value) for key, value in config.items()}
+        if config.get("class_name") == PackedGRU.__name__:
+            found |= {"module": "keras.layers", "class_name": "GRU", "registered_name": None}
+        return found
+
+    rebuilt = keras.saving.deserialize_keras_object(plain(keras.saving.serialize_keras_object(tower)))
+    rebuilt.set_weights(tower.get_weights())
+    return rebuilt
+
+
+def _compare(tower: keras.Model, file: Path, kind: Format, values: np.ndarray) -> float:
+    expected = tower(values, training=False).numpy()
+    try:
+        found = (_onnx if kind == "onnx" else _litert)(file)(values)
+    except Exception as error:  # as above
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"--format {kind}: {file.stem} cannot be run: {reason}; take savedmodel") from error
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:
+        raise UserError(f"--format {kind}: the vectors of {file.stem} differ from the run's by {difference:.2g}")
+    return difference
+
+
+def _onnx(file: Path) -> Run:
+    import onnxruntime  # noqa: PLC0415
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda values: session.run(None, {name: values})[0]
+
+
+def _litert(file: Path) -> Run:
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
+    interpreter = Interpreter(str(file))
+    interpreter.allocate_tensors()
+    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def one(row: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken, row[np.newaxis])
+        interpreter.invoke()
+        return interpreter.get_tensor(given)[0].copy()
+
+    return lambda values: np.stack([one(row) for row in values])

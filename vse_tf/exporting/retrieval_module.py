@@ -1,0 +1,111 @@
+"""Towers and a gallery as one module: a sentence or a photo in, the nearest items out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from vse_tf.exporting.image_module import BYTES, ImageModule
+from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.storage import Stored
+from vse_tf.exporting.text_module import TextModule
+
+# Components of the gallery that are compared at a time, as float32: 32 MiB.
+BLOCK = 2**23
+
+
+class RetrievalModule(tf.Module):
+    """Exact search by cosine in a gallery of vectors, the query's tower in front.
+
+    The gallery is compared block by block, so that a float16 or int8 one is never there as float32 as a whole, nor
+    the scores of all items. Equal scores come in the gallery's order. Vectors, names and captions are variables: no
+    limit of 2 GB applies to them.
+
+    Args:
+        image: the image tower.
+        text: the text tower.
+        stored: the gallery's vectors.
+        ids: an item's name, for each row.
+        captions: an item's caption or path, for each row.
+        k: how many items are answered; at most the gallery's size.
+
+    Example:
+        >>> module = RetrievalModule(image, text, store(vectors, "float32"), ids, captions, k=10)
+        >>> module.signatures()["search_text"](text=tf.constant(["a dog"]))["ids"].shape
+        TensorShape([1, 10])
+    """
+
+    def __init__(
+        self, image: ImageModule, text: TextModule, stored: Stored, ids: Sequence[str], captions: Sequence[str], k: int
+    ) -> None:
+        super().__init__(name="retrieval_module")
+        if not 1 <= k <= len(ids):
+            raise ValueError(f"k is {k}; the gallery has {len(ids)} items")
+        self.image = image
+        self.text = text
+        self.k = k
+        self.candidates = tf.Variable(stored.values, trainable=False, name="candidates")
+        self.scales = None if stored.scales is None else tf.Variable(stored.scales, trainable=False, name="scales")
+        self.ids = tf.Variable(_strings(ids), trainable=False, name="ids")
+        self.captions = tf.Variable(_strings(captions), trainable=False, name="captions")
+
+    def signatures(self) -> Signatures:
+        """The functions to export: `search_text`, which is `serving_default` too, and one for images or features."""
+        by_text = signature(self.search_text, text=tf.TensorSpec([None], tf.string))
+        found = {"serving_default": by_text, "search_text": by_text}
+        if self.image.view.size is not None:
+            found["search_image"] = signature(self.search_image, image_bytes=BYTES)
+        else:
+            spec = self.image.signatures()["features"].structured_input_signature[1]["features"]
+            found["search_features"] = signature(self.search_features, features=spec)
+        return found
+
+    def search_text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The items nearest to sentences `(n,)`."""
+        return self.search(self.text.of_text(text))
+
+    def search_image(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The items nearest to the photos in image files `(n,)`."""
+        return self.search(self.image.of_bytes(image_bytes))
+
+    def search_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The items nearest to images given by their features."""
+        return self.search(self.image.of_features(features))
+
+    def search(self, query: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The items nearest to unit vectors `(n, dim)`: ids, scores and captions, each `(n, k)`, best first."""
+        scores, rows = self._nearest(query)
+        return {"ids": tf.gather(self.ids, rows), "scores": scores, "captions": tf.gather(self.captions, rows)}
+
+    def _nearest(self, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size, dim = self.candidates.shape
+        width = max(1, BLOCK // dim)
+        count = tf.shape(query)[0]
+
+        def step(start: tf.Tensor, scores: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            end = tf.minimum(start + width, size)
+            block = tf.cast(self.candidates[start:end], tf.float32)
+            part = tf.matmul(query, block, transpose_b=True)
+            if self.scales is not None:
+                part *= self.scales[start:end]
+            best = tf.math.top_k(part, tf.minimum(self.k, end - start))
+            # What came earlier stands first, and top_k takes the first of equals.
+            scores = tf.concat([scores, best.values], 1)
+            rows = tf.concat([rows, best.indices + start], 1)
+            best = tf.math.top_k(scores, tf.minimum(self.k, tf.shape(scores)[1]))
+            return end, best.values, tf.gather(rows, best.indices, batch_dims=1)
+
+        _, scores, rows = tf.while_loop(
+            lambda start, *_: start < size,
+            step,
+            (tf.constant(0), tf.zeros([count, 0]), tf.zeros([count, 0], tf.int32)),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None]), tf.TensorShape([None, None])),
+            parallel_iterations=1,
+        )
+        return tf.ensure_shape(scores, [None, self.k]), tf.ensure_shape(rows, [None, self.k])
+
+
+def _strings(values: Sequence[str]) -> tf.Tensor:
+    return tf.constant(np.array([value.encode("utf-8", "replace") for value in values], object), tf.string)

@@ -1,0 +1,108 @@
+"""How a gallery's vectors are stored: float32, float16 or int8, and what the smaller ones cost. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from vse_tf.evaluation.neighbours import nearest
+
+Storage = Literal["float32", "float16", "int8"]
+STORAGES: tuple[str, ...] = get_args(Storage)
+# Rows of the gallery that serve as queries where none are given.
+QUERIES = 1000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Stored vectors.
+
+    Args:
+        values: `(rows, dim)` in the storage's type.
+        scales: float32 `(rows,)` for int8: a row is `values * scale`; else None.
+    """
+
+    values: np.ndarray
+    scales: np.ndarray | None = None
+
+    def restored(self) -> np.ndarray:
+        """The vectors as float32 `(rows, dim)`."""
+        values = self.values.astype(np.float32, copy=False)
+        return values if self.scales is None else values * self.scales[:, np.newaxis]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+def store(vectors: np.ndarray, storage: Storage) -> Stored:
+    """Bring unit vectors into a storage's type.
+
+    int8 has one scale a row, the row's largest component being 127: `x ≈ round(127 x / max|x|) · max|x| / 127`.
+
+    Args:
+        vectors: float32 `(rows, dim)`.
+        storage: the type.
+
+    Example:
+        >>> store(np.float32([[0.6, -0.8]]), "int8").values
+        array([[  95, -127]], dtype=int8)
+    """
+    if storage == "float32":
+        return Stored(vectors)
+    if storage == "float16":
+        return Stored(vectors.astype(np.float16))
+    largest = np.abs(vectors).max(axis=1)
+    largest[largest == 0] = 1
+    values = np.rint(vectors * (127 / largest)[:, np.newaxis]).astype(np.int8)
+    return Stored(values, (largest / 127).astype(np.float32))
+
+
+def recall_loss(vectors: np.ndarray, stored: Stored, k: int, queries: np.ndarray | None = None) -> dict[str, Any]:
+    """What share of the exact nearest items a storage loses.
+
+    Args:
+        vectors: the gallery, float32 `(rows, dim)`.
+        stored: the same, stored.
+        k: how many nearest items are looked at.
+        queries: float32 `(n, dim)`; without them up to 1,000 evenly spread rows of the gallery ask for the others.
+
+    Returns:
+        Number and kind of the queries, `k`, and the mean share of the exact first `k` (and of the exact first one)
+        that is missing among the stored first `k` (first one), in 0..1.
+
+    Example:
+        >>> recall_loss(vectors, store(vectors, "int8"), k=10)
+        {'queries': 1000, 'of': "the gallery's own rows", 'k': 10, 'loss_at_k': 0.0138, 'loss_at_1': 0.008}
+    """
+    own = queries is None
+    rows = np.unique(np.linspace(0, len(vectors) - 1, min(QUERIES, len(vectors))).astype(np.int64)) if own else None
+    asked = vectors[rows] if queries is None else queries
+    # A row finds itself: one more is asked for, and itself left out.
+    count = min(k + own, len(vectors))
+    exact, found = (nearest(asked, gallery, count)[0] for gallery in (vectors, stored.restored()))
+    if rows is not None:
+        exact, found = (_without(rows, indices) for indices in (exact, found))
+    width = exact.shape[1]
+    if not exact.size:
+        lost, first = 0.0, 0.0
+    else:
+        kept = [len(np.intersect1d(a, b)) / width for a, b in zip(exact, found, strict=True)]
+        lost, first = 1 - float(np.mean(kept)), float(np.mean(exact[:, 0] != found[:, 0]))
+    return {
+        "queries": len(asked),
+        "of": "the gallery's own rows" if own else "the queries given",
+        "k": width,
+        "loss_at_k": round(lost, 6),
+        "loss_at_1": round(first, 6),
+    }
+
+
+def _without(rows: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The indices of each row without the row itself, or without the last one where it is not among them."""
+    keep = indices != rows[:, np.newaxis]
+    keep[keep.all(axis=1), -1] = False
+    return indices[keep].reshape(len(rows), -1)

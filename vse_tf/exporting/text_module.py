@@ -1,0 +1,80 @@
+"""The text tower as modules for export: sentences in, or token ids in; unit vectors out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from vse_tf.config import TextSettings
+from vse_tf.exporting.frozen_tower import FrozenTower
+from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.preprocessing.text import pad
+
+
+class TextModule(tf.Module):
+    """The text tower with its tokenizer in front of it.
+
+    Core TensorFlow operations only, unless the tokenizer is a preset's own, which needs TF-Text's. Every string has a
+    vector: an empty or blank one that of the tokenizer's start and end tokens alone, invalid UTF-8 that of its
+    replacement characters.
+
+    Args:
+        tower: the text tower.
+        tokenizer: its tokenizer.
+        text: settings of the tower: `buckets` and `max_tokens`.
+
+    Example:
+        >>> module = TextModule(FrozenTower(embedder.text_tower), embedder.tokenizer, embedder.settings.text)
+        >>> module.signatures()["serving_default"](text=tf.constant(["a dog"]))["embedding"].shape
+        TensorShape([1, 128])
+    """
+
+    def __init__(self, tower: FrozenTower, tokenizer: Any, text: TextSettings) -> None:
+        super().__init__(name="text_module")
+        self.tokenizer = tokenizer
+        self.weights = tower.variables
+        self._encode = tower
+        self._lengths = (tuple(text.buckets), text.max_tokens)
+
+    def signatures(self) -> Signatures:
+        """The function to export."""
+        return {"serving_default": signature(self.of_text, text=tf.TensorSpec([None], tf.string))}
+
+    def of_text(self, text: tf.Tensor) -> tf.Tensor:
+        """Sentences `(n,)` to unit vectors `(n, dim)`."""
+        return self._encode(pad(self.tokenizer(text), *self._lengths))
+
+
+class TokenIdsModule(tf.Module):
+    """The text tower alone, for clients that tokenise themselves. Core TensorFlow operations only.
+
+    Args:
+        tower: the text tower.
+        text: settings of the tower: `buckets` and `max_tokens`.
+
+    Example:
+        >>> module = TokenIdsModule(FrozenTower(embedder.text_tower), embedder.settings.text)
+        >>> ids, mask = tf.constant([[101, 3899, 102, 0]]), tf.constant([[1, 1, 1, 0]])
+        >>> module.signatures()["serving_default"](token_ids=ids, padding_mask=mask)["embedding"].shape
+        TensorShape([1, 128])
+    """
+
+    def __init__(self, tower: FrozenTower, text: TextSettings) -> None:
+        super().__init__(name="token_ids_module")
+        self.weights = tower.variables
+        self._encode = tower
+        self._lengths = (tuple(text.buckets), text.max_tokens)
+
+    def signatures(self) -> Signatures:
+        """The function to export."""
+        spec = tf.TensorSpec([None, None], tf.int32)
+        return {"serving_default": signature(self.of_ids, token_ids=spec, padding_mask=spec)}
+
+    def of_ids(self, token_ids: tf.Tensor, padding_mask: tf.Tensor) -> tf.Tensor:
+        """Token ids `(n, length)`, and a mask that is 0 where they are padding, to unit vectors `(n, dim)`."""
+        tokens = tf.ragged.boolean_mask(token_ids, padding_mask != 0)
+        longest = self._lengths[1]
+        fits = tf.reduce_all(tokens.row_lengths() <= longest)
+        with tf.control_dependencies([tf.debugging.Assert(fits, [f"token_ids: a row has more than {longest} tokens"])]):
+            return self._encode(pad(tokens, *self._lengths))

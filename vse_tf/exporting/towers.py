@@ -1,0 +1,133 @@
+"""The towers of a run as models to write, with the live model's answers to compare them with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vse_tf.data.pipeline import ImageView
+from vse_tf.embedder import Embedder
+from vse_tf.exporting import probes
+from vse_tf.exporting.frozen_tower import FrozenTower
+from vse_tf.exporting.image_module import ImageModule
+from vse_tf.exporting.served_model import Probe, ServedModel, embedding_probe
+from vse_tf.exporting.text_module import TextModule, TokenIdsModule
+from vse_tf.models.projection import head_of
+from vse_tf.preprocessing.image_headers import FORMATS
+from vse_tf.preprocessing.text import pad
+
+IMAGE_TOWER, TEXT_TOWER, TEXT_TOWER_IDS = "image_tower", "text_tower", "text_tower_ids"
+
+
+def tower_models(embedder: Embedder) -> list[ServedModel]:
+    """Image tower and text tower; where the text preset brings its own tokenizer, the tower of token ids too."""
+    text = FrozenTower(embedder.text_tower)
+    models = [image_model(embedder), text_model(embedder, text)]
+    if embedder.tokenizer.needs_tf_text:
+        models.append(token_ids_model(embedder, text))
+    return models
+
+
+def image_module(embedder: Embedder) -> ImageModule:
+    """The image tower of a run as a module."""
+    return ImageModule(embedder.image_tower, embedder.view, cached=embedder.settings.data.features)
+
+
+def text_module(embedder: Embedder, tower: FrozenTower | None = None) -> TextModule:
+    """The text tower of a run as a module."""
+    tower = tower or FrozenTower(embedder.text_tower)
+    return TextModule(tower, embedder.tokenizer, embedder.settings.text)
+
+
+def image_model(embedder: Embedder) -> ServedModel:
+    """The image tower of a run."""
+    module = image_module(embedder)
+    signatures = module.signatures()
+    tests: list[Probe] = []
+    if embedder.view.size is not None:
+        files, arrays = probes.pictures(embedder.view.max_pixels), probes.arrays()
+        tests.append(embedding_probe("serving_default", {"image_bytes": strings(files)}, encoded(embedder, files)))
+        tests.append(embedding_probe("pixels", {"pixels": arrays}, embedder.encode_images(list(arrays))))
+    if "features" in signatures:
+        width = signatures["features"].structured_input_signature[1]["features"].shape[1:]
+        features = probes.vectors(3, *(side or 4 for side in width))
+        tower = embedder.image_tower if embedder.view.size is None else head_of(embedder.image_tower)
+        expected = tower(features, training=False).numpy()
+        tests.append(embedding_probe("features", {"features": features}, expected))
+        if embedder.view.size is None:
+            tests.append(dataclasses.replace(tests[-1], signature="serving_default"))
+    return ServedModel(IMAGE_TOWER, module, signatures, tuple(tests), {"image": image_facts(embedder.view)})
+
+
+def text_model(embedder: Embedder, tower: FrozenTower) -> ServedModel:
+    """The text tower of a run, strings in."""
+    module = text_module(embedder, tower)
+    expected = embedder.encode_texts(probes.SENTENCES)
+    probe = embedding_probe("serving_default", {"text": strings(probes.SENTENCES)}, expected)
+    return ServedModel(TEXT_TOWER, module, module.signatures(), (probe,), {"text": text_facts(embedder)})
+
+
+def token_ids_model(embedder: Embedder, tower: FrozenTower) -> ServedModel:
+    """The text tower of a run, token ids in."""
+    settings = embedder.settings.text
+    module = TokenIdsModule(tower, settings)
+    ids = pad(embedder.tokenizer(list(probes.SENTENCES)), settings.buckets, settings.max_tokens).numpy()
+    inputs = {"token_ids": np.maximum(ids, 0), "padding_mask": (ids >= 0).astype(np.int32)}
+    probe = embedding_probe("serving_default", inputs, embedder.encode_texts(probes.SENTENCES))
+    return ServedModel(TEXT_TOWER_IDS, module, module.signatures(), (probe,), {"text": text_facts(embedder)})
+
+
+def encoded(embedder: Embedder, files: list[bytes]) -> np.ndarray:
+    """What the live model makes of image files."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, str(number)) for number in range(len(files))]
+        for path, contents in zip(paths, files, strict=True):
+            path.write_bytes(contents)
+        return embedder.encode_images(paths)
+
+
+def image_facts(view: ImageView) -> dict[str, Any]:
+    """What a client should know of how images are prepared."""
+    if view.size is None:
+        return {"input": "precomputed features"}
+    return {
+        "input": "pixels",
+        "size": list(view.size),
+        "resize": view.resize,
+        "max_pixels": view.max_pixels,
+        "formats": list(FORMATS),
+    }
+
+
+def text_facts(embedder: Embedder) -> dict[str, Any]:
+    """What a client should know of how sentences are prepared."""
+    tokenizer, text = embedder.tokenizer, embedder.settings.text
+    return {
+        "tokenizer": type(tokenizer).__name__,
+        "vocabulary_size": tokenizer.vocabulary_size,
+        "vocabulary_sha256": _vocabulary_sha256(tokenizer),
+        "max_tokens": text.max_tokens,
+        "buckets": list(text.buckets),
+        "blank": "has a vector: that of the start and end tokens alone",
+    }
+
+
+def strings(values: Any) -> np.ndarray:
+    """Strings or bytes as TensorFlow takes them in NumPy: an array of bytes objects."""
+    return np.array([value.encode() if isinstance(value, str) else value for value in values], object)
+
+
+def _vocabulary_sha256(tokenizer: Any) -> str:
+    """A hash of what the tokenizer writes into a run folder: vocabulary, merges, settings."""
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""Writes models into version folders, each compared with the live model before anyone can load it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from vse_tf.artifacts import manifest
+from vse_tf.artifacts.versions import Release, unwritable
+from vse_tf.errors import UserError
+from vse_tf.exporting.operations import custom_operations
+from vse_tf.exporting.quiet import quiet
+from vse_tf.exporting.served_model import ServedModel
+from vse_tf.exporting.signature import described
+from vse_tf.exporting.warmup import write_warmup
+
+# float32 towers give the live model's vectors to this; in half precision a graph that is optimised as a whole rounds
+# elsewhere than one that runs layer by layer.
+TOLERANCE = {"float32": 1e-5, "mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model that a server can load.
+
+    Args:
+        folder: its version folder.
+        manifest: what its manifest says.
+        size: bytes of all files.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    size: int
+
+
+def write_models(
+    root: Path, models: Sequence[ServedModel], facts: Mapping[str, Any], precision: str, progress: bool = False
+) -> list[Written]:
+    """Write models as new versions that appear together.
+
+    Each is saved beside, reloaded, asked its probes and an empty batch by every signature, and given a manifest.
+
+    Args:
+        root: the folder of all models.
+        models: the models.
+        facts: what all manifests say.
+        precision: numeric precision of the towers, which decides how close the answers have to be.
+        progress: show a bar.
+
+    Returns:
+        What was written, in the order of the models.
+
+    Raises:
+        UserError: the folder cannot be written, or a written model answers otherwise than the live one; nothing is
+            published then.
+    """
+    with Release(root, [model.name for model in models]) as release:
+        for model in tqdm(models, desc="writing", unit="model", disable=not progress):
+            _write(release.beside(model.name), model, facts, TOLERANCE[precision])
+        folders = release.publish()
+    return [Written(folder, manifest.read(folder), _size(folder)) for folder in folders]
+
+
+def _write(folder: Path, model: ServedModel, facts: Mapping[str, Any], tolerance: float) -> None:
+    with _to(folder):
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(model.module, str(folder), signatures=model.signatures, options=options)
+        one = [(probe.signature, {name: value[:1] for name, value in probe.inputs.items()}) for probe in model.probes]
+        write_warmup(folder, model.name, one)
+        operations = custom_operations(folder)
+    try:
+        difference = _compare(folder, model)
+    except (OSError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{model.name}: the written model cannot be used: {reason}; nothing was published") from None
+    if not difference <= tolerance:
+        raise UserError(
+            f"{model.name}: the written model's answers differ from the live one's by {difference:.2g} (at most "
+            f"{tolerance:g} is expected); nothing was published"
+        )
+    told = {
+        "model": model.name,
+        "signatures": described(model.signatures),
+        "custom_operations": operations,
+        "needs": "TensorFlow Text's operations" if operations else "core TensorFlow operations only",
+        "largest_difference": difference,
+        **model.facts,
+        **facts,
+    }
+    with _to(folder):
+        manifest.write(folder, told)
+
+
+def _compare(folder: Path, model: ServedModel) -> float:
+    """The largest difference between the written model's answers and the live one's."""
+    with quiet():  # it warns of gradients, which nobody will ask a served model for
+        signatures = tf.saved_model.load(str(folder)).signatures
+    largest = 0.0
+    for probe in model.probes:
+        run = signatures[probe.signature]
+        answer = {name: value.numpy() for name, value in run(**_tensors(probe.inputs)).items()}
+        difference = probe.difference(answer)
+        largest = difference if np.isnan(difference) else max(largest, difference)
+        empty = run(**_tensors({name: value[:0] for name, value in probe.inputs.items()}))
+        if any(value.shape[0] != 0 for value in empty.values()):
+            raise UserError(f"{model.name}: {probe.signature} answers an empty batch with rows; nothing was published")
+    return largest
+
+
+@contextlib.contextmanager
+def _to(folder: Path) -> Iterator[None]:
+    """What the file system refuses becomes the user's error."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise unwritable(folder.parent, error) from None
+
+
+def _tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    # NumPy's object arrays do not say that they hold strings, which an empty one needs.
+    return {name: tf.constant(v, tf.string if v.dtype == object else v.dtype, v.shape) for name, v in inputs.items()}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

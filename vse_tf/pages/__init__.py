@@ -1,0 +1,1 @@
+"""HTML pages and pictures for people: the error page, contact sheets, thumbnails."""

@@ -1,0 +1,76 @@
+"""Small pictures of photos, for pages. Pillow only."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vse_tf.preprocessing.image_headers import read_header
+
+MAX_PIXELS = 100_000_000
+
+
+def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A photo made small, upright, on white, as JPEG.
+
+    Args:
+        path: the photo.
+        side: the longer side in pixels; smaller photos keep their size.
+        max_pixels: photos whose header announces more are refused before they are decoded.
+
+    Returns:
+        The JPEG's bytes.
+
+    Raises:
+        OSError: there is no such file, or it cannot be decoded.
+        ValueError: not a photo, or too large a one.
+
+    Example:
+        >>> len(thumbnail(Path("photo.jpg")))
+        11802
+    """
+    contents = path.read_bytes()
+    if read_header(contents).pixels > max_pixels:
+        raise ValueError(f"more than {max_pixels} pixels")
+    try:
+        with Image.open(io.BytesIO(contents)) as opened:
+            # JPEGs can be decoded at an eighth of their size.
+            opened.draft("RGB", (2 * side, 2 * side))
+            photo = ImageOps.exif_transpose(opened)
+            photo.thumbnail((side, side))
+            photo = photo.convert("RGBA")
+    except (SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from None
+    sheet = Image.new("RGB", photo.size, "white")
+    sheet.paste(photo, mask=photo.getchannel("A"))
+    return _as_jpeg(sheet)
+
+
+def thumbnail_of_pixels(pixels: np.ndarray, side: int = 256) -> bytes:
+    """The same of an array.
+
+    Args:
+        pixels: uint8 `(h, w, 3)`.
+        side: the longer side in pixels; smaller pictures keep their size.
+
+    Returns:
+        The JPEG's bytes.
+    """
+    photo = Image.fromarray(pixels)
+    photo.thumbnail((side, side))
+    return _as_jpeg(photo)
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as an address that holds it."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _as_jpeg(photo: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

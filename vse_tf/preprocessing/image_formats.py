@@ -1,0 +1,134 @@
+"""The pixels of each image format as RGB, transparency on white, in core TensorFlow operations.
+
+TensorFlow's decoders alone leave out of account: transparency, a BMP's palette, and that a GIF's frame may be smaller
+than its canvas, or one of thousands that would all be unpacked.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from vse_tf.preprocessing.graph_headers import GraphHeader, apart, cut, gif_table, little, read_bytes
+
+# A GIF's frame comes in pieces of at most 255 bytes; what lies beyond so many (some 33 MB) is cut off.
+MAX_GIF_PIECES = 1 << 17
+WHITE = b"\xff\xff\xff"
+
+
+def stored_pixels(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+    """Decode an image as it is stored, before its orientation is applied.
+
+    Args:
+        contents: string scalar, the file's bytes.
+        header: its header, with code 0.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the pixels are broken or truncated.
+    """
+    return tf.cond(
+        header.format == 0,
+        lambda: tf.io.decode_jpeg(contents, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE"),
+        lambda: _others(contents, header),
+    )
+
+
+@apart
+def _others(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+    """The formats but the first, JPEG."""
+    return tf.switch_case(
+        tf.cast(header.format - 1, tf.int32),
+        [
+            lambda: _png(contents),
+            lambda: _gif(contents, header),
+            lambda: _bmp(contents, header),
+            # Not decode_webp: older TensorFlow (Serving) has no such operation and would not even load the graph.
+            lambda: _opaque(tf.io.decode_image(contents, channels=0, expand_animations=False)),
+        ],
+    )
+
+
+def _opaque(image: tf.Tensor) -> tf.Tensor:
+    """`(h, w, 3 or 4)` to `(h, w, 3)`."""
+    return tf.cond(tf.shape(image)[2] == 4, lambda: _on_white(image), lambda: image[..., :3])
+
+
+def _on_white(image: tf.Tensor, opaque: tf.Tensor | int = 255) -> tf.Tensor:
+    """`(h, w, 4)` to `(h, w, 3)`, rounded to the nearest level; untouched where all of alpha is `opaque`."""
+
+    def composite() -> tf.Tensor:
+        alpha = tf.cast(image[..., 3:], tf.uint16)
+        # At most 255 * 255 + 127, which 16 bits hold.
+        mixed = tf.cast(image[..., :3], tf.uint16) * alpha + 255 * (255 - alpha) + 127
+        return tf.cast(mixed // 255, tf.uint8)
+
+    return tf.cond(tf.reduce_all(image[..., 3] == tf.cast(opaque, tf.uint8)), lambda: image[..., :3], composite)
+
+
+def _png(contents: tf.Tensor) -> tf.Tensor:
+    # Below 8 bits the decoder fills a missing alpha channel with the largest value of so many bits.
+    bits = tf.minimum(read_bytes(contents, 24, 1)[0], 8)
+    opaque = tf.bitwise.left_shift(tf.constant(1, tf.int64), bits) - 1
+    return _on_white(tf.io.decode_png(contents, channels=4), opaque)
+
+
+def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+    """Decode the first frame from a GIF written anew: that frame alone, at the origin, its clear colour made white."""
+    screen = read_bytes(contents, 6, 5)
+    frame = read_bytes(contents, header.frame, 10)
+    left, top, width, height = (little(frame[i : i + 2]) for i in (1, 3, 5, 7))
+    screen_table, frame_table = gif_table(screen[4]), gif_table(frame[9])
+    pieces = header.frame + 10 + frame_table + 1
+
+    def step(at: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size = read_bytes(contents, at, 1)[0]
+        return at + 1 + size, size
+
+    one = tf.constant(1, tf.int64)
+    end, _ = tf.while_loop(lambda _, size: size > 0, step, (pieces, one), maximum_iterations=MAX_GIF_PIECES)
+    alone = tf.strings.join(
+        [
+            cut(contents, 0, 6),
+            cut(contents, header.frame + 5, 4),
+            cut(contents, 10, 1),
+            b"\0\0",
+            _cleared(cut(contents, 13, screen_table), header.clear),
+            b",\0\0\0\0",
+            cut(contents, header.frame + 5, 5),
+            _cleared(cut(contents, header.frame + 10, frame_table), header.clear),
+            cut(contents, pieces - 1, end - pieces + 1),
+            b";",
+        ]
+    )
+    pixels = tf.io.decode_gif(alone)[0]
+    around = [[top, header.height - top - height], [left, header.width - left - width], [0, 0]]
+    return tf.pad(pixels, tf.cast(around, tf.int64), constant_values=tf.constant(255, tf.uint8))
+
+
+def _cleared(table: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
+    """A colour table with the entry `clear` white; as it is where there is no such entry."""
+    length = tf.cast(tf.strings.length(table), tf.int64)
+    at = tf.where(clear < 0, length, 3 * clear)
+    patched = tf.strings.join([cut(table, 0, at), WHITE, cut(table, at + 3, length)])
+    return tf.where(at + 3 <= length, patched, table)
+
+
+def _bmp(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+    head = read_bytes(contents, 0, 70)
+    size, bits, compression = little(head[14:18]), little(head[28:30]), little(head[30:34])
+    # The decoder insists that nothing follows the pixels.
+    row = (bits // 8 * header.width + 3) // 4 * 4
+    pixels = tf.io.decode_bmp(cut(contents, 0, little(head[10:14]) + row * header.height))
+    has_alpha = (compression > 0) & (size >= 56) & (little(head[66:70]) == 0xFF000000)
+
+    def coloured() -> tf.Tensor:
+        palette = tf.reshape(read_bytes(contents, 14 + size, 4 * 256), [256, 4])
+        return tf.gather(tf.cast(palette[:, 2::-1], tf.uint8), tf.cast(pixels[..., 0], tf.int32))
+
+    return tf.cond(
+        bits == 8,
+        coloured,
+        lambda: tf.cond(has_alpha, lambda: _opaque(pixels), lambda: pixels[..., :3]),
+    )

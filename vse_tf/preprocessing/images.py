@@ -1,0 +1,361 @@
+"""Encoded or decoded images to model input: one definition for `tf.data`, for notebooks and for the exported graph.
+
+All functions take one image, work eagerly, inside `tf.data` and inside `tf.function`, and use core TensorFlow
+operations only, so that a SavedModel made with them needs nothing of this package.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from vse_tf.errors import UserError
+from vse_tf.preprocessing.graph_headers import (
+    GraphHeader,
+    announced_pixels,
+    exif_orientation,
+    read_graph_header,
+    without_autograph,
+)
+from vse_tf.preprocessing.image_formats import stored_pixels
+from vse_tf.preprocessing.image_headers import FORMATS, REASONS, TOO_LARGE, Header, read_header
+
+__all__ = [
+    "Header",
+    "announced_pixels",
+    "centre_view",
+    "decode",
+    "decode_centre_view",
+    "decode_random_view",
+    "default_resize",
+    "exif_orientation",
+    "random_view",
+    "random_window",
+    "read_header",
+    "refusal",
+]
+
+JPEG = FORMATS.index("jpeg")
+Size = tuple[int, int]
+Pair = tuple[float, float]
+
+
+@without_autograph
+def decode(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Decode an image file the way a viewer shows it.
+
+    EXIF orientation is applied, transparency lies on white, grey and CMYK become RGB, 16 bits a channel become 8 (the
+    upper ones), of a GIF or an animated PNG the first frame is taken. JPEGs are decoded with the accurate integer
+    transform and interpolated chroma, so the pixels are those of other libjpeg users.
+
+    Args:
+        contents: string scalar, the bytes of a JPEG, PNG, GIF, BMP or still WebP file.
+        max_pixels: files whose header announces more pixels are refused before they are decoded.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: not an image, broken or truncated, an animated WebP, a compressed or palette
+            BMP below 8 bits, or too many pixels; the message says which.
+
+    Example:
+        >>> decode(tf.io.read_file("photo.jpg"), max_pixels=100_000_000).shape
+        TensorShape([480, 640, 3])
+    """
+    contents, header = _admit(contents, max_pixels)
+    return _oriented(stored_pixels(contents, header), header.orientation)
+
+
+@without_autograph
+def refusal(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Why `decode` would not even try, judged by the header alone.
+
+    Args:
+        contents: string scalar, the file's bytes.
+        max_pixels: see `decode`.
+
+    Returns:
+        string scalar, empty where it would.
+
+    Example:
+        >>> refusal(tf.constant(b"hello"), 100_000_000).numpy()
+        b'not a JPEG, PNG, GIF, BMP or WebP image'
+    """
+    return _problem(read_graph_header(tf.convert_to_tensor(contents)), max_pixels)[1]
+
+
+@without_autograph
+def decode_centre_view(contents: tf.Tensor, max_pixels: int, size: Size, resize: int | None = None) -> tf.Tensor:
+    """`decode`, then `centre_view`: the view of evaluation, caches and exported models.
+
+    Args:
+        contents: string scalar, the file's bytes.
+        max_pixels: see `decode`.
+        size: height and width of the view in pixels.
+        resize: see `centre_view`.
+
+    Returns:
+        float32 `(*size, 3)` in 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: as `decode`.
+
+    Example:
+        >>> decode_centre_view(tf.io.read_file("photo.jpg"), 100_000_000, (224, 224)).shape
+        TensorShape([224, 224, 3])
+    """
+    return centre_view(decode(contents, max_pixels), size, resize)
+
+
+@without_autograph
+def decode_random_view(
+    contents: tf.Tensor, max_pixels: int, size: Size, scale: Pair, flip: bool, seed: tf.Tensor
+) -> tf.Tensor:
+    """`decode`, then `random_view`: the view of training.
+
+    Of an upright JPEG only the window is decoded. That is faster and differs from decoding all of it by some grey
+    levels where chroma is interpolated at the window's border, so it serves training only; a JPEG cut off below the
+    window goes unnoticed.
+
+    Args:
+        contents: string scalar, the file's bytes.
+        max_pixels: see `decode`.
+        size: height and width of the view in pixels.
+        scale: see `random_view`.
+        flip: see `random_view`.
+        seed: int `(2,)`.
+
+    Returns:
+        float32 `(*size, 3)` in 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: as `decode`.
+
+    Example:
+        >>> decode_random_view(tf.io.read_file("photo.jpg"), 100_000_000, (224, 224), (0.08, 1.0), True, [0, 7]).shape
+        TensorShape([224, 224, 3])
+    """
+    contents, header = _admit(contents, max_pixels)
+    turned = header.orientation >= 5
+    height = tf.where(turned, header.width, header.height)
+    width = tf.where(turned, header.height, header.width)
+    window = random_window(height, width, scale, seed=seed)
+
+    def from_window() -> tf.Tensor:
+        return tf.io.decode_and_crop_jpeg(
+            contents, window, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE"
+        )
+
+    def from_whole() -> tf.Tensor:
+        return _crop(_oriented(stored_pixels(contents, header), header.orientation), window)
+
+    crop = tf.cond((header.format == JPEG) & (header.orientation == 1), from_window, from_whole)
+    return _flipped(_fitted(crop, size), flip, seed)
+
+
+@without_autograph
+def centre_view(image: tf.Tensor, size: Size, resize: int | None = None) -> tf.Tensor:
+    """Resize the shorter side, then cut out the centre, antialiased and bilinear.
+
+    Sizes are rounded as torchvision's `Resize` and `CenterCrop` do: the longer side becomes
+    `int(resize * longer / shorter)`, the cut starts at `round((side - size) / 2)`, halves to even. Only the part
+    that is seen is computed, so a panorama costs no more than a square; where nothing has to be resized the pixels
+    stay exactly as they are.
+
+    Args:
+        image: `(height, width, 3)` in 0..255, uint8 or float, any size and aspect.
+        size: height and width of the view in pixels.
+        resize: the shorter side in pixels before the cut (default: `default_resize(size)`).
+
+    Returns:
+        float32 `(*size, 3)` in 0..255.
+
+    Raises:
+        UserError: `resize` is smaller than `size`.
+
+    Example:
+        >>> centre_view(photo, (224, 224)).shape
+        TensorShape([224, 224, 3])
+    """
+    resize = default_resize(size) if resize is None else resize
+    if resize < max(size):
+        raise UserError(f"image.resize {resize} is smaller than image.size {max(size)}; give at least {max(size)}")
+    image = tf.convert_to_tensor(image)
+    source = tf.shape(image, tf.int64)[:2]
+    resized = resize * source // tf.reduce_min(source)
+    spare = resized - tf.constant(size, tf.int64)
+    # round(spare / 2), halves to even, in whole numbers.
+    start = spare // 2 + (spare % 2) * (spare // 2 % 2)
+
+    def cut() -> tf.Tensor:
+        return tf.cast(_crop(image, tf.concat([start, size], 0)), tf.float32)
+
+    def resample() -> tf.Tensor:
+        # Only the source pixels that the filter reaches are handed on; float64, since panoramas make large numbers.
+        ratio = tf.cast(resized, tf.float64) / tf.cast(source, tf.float64)
+        first, last = tf.cast(start, tf.float64) / ratio, tf.cast(start + size, tf.float64) / ratio
+        reach = tf.maximum(1 / ratio, 1) + 1
+        low = tf.cast(tf.maximum(tf.floor(first - reach), 0), tf.int64)
+        high = tf.minimum(tf.cast(tf.math.ceil(last + reach), tf.int64), source)
+        offset = tf.cast(low, tf.float64) * ratio - tf.cast(start, tf.float64)
+        return _resampled(_crop(image, tf.concat([low, high - low], 0)), size, ratio, offset)
+
+    view = tf.cond(tf.reduce_all(resized == source), cut, resample)
+    return tf.ensure_shape(view, [*size, 3])
+
+
+def default_resize(size: Size) -> int:
+    """The shorter side before the centre cut: 256 for 224, in that proportion for any other size."""
+    return round(max(size) * 256 / 224)
+
+
+@without_autograph
+def random_view(
+    image: tf.Tensor,
+    size: Size,
+    scale: Pair = (0.08, 1.0),
+    ratio: Pair = (3 / 4, 4 / 3),
+    *,
+    seed: tf.Tensor,
+    flip: bool = False,
+) -> tf.Tensor:
+    """Cut a random window, resize it (antialiased, bilinear), mirror it or not: torchvision's `RandomResizedCrop`.
+
+    Args:
+        image: `(height, width, 3)` in 0..255, uint8 or float, any size and aspect.
+        size: height and width of the view in pixels.
+        scale: smallest and largest share of the image's area in the window.
+        ratio: smallest and largest width / height of the window.
+        seed: int `(2,)`; the same seed gives the same view on every worker.
+        flip: mirror left and right with probability one half.
+
+    Returns:
+        float32 `(*size, 3)` in 0..255; a window of exactly `size` is not resampled.
+
+    Example:
+        >>> random_view(photo, (224, 224), seed=[0, 7], flip=True).shape
+        TensorShape([224, 224, 3])
+    """
+    image = tf.convert_to_tensor(image)
+    shape = tf.shape(image, tf.int64)
+    window = random_window(shape[0], shape[1], scale, ratio, seed=seed)
+    return _flipped(_fitted(_crop(image, window), size), flip, seed)
+
+
+@without_autograph
+def random_window(
+    height: tf.Tensor, width: tf.Tensor, scale: Pair, ratio: Pair = (3 / 4, 4 / 3), *, seed: tf.Tensor
+) -> tf.Tensor:
+    """The window of `random_view`: ten tries, then the largest centred one within `ratio`.
+
+    Args:
+        height: of the image in pixels, scalar.
+        width: of the image in pixels, scalar.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height; tried on a logarithmic scale.
+        seed: int `(2,)`.
+
+    Returns:
+        int32 `(4,)`: top, left, height, width.
+
+    Example:
+        >>> random_window(480, 640, (0.08, 1.0), seed=[0, 7])
+        <tf.Tensor: shape=(4,), dtype=int32, numpy=array([ 12,  91, 402, 377], dtype=int32)>
+    """
+    draws = _draws(seed)
+    sides = tf.cast(tf.stack([height, width]), tf.float32)
+    area = tf.reduce_prod(sides) * (scale[0] + draws[:10] * (scale[1] - scale[0]))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = tf.exp(low + draws[10:20] * (high - low))
+    tries = tf.round(tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)], 1))
+    fits = tf.reduce_all((tries >= 1) & (tries <= sides), 1)
+    centred = tf.round(tf.minimum(sides, tf.stack([sides[1] / ratio[0], sides[0] * ratio[1]])))
+    last = tf.maximum(tf.minimum(centred, sides), 1)
+    # The first try that fits: its number is the smallest among those that do.
+    number = tf.reduce_min(tf.where(fits, tf.range(10), 10))
+    window = tf.concat([tries, last[None]], 0)[number]
+    room = sides - window
+    start = tf.where(number < 10, tf.minimum(tf.floor(draws[20:22] * (room + 1)), room), tf.floor(room / 2))
+    return tf.cast(tf.concat([start, window], 0), tf.int32)
+
+
+def _draws(seed: tf.Tensor) -> tf.Tensor:
+    """All random numbers of a view: 10 areas, 10 aspects, 2 positions, 1 flip. Philox gives the same on any device."""
+    return tf.random.stateless_uniform([23], seed, alg="philox")
+
+
+def _flipped(view: tf.Tensor, flip: bool, seed: tf.Tensor) -> tf.Tensor:
+    if not flip:
+        return view
+    return tf.cond(_draws(seed)[22] < 0.5, lambda: tf.reverse(view, [1]), lambda: view)
+
+
+def _crop(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """The window (top, left, height, width) of an image `(h, w, 3)`."""
+    window = tf.cast(window, tf.int64)
+    return tf.slice(image, tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0))
+
+
+def _fitted(image: tf.Tensor, size: Size) -> tf.Tensor:
+    """The whole image resized to `size`, float32; untouched where it has that size."""
+    source = tf.shape(image)[:2]
+    ratio = tf.constant(size, tf.float64) / tf.cast(source, tf.float64)
+    view = tf.cond(
+        tf.reduce_all(source == tf.constant(size)),
+        lambda: tf.cast(image, tf.float32),
+        lambda: _resampled(image, size, ratio, tf.zeros([2], tf.float64)),
+    )
+    return tf.ensure_shape(view, [*size, 3])
+
+
+def _resampled(image: tf.Tensor, size: Size, ratio: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """The window of `size` in the image enlarged by `ratio` and moved by `offset`, both float64 `(2,)` (y, x).
+
+    This is the operation behind `tf.image.resize(antialias=True)`, which can only give the whole image. Its
+    weights are positive and sum to 1: the result stays in the image's range, up to rounding.
+    """
+    return tf.raw_ops.ScaleAndTranslate(
+        images=image[tf.newaxis],
+        size=tf.constant(size, tf.int32),
+        scale=tf.cast(ratio, tf.float32),
+        translation=tf.cast(offset, tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+
+
+def _admit(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, GraphHeader]:
+    """Refuse what must not reach a decoder; the contents handed back are only there once the check has passed."""
+    contents = tf.convert_to_tensor(contents)
+    header = read_graph_header(contents)
+    code, message = _problem(header, max_pixels)
+    if tf.executing_eagerly():
+        if code:
+            raise tf.errors.InvalidArgumentError(None, None, message.numpy().decode())
+        return contents, header
+    with tf.control_dependencies([tf.debugging.Assert(code == 0, [message])]):
+        return tf.identity(contents), header
+
+
+def _problem(header: GraphHeader, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """What keeps an image from being decoded, as a code and in words; 0 and nothing where it may be."""
+    large = (header.code == 0) & (header.pixels > max_pixels)
+    code = tf.where(large, tf.constant(TOO_LARGE, tf.int64), header.code)
+    sides = [tf.strings.as_string(header.width), " x ", tf.strings.as_string(header.height)]
+    announced = tf.strings.join(["; header: ", *sides, f", at most {max_pixels} pixels"])
+    return code, tf.strings.join([tf.gather(REASONS, code), tf.where(large, announced, "")])
+
+
+def _oriented(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turn an image upright: orientations 5..8 exchange the axes, then either axis may run backwards."""
+
+    def turn() -> tf.Tensor:
+        turned = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+        down = (orientation == 3) | (orientation == 4) | (orientation == 7) | (orientation == 8)
+        across = (orientation == 2) | (orientation == 3) | (orientation == 6) | (orientation == 7)
+        turned = tf.cond(down, lambda: tf.reverse(turned, [0]), lambda: turned)
+        return tf.cond(across, lambda: tf.reverse(turned, [1]), lambda: turned)
+
+    return tf.ensure_shape(tf.cond(orientation > 1, turn, lambda: image), [None, None, 3])

@@ -1,1 +1,0 @@
-"""Ranks and metrics; the index, what embeds into it and what searches it. No TensorFlow is imported here."""
