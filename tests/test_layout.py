@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "vse_tf"
 LEVELS = [
     ["errors", "config"],
     ["files"],
+    ["atomic", "keras_configs"],
     ["settings_parser", "preprocessing"],
     ["data"],
     ["losses"],

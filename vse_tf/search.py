@@ -15,12 +15,11 @@ from jsonargparse import Namespace
 from vse_tf.artifacts.index import Index, told
 from vse_tf.atomic import write_text
 from vse_tf.errors import UserError, run_command
-from vse_tf.evaluation.report import answers_table
 from vse_tf.indexing.backends import BACKENDS, backend
 from vse_tf.indexing.embedding import Encoder
 from vse_tf.indexing.encoders import index_encoder
 from vse_tf.indexing.items import query_lines
-from vse_tf.indexing.search import Hit, check_model, hits
+from vse_tf.indexing.search import Hit, answers_table, check_model, hits
 from vse_tf.pages.contact_sheet import answers_picture, contact_sheet
 from vse_tf.settings_parser import command_parser
 

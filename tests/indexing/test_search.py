@@ -11,9 +11,8 @@ from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import Nearest
-from vse_tf.evaluation.report import answers_table
 from vse_tf.evaluation.similarity import NonFiniteError
-from vse_tf.indexing.search import ExactSearch, check_model, hits
+from vse_tf.indexing.search import ExactSearch, answers_table, check_model, hits
 
 
 def unit(values):

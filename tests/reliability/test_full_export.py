@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from tests.exporting.test_writing import model
 from tests.serving.runs import write_run
 from tests.serving.servers import local, until
-from tests.exporting.test_writing import model
 from vse_tf import export
 from vse_tf.artifacts import versions
 from vse_tf.errors import run_command

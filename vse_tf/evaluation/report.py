@@ -1,12 +1,8 @@
-"""The tables that commands print: recalls, and the answers of a search."""
+"""The tables of recalls that commands print."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vse_tf.indexing.search import Hit
+from collections.abc import Mapping
 
 _COLUMNS = (("r1", "R@1", 6), ("r5", "R@5", 6), ("r10", "R@10", 6), ("medr", "medr", 8))
 _RSUM_WIDTH = 6
@@ -78,28 +74,6 @@ def benchmarks_table(metrics: Mapping[str, float]) -> str:
         ]
         lines.append(f"{title.ljust(first)} {sides[0]} | {sides[1]}")
     return "\n".join(line.rstrip() for line in lines)
-
-
-def answers_table(answers: Sequence[Hit]) -> str:
-    """Align the answers of a search as text, one line an answer.
-
-    Args:
-        answers: best first.
-
-    Returns:
-        Lines for a fixed-width terminal, without a line break at the end. What a terminal would obey shows as `?`.
-
-    Example:
-        >>> print(answers_table(answers))
-          1  0.412  dogs/17.jpg
-          2  0.398  winter/3.jpg
-    """
-    lines = []
-    for answer in answers:
-        what = answer.item.caption if answer.path is None else str(answer.path)
-        shown = "".join(c if c.isprintable() else "?" for c in " ".join((what or "").split()))
-        lines.append(f"{answer.rank:>3}  {answer.score:.3f}  {shown}")
-    return "\n".join(lines)
 
 
 def _cell(metrics: Mapping[str, float], name: str, width: int) -> str:

@@ -117,3 +117,25 @@ def check_model(index: Index, model: dict[str, Any]) -> None:
             f"{index.folder}: its vectors are those of {made} as it was then, not of {model['path']} as it is now; "
             "embed again, or name the model that made it"
         )
+
+
+def answers_table(answers: Sequence[Hit]) -> str:
+    """Align the answers of a search as text, one line an answer.
+
+    Args:
+        answers: best first.
+
+    Returns:
+        Lines for a fixed-width terminal, without a line break at the end. What a terminal would obey shows as `?`.
+
+    Example:
+        >>> print(answers_table(answers))
+          1  0.412  dogs/17.jpg
+          2  0.398  winter/3.jpg
+    """
+    lines = []
+    for answer in answers:
+        what = answer.item.caption if answer.path is None else str(answer.path)
+        shown = "".join(c if c.isprintable() else "?" for c in " ".join((what or "").split()))
+        lines.append(f"{answer.rank:>3}  {answer.score:.3f}  {shown}")
+    return "\n".join(lines)
