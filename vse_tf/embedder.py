@@ -34,13 +34,13 @@ class EncodedSplit:
     Args:
         image: float32 `(images, dim)`.
         text: float32 `(captions, dim)`.
-        text_rows: int64 `(captions,)`, the position in `image` of each caption's image.
+        image_id: int64 `(captions,)`, the position in `image` of each caption's image.
         rows: int64 `(images,)`, the split's row of each image; images that could not be read are missing.
     """
 
     image: np.ndarray
     text: np.ndarray
-    text_rows: np.ndarray
+    image_id: np.ndarray
     rows: np.ndarray
 
 
@@ -196,14 +196,14 @@ class Embedder:
         image, rows = self._encode_image_rows(split.images, bad, progress)
         place = np.full(len(split), -1, np.int64)
         place[rows] = np.arange(len(rows))
-        text_rows = place[np.array(split.caption_rows, np.int64)]
-        seen = np.flatnonzero(text_rows >= 0)
+        image_id = place[np.array(split.caption_rows, np.int64)]
+        seen = np.flatnonzero(image_id >= 0)
         if split.caption_features is not None:
             texts = self._encode_text_features(split.caption_features, seen)
         else:
             captions = split.captions
             texts = self.encode_texts([captions[i] for i in seen], progress=progress)
-        return EncodedSplit(image, texts, text_rows[seen], rows)
+        return EncodedSplit(image, texts, image_id[seen], rows)
 
     def _encode_text_features(self, features: Images, captions: np.ndarray) -> np.ndarray:
         size = self.settings.train.eval_batch_size

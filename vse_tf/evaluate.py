@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
     from vse_tf.data.sources import read  # noqa: PLC0415
     from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
-    from vse_tf.evaluation.measuring import measure  # noqa: PLC0415
+    from vse_tf.evaluation.metrics import measure  # noqa: PLC0415
     from vse_tf.evaluation.report import benchmarks_table, table  # noqa: PLC0415
     from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
     from vse_tf.pages.error_page import error_page  # noqa: PLC0415

@@ -24,7 +24,7 @@ from vse_tf.data.records import Collection, Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.embedder import Embedder, save_model
 from vse_tf.errors import UserError
-from vse_tf.evaluation.measuring import measure
+from vse_tf.evaluation.metrics import measure
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.feature_cache import FeatureCache, training_views, with_features
 from vse_tf.models.gradient_cache import check_pieces
