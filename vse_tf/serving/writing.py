@@ -13,7 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from vse_tf.errors import UserError
-from vse_tf.serving import manifest
+from vse_tf.serving import batching, manifest
 from vse_tf.serving.operations import custom_operations
 from vse_tf.serving.quiet import quiet
 from vse_tf.serving.served_model import ServedModel
@@ -97,6 +97,10 @@ def _write(folder: Path, model: ServedModel, facts: Mapping[str, Any], tolerance
     }
     with _to(folder):
         manifest.write(folder, told)
+        if model.batching is not None:
+            # A setting of the server's, which the manifest does not name: it may be edited later. It has to be here
+            # before the folder is a version, because the server reads it only when it loads one.
+            (folder / batching.FILE_NAME).write_bytes(model.batching)
 
 
 def _compare(folder: Path, model: ServedModel) -> float:
