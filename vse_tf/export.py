@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -52,12 +53,18 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any], root: Path) -> None:
+    from vse_tf.exporting.batching import batching_of_newest  # noqa: PLC0415
     from vse_tf.exporting.gallery import read_gallery  # noqa: PLC0415
     from vse_tf.exporting.retrieval import retrieval_model  # noqa: PLC0415
-    from vse_tf.exporting.towers import tower_models  # noqa: PLC0415
+    from vse_tf.exporting.towers import TEXT_TOWER, tower_models  # noqa: PLC0415
     from vse_tf.exporting.writing import write_models  # noqa: PLC0415
 
     models = tower_models(embedder)
+    if arguments.batching:
+        models = [replace(each, batching=arguments.batching) if each.name == TEXT_TOWER else each for each in models]
+    elif before := batching_of_newest(root / TEXT_TOWER):
+        lost = "the newest version joins requests and this one will not; to keep that, add --batching"
+        print(f"{root / TEXT_TOWER}: {lost} {quote(str(before))}", file=sys.stderr)
     if arguments.gallery:
 
         def note(problem: object) -> None:
@@ -112,6 +119,12 @@ def _parser() -> ArgumentParser:
         "--max-pixels", type=int | None, help="refuse larger images (default: the run's data.max_pixels)"
     )
     parser.add_argument(
+        "--batching",
+        type=str | None,
+        help="a batching_params.pbtxt for the text tower: TensorFlow Serving joins requests that wait together; "
+        "export/ has one",
+    )
+    parser.add_argument(
         "--format", choices=list(FORMATS), default="savedmodel", help="onnx and litert: the bare towers; needs an extra"
     )
     return parser
@@ -126,6 +139,12 @@ def _checked(arguments: Namespace) -> Namespace:
             raise UserError(f"--{option.replace('_', '-')}: {value} is not above 0")
     if arguments.format != "savedmodel" and arguments.gallery:
         raise UserError(f"--gallery: {arguments.format} holds the towers alone; leave it out, or take savedmodel")
+    if arguments.format != "savedmodel" and arguments.batching:
+        raise UserError(f"--batching: {arguments.format} is not for TensorFlow Serving; leave it out")
+    if arguments.batching:
+        from vse_tf.exporting.batching import read_batching  # noqa: PLC0415
+
+        arguments.batching = read_batching(arguments.batching)
     for option in ("gallery", "gallery_queries"):
         place = getattr(arguments, option)
         if place and not Path(place).expanduser().exists():
