@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.client
+import itertools
 import json
 import socket
 import time
@@ -88,22 +89,47 @@ def test_broken_gzip(server, packed):
     assert "gzip" in got.error
 
 
-def test_a_request_that_drips_in_is_given_up(folder):
+@pytest.mark.parametrize(
+    ("first", "drip"),
+    [
+        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", [b"x"]),
+        (b"", [b"\r\n"]),
+        (b"", [b"\r", b"\n"]),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: localhost\r\n\r\n", [b"\r\n\r\n"]),
+    ],
+    ids=["body", "empty lines", "halves of empty lines", "empty lines after a request"],
+)
+def test_a_request_that_drips_in_is_given_up(folder, first, drip):
     with local([ModelConfig("m", folder)], timeout=1.0) as server, socket.create_connection(server.address) as client:
         client.settimeout(10)
-        client.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        client.sendall(first)
         start = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - start < 20:
-                client.sendall(b"x")
+            for part in itertools.cycle(drip):
+                if time.monotonic() - start > 20:
+                    break
+                client.sendall(part)
                 time.sleep(0.2)
                 client.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
-                    if client.recv(10) == b"":
+                    if client.recv(10_000) == b"":
                         break
                 client.setblocking(True)
         assert time.monotonic() - start < 15
         assert answers(server)
+
+
+def test_a_connection_in_use_outlives_the_timeout(folder):
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(local([ModelConfig("m", folder)], timeout=1.0))
+        connection = stack.enter_context(contextlib.closing(http.client.HTTPConnection(*server.address, timeout=30)))
+        connection.connect()
+        first = connection.sock
+        for _ in range(12):
+            connection.request("GET", "/v1/models/m")
+            assert connection.getresponse().read()
+            assert connection.sock is first
+            time.sleep(0.2)
 
 
 def test_slow_clients_keep_no_worker_busy(folder):
