@@ -8,19 +8,22 @@ opens paths here. No TensorFlow is imported.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 # A description, a manifest, a pointer: far above what the package writes, far below what hurts.
 DESCRIPTION_BYTES = 16 * 2**20
+# An image file: a photo of 100 million pixels as PNG.
+IMAGE_BYTES = 256 * 2**20
 
 
-def open_regular(path: str | Path, limit: int | None = None) -> BinaryIO:
+def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReader:
     """Open a regular file for reading; links are followed.
 
     The kind is asked of the open file, so that nothing can be exchanged between the question and the reading.

@@ -91,9 +91,15 @@ def _serve(arguments: Namespace) -> None:
 
 def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
     from vse_tf.artifacts.index import Index  # noqa: PLC0415
+    from vse_tf.artifacts.index_paths import OutsideError  # noqa: PLC0415
     from vse_tf.serving.pages import GalleryRoute, check_towers, page_route  # noqa: PLC0415
 
-    index = Index.open(arguments.gallery)
+    index = Index.open(arguments.gallery, arguments.root)
+    try:
+        if index.kind == "images" and len(index):
+            index.photo(index.item(0))
+    except OutsideError as error:
+        _say(f"the gallery's photos are not shown; {error.filename}: {error.strerror}")
     if arguments.models:
         check_towers(index, Path(arguments.models))
     return [page_route, GalleryRoute(index)]
@@ -136,6 +142,9 @@ def _parse(argv: list[str]) -> Namespace:
     )
     parser.add_argument(
         "--gallery", type=str | None, help="also serve a page that searches this index of python -m vse_tf.embed"
+    )
+    parser.add_argument(
+        "--root", type=str | None, help="folder of its photos (default: the one that it names, if beside it)"
     )
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
     parser.add_argument(

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.index import FORMAT, ITEMS, MANIFEST, Index, Item, Kind, Shard, told
+from vse_tf.artifacts.index import ITEMS, Index, Item, Shard, told
+from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
+from vse_tf.artifacts.index_paths import relative
 from vse_tf.atomic import write_text
 
 
@@ -83,15 +85,18 @@ class IndexWriter:
         model: Mapping[str, Any],
         root: str | Path | None = None,
         provenance: Mapping[str, Any] | None = None,
+        root_name: str | None = None,
     ) -> Index:
         """Make these shards the index and remove those that it no longer names.
 
         Args:
             shards: in row order.
             items: one for each row, in row order; bytes are taken as pieces of an items.jsonl.
-            model: which model made the vectors: `kind` (`run` or `models`), `path`, `id`, …
-            root: folder that relative photo paths are below.
+            model: which model made the vectors: `kind` (`run` or `models`), `name`, `path`, `id`, …; an absolute path
+                is written as seen from the index's folder, or left out where the two share no folder.
+            root: folder that photo paths are below; written like the model's path.
             provenance: versions and settings, as JSON.
+            root_name: what the folder of the photos was called, where it is not known.
 
         Returns:
             The new index.
@@ -113,15 +118,19 @@ class IndexWriter:
                         size, lines = size + file.write(piece), lines + piece.count(b"\n")
                 if lines != count:
                     raise ValueError(f"{lines} items for {count} vectors")
+                made_by = dict(model)
+                if Path(made_by.get("path") or "").is_absolute():
+                    made_by["path"] = relative(made_by["path"], self.folder)
                 manifest = {
                     "format": FORMAT,
                     "kind": self.kind,
                     "dim": self.dim,
                     "count": count,
-                    "root": None if root is None else str(root),
+                    "root": None if root is None else relative(root, self.folder),
+                    "root_name": root_name if root is None else Path(root).name,
                     "items": {"bytes": size, "sha256": digest.hexdigest()},
                     "shards": [asdict(shard) for shard in shards],
-                    "model": dict(model),
+                    "model": {key: value for key, value in made_by.items() if value is not None},
                     "provenance": dict(provenance or {}),
                 }
                 beside.replace(self.folder / ITEMS)

@@ -212,7 +212,7 @@ def _scan(
         if isinstance(found, Problem):
             if fail:
                 raise UserError(f"{found}; mend it, or leave such items out with --on_bad skip")
-            problems.write(_problem_line(found))
+            problems.write(_problem_line(collection.shared(found)))
             continue
         size += lines.write(found.line.encode())
         waiting.append(reuse.place(found))

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from vse_tf.files import IMAGE_BYTES, read_regular
 from vse_tf.preprocessing.image_headers import read_header
 
 MAX_PIXELS = 100_000_000
+# Pillow knows forty more, some of which start other programs.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 
 def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -26,25 +29,27 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         The JPEG's bytes.
 
     Raises:
-        OSError: there is no such file, or it cannot be decoded.
-        ValueError: not a photo, or too large a one.
+        OSError: there is no such file, it is not a regular one, or it cannot be read.
+        ValueError: not a photo, too large a one, or a damaged one.
 
     Example:
         >>> len(thumbnail(Path("photo.jpg")))
         11802
     """
-    contents = path.read_bytes()
+    contents = read_regular(path, IMAGE_BYTES)
     if read_header(contents).pixels > max_pixels:
         raise ValueError(f"more than {max_pixels} pixels")
     try:
-        with Image.open(io.BytesIO(contents)) as opened:
+        with Image.open(io.BytesIO(contents), formats=FORMATS) as opened:
             # JPEGs can be decoded at an eighth of their size.
             opened.draft("RGB", (2 * side, 2 * side))
             photo = ImageOps.exif_transpose(opened)
             photo.thumbnail((side, side))
             photo = photo.convert("RGBA")
-    except (SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from None
+    except OSError:
+        raise
+    except Exception as error:  # Pillow raises whatever a damaged file leads to
+        raise ValueError(f"{type(error).__name__}: {error}") from None
     sheet = Image.new("RGB", photo.size, "white")
     sheet.paste(photo, mask=photo.getchannel("A"))
     return _as_jpeg(sheet)
