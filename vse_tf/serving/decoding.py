@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from vse_tf.data.graph_headers import without_autograph
+from vse_tf.data.graph_bytes import without_autograph
 from vse_tf.data.images import refusal
 from vse_tf.data.pipeline import ImageView
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.data.image_headers import FORMATS
+from vse_tf.data.image_limits import FORMATS
 from vse_tf.data.pipeline import ImageView
 from vse_tf.data.text import pad
 from vse_tf.embedder import Embedder
