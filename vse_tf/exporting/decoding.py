@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from vse_tf.data.pipeline import ImageView
-from vse_tf.preprocessing.graph_headers import without_autograph
+from vse_tf.preprocessing.graph_bytes import without_autograph
 from vse_tf.preprocessing.images import refusal
 
 DAMAGED = "broken or truncated image data"
