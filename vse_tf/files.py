@@ -13,14 +13,13 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # A description, a manifest, a pointer: far above what the package writes, far below what hurts.
 DESCRIPTION_BYTES = 16 * 2**20
-# An image file: a photo of 100 million pixels as PNG.
-IMAGE_BYTES = 256 * 2**20
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReader:
@@ -111,6 +110,8 @@ def open_array(path: str | Path) -> np.ndarray:
         >>> open_array("features/train_ims.npy").shape
         (6000, 36, 2048)
     """
+    import numpy as np  # noqa: PLC0415 (a wrong option answers without it)
+
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         version = np.lib.format.read_magic(file)

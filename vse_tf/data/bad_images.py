@@ -11,7 +11,8 @@ import tensorflow as tf
 from vse_tf.config import OnBad
 from vse_tf.data.records import FileImages, Images, Problem, unreadable
 from vse_tf.errors import UserError
-from vse_tf.files import IMAGE_BYTES, read_regular
+from vse_tf.files import read_regular
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 from vse_tf.preprocessing.images import decode
 
 # Other images tried in a broken one's place before the run gives up.
@@ -73,7 +74,7 @@ class BadImages:
     def reason(self, path: str) -> str:
         """Why the image cannot be used."""
         try:
-            decode(tf.constant(read_regular(path, IMAGE_BYTES)), self.max_pixels)
+            decode(tf.constant(read_regular(path, MAX_BYTES)), self.max_pixels)
         except OSError as error:
             return unreadable(error)
         except (tf.errors.OpError, ValueError) as error:

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.pipeline import ImageView
-from vse_tf.files import IMAGE_BYTES, read_regular
+from vse_tf.files import read_regular
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 
 class PhotoFiles:
@@ -79,6 +80,6 @@ class PhotoFiles:
     def _read(self, path: str) -> tf.Tensor | None:
         try:
             # Not `tf.io.read_file`: it waits at a pipe, never ends at a device and follows addresses.
-            return self._view_of(tf.constant(read_regular(path, IMAGE_BYTES)))
+            return self._view_of(tf.constant(read_regular(path, MAX_BYTES)))
         except (OSError, tf.errors.OpError, ValueError):
             return None

@@ -21,8 +21,9 @@ from vse_tf.config import OnBad
 from vse_tf.data.records import Problem, unreadable
 from vse_tf.data.sources.files import shown
 from vse_tf.errors import UserError
-from vse_tf.files import IMAGE_BYTES, read_regular
+from vse_tf.files import read_regular
 from vse_tf.indexing.embedding import Encoder
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 if TYPE_CHECKING:
     from vse_tf.embedder import Embedder
@@ -210,7 +211,7 @@ def _read_ahead(paths: Sequence[str], size: int) -> Iterator[tuple[int, list[byt
 
     def read(path: str) -> bytes | OSError:
         try:
-            return read_regular(path, IMAGE_BYTES)
+            return read_regular(path, MAX_BYTES)
         except OSError as error:
             return error
 

@@ -19,7 +19,8 @@ from vse_tf.artifacts.index_manifest import Kind
 from vse_tf.data.records import Problem
 from vse_tf.data.sources.files import problem_of_text, shown
 from vse_tf.errors import UserError
-from vse_tf.files import IMAGE_BYTES, open_regular
+from vse_tf.files import open_regular
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 NO_LINE_BYTES = 2**26
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
@@ -191,8 +192,8 @@ def photo_of(name: str, path: str, where: str) -> Item | Problem:
         return Problem(where, f"missing image: {shown(name)} ({error.strerror})")
     if not stat.S_ISREG(found.st_mode):
         return Problem(where, f"not a file: {shown(name)}")
-    if found.st_size > IMAGE_BYTES:
-        return Problem(where, f"{found.st_size} bytes, more than the limit of {IMAGE_BYTES}: {shown(name)}")
+    if found.st_size > MAX_BYTES:
+        return Problem(where, f"{found.st_size} bytes, more than the limit of {MAX_BYTES}: {shown(name)}")
     return Item(name, path=name, size=found.st_size, mtime_ns=found.st_mtime_ns)
 
 

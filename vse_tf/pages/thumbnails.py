@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vse_tf.files import IMAGE_BYTES, read_regular
+from vse_tf.files import read_regular
 from vse_tf.preprocessing.image_headers import read_header
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 MAX_PIXELS = 100_000_000
 # Pillow knows forty more, some of which start other programs.
@@ -36,7 +37,7 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         >>> len(thumbnail(Path("photo.jpg")))
         11802
     """
-    contents = read_regular(path, IMAGE_BYTES)
+    contents = read_regular(path, MAX_BYTES)
     if read_header(contents).pixels > max_pixels:
         raise ValueError(f"more than {max_pixels} pixels")
     try:
