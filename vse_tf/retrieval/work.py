@@ -16,6 +16,7 @@ import numpy as np
 from vse_tf.atomic import write_text
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
+from vse_tf.locks import BusyError, ProcessLock
 from vse_tf.retrieval.collection import Items
 from vse_tf.retrieval.index import Item, Shard, map_shard, sha256_of, told
 from vse_tf.retrieval.reuse import Reuse
@@ -179,18 +180,18 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: another process does, or the folder cannot be made.
     """
     told(folder, lambda: (folder / FOLDER).mkdir(parents=True, exist_ok=True), doing="written")
+    lock = ProcessLock(folder / FOLDER / "lock")
     try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:  # no such locks on this system
+        told(lock.path, lock.acquire, doing="written")
+    except BusyError as busy:
+        raise UserError(
+            f"{folder}: another process{busy.holder and f' ({busy.holder})'} embeds into it; wait, or name another "
+            "--output"
+        ) from None
+    try:
         yield
-        return
-    path = folder / FOLDER / "lock"
-    with told(path, path.open, "w", doing="written") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder}: another process embeds into it; wait, or name another --output") from None
-        yield
+    finally:
+        lock.release()
 
 
 def _scan(
