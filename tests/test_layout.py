@@ -11,7 +11,7 @@ LEVELS = [
     ["errors"],
     ["setting_types"],
     ["config"],
-    ["files"],
+    ["files", "locks"],
     ["atomic", "keras_configs"],
     ["settings_parser", "preprocessing"],
     ["data"],

@@ -202,6 +202,7 @@ def test_a_directory_with_a_huge_count_is_read_as_far_as_it_goes() -> None:
         (encoded(PHOTO.convert("1"), "BMP"), "BMP of a kind"),
         (SAMPLES["bmp"][:30] + b"\x01" + SAMPLES["bmp"][31:], "BMP of a kind"),
     ],
+    ids=["empty", "text", "start", "comments", "zeros", "no width", "gif comments", "animated", "1 bit", "compressed"],
 )
 def test_refusals_name_the_reason_in_one_line(contents: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:

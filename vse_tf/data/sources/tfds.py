@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from vse_tf.data.cache import cache_folder
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.errors import UserError
+from vse_tf.locks import BusyError, ProcessLock
 from vse_tf.preprocessing.image_headers import read_header
 
 CAPTIONS, DONE = "captions.jsonl", "done.json"
@@ -167,16 +169,18 @@ def _write_split(builder: Any, split: str, root: Path, features: dict[str, str],
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock between processes, where the system has them; it goes with the process, however that ends."""
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; where another has it, say so and wait."""
+    lock = ProcessLock(path)
     try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:
+        lock.acquire()
+    except BusyError as busy:
+        print(f"{path.parent}: another process ({busy.holder}) writes these images; waiting for it", file=sys.stderr)
+        lock.acquire(wait=True)
+    try:
         yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    finally:
+        lock.release()
 
 
 def _examples(builder: Any, split: str, features: dict[str, str]) -> Iterator[tuple[bytes, list[str]]]:
