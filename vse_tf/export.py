@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROG = "python -m vse_tf.export"
 FORMATS = ("savedmodel", "onnx", "litert")
+# Decoding takes up to 7 bytes per pixel; photos of more are rare, and a server decodes what anybody sends.
+MAX_PIXELS = 50_000_000
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
 
     facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
     embedder = vse_tf.load(arguments.run, arguments.checkpoint)
-    if arguments.max_pixels:
-        embedder.view = replace(embedder.view, max_pixels=arguments.max_pixels)
+    max_pixels = arguments.max_pixels or min(MAX_PIXELS, embedder.view.max_pixels)
+    embedder.view = replace(embedder.view, max_pixels=max_pixels)
     facts = {"dim": embedder.dim, "precision": embedder.settings.model.precision, **facts}
     root = Path(arguments.output)
     if arguments.format == "savedmodel":
@@ -116,7 +118,9 @@ def _parser() -> ArgumentParser:
         help="measure that loss with these queries, given like a gallery (default: the gallery's own vectors)",
     )
     parser.add_argument(
-        "--max-pixels", type=int | None, help="refuse larger images (default: the run's data.max_pixels)"
+        "--max-pixels",
+        type=int | None,
+        help=f"refuse larger images (default: {MAX_PIXELS}, or the run's data.max_pixels where that is smaller)",
     )
     parser.add_argument(
         "--batching",

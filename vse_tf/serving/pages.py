@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -98,6 +99,7 @@ class GalleryRoute:
         self.image_model = image_model
         self._search = ExactSearch(index)
         self._thumbnail = lru_cache(maxsize=1024)(self._make_thumbnail)
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, request: Request) -> Response | None:
         """Answer a request below `/gallery`; None for any other path."""
@@ -121,7 +123,7 @@ class GalleryRoute:
             asked = _question(request.get_data(cache=False))
             vector, own = self._vector(asked)
             rows, scores = self._search(vector[None], asked.get("k", 10))
-        except (ValueError, IndexError, RecursionError) as error:
+        except (ValueError, IndexError, RecursionError, OverflowError) as error:
             return _refusal(str(error), 400)
         items = [
             # One item at a time: each may be large, and only a part of it is shown.
@@ -152,7 +154,9 @@ class GalleryRoute:
         return Response(jpeg, content_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "max-age=300"})
 
     def _make_thumbnail(self, row: int) -> bytes:
-        return thumbnail(self.index.photo(self.index.item(row)), THUMBNAIL_SIDE)
+        # Decoded, a photo takes a hundred times its file.
+        with self._one_at_a_time:
+            return thumbnail(self.index.path(self.index.item(row)), THUMBNAIL_SIDE)
 
 
 def _question(body: bytes) -> dict[str, Any]:
