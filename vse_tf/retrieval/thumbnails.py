@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vse_tf.data.image_headers import read_header
+from vse_tf.data.image_limits import MAX_BYTES, above_limit
+from vse_tf.files import read_regular
 
 MAX_PIXELS = 100_000_000
 
@@ -20,7 +22,8 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
     Args:
         path: the photo.
         side: the longer side in pixels; smaller photos keep their size.
-        max_pixels: photos whose header announces more are refused before they are decoded.
+        max_pixels: photos whose header announces more are refused before they are decoded, as are those above the
+            limits of `vse_tf.data.image_limits`.
 
     Returns:
         The JPEG's bytes.
@@ -33,11 +36,12 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         >>> len(thumbnail(Path("photo.jpg")))
         11802
     """
-    contents = path.read_bytes()
-    if read_header(contents).pixels > max_pixels:
-        raise ValueError(f"more than {max_pixels} pixels")
+    contents = read_regular(path, MAX_BYTES)
+    header = read_header(contents)
+    if problem := above_limit(header.width, header.height, header.scans, max_pixels):
+        raise ValueError(problem)
     try:
-        with Image.open(io.BytesIO(contents)) as opened:
+        with Image.open(io.BytesIO(contents[: header.end]), formats=[header.format]) as opened:
             # JPEGs can be decoded at an eighth of their size.
             opened.draft("RGB", (2 * side, 2 * side))
             photo = ImageOps.exif_transpose(opened)
