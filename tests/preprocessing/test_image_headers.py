@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.bombs import jpeg_of_scans
 from vse_tf.preprocessing import graph_headers
 from vse_tf.preprocessing.graph_jpeg import plain_jpeg
 from vse_tf.preprocessing.image_headers import read_header
@@ -76,7 +77,9 @@ SAMPLES = {
     "jpeg_cmyk": encoded(PHOTO.convert("CMYK"), "JPEG", icc_profile=bytes(70_000)),
     "jpeg_big_endian": jpeg_with(app1(exif_block(3, ">", entries=9))),
     "jpeg_stray_bytes": JPEG[:20] + b"\0\0stray\xff\xff\xff\xd0" + app1(exif_block(5, kind=4)) + JPEG[20:],
+    "jpeg_sequential_scans": jpeg_of_scans(293, 23, 4, 0xC0),
     "png": encoded(PHOTO, "PNG"),
+    "png_palette": encoded(PHOTO.quantize(9), "PNG", transparency=3, icc_profile=bytes(900)),
     "png_exif": encoded(CLEAR, "PNG", exif=EXIF),
     "png_animated": encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
     "gif": encoded(PHOTO, "GIF"),
@@ -280,5 +283,5 @@ def test_the_short_way_is_taken_by_plain_jpegs_alone():
     comment = b"\xff\xfe" + struct.pack(">H", 102) + bytes(100)
     assert taken(jpeg_with(comment)) == taken(JPEG)
     assert taken(jpeg_with(10 * comment)) is None
-    assert taken(jpeg_with(12 * b"\xff\xfe\0\x02")) is None
+    assert taken(jpeg_with(17 * b"\xff\xfe\0\x02")) is None
     assert all(taken(JPEG[:end]) is None for end in range(JPEG.index(b"\xff\xc0") + 9))

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from vse_tf.files import read_regular
 from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.preprocessing.image_limits import MAX_BYTES, above_limit
 
 MAX_PIXELS = 100_000_000
 # Pillow knows forty more, some of which start other programs.
@@ -24,7 +24,8 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
     Args:
         path: the photo.
         side: the longer side in pixels; smaller photos keep their size.
-        max_pixels: photos whose header announces more are refused before they are decoded.
+        max_pixels: photos whose header announces more are refused before they are decoded, as are those above the
+            limits of `vse_tf.preprocessing.image_limits`.
 
     Returns:
         The JPEG's bytes.
@@ -38,10 +39,11 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         11802
     """
     contents = read_regular(path, MAX_BYTES)
-    if read_header(contents).pixels > max_pixels:
-        raise ValueError(f"more than {max_pixels} pixels")
+    header = read_header(contents)
+    if problem := above_limit(header.width, header.height, header.scans, max_pixels):
+        raise ValueError(problem)
     try:
-        with Image.open(io.BytesIO(contents), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(contents[: header.end]), formats=[header.format]) as opened:
             # JPEGs can be decoded at an eighth of their size.
             opened.draft("RGB", (2 * side, 2 * side))
             photo = ImageOps.exif_transpose(opened)

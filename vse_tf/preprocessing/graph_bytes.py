@@ -77,10 +77,12 @@ def equals(values: tf.Tensor, text: bytes) -> tf.Tensor:
     return tf.reduce_all(values == np.frombuffer(text, np.uint8).astype(np.int64))
 
 
-def walk(step: Callable[..., tuple[tf.Tensor, ...]], *state: tf.Tensor | int) -> tuple[tf.Tensor, ...]:
-    """Repeat a step on int64 scalars (running, position, ...) while running is 1, at most `MAX_BLOCKS` times."""
+def walk(
+    step: Callable[..., tuple[tf.Tensor, ...]], *state: tf.Tensor | int, limit: int = MAX_BLOCKS
+) -> tuple[tf.Tensor, ...]:
+    """Repeat a step on int64 scalars (running, position, ...) while running is 1, at most `limit` times."""
     start = (tf.constant(1, tf.int64), *(tf.cast(value, tf.int64) for value in state))
-    found = tf.while_loop(lambda running, *_: running > 0, step, start, maximum_iterations=MAX_BLOCKS)
+    found = tf.while_loop(lambda running, *_: running > 0, step, start, maximum_iterations=limit)
     return tuple(found[1:])
 
 

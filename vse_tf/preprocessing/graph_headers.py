@@ -36,6 +36,7 @@ from vse_tf.preprocessing.image_limits import (
     COUNTED,
     EXCESS,
     MAX_BYTES,
+    MAX_CHUNKS,
     MAX_PASSES,
     MAX_PIXEL_BYTES,
     MAX_TEXTS,
@@ -90,9 +91,7 @@ class GraphHeader(NamedTuple):
     def pixels(self) -> tf.Tensor:
         """int64 scalar: number of pixels that decoding will give, −1 where unknown."""
         known = (self.width > 0) & (self.height > 0)
-        # A PNG can announce more than 2^63.
-        width, height = (tf.minimum(side, 2**31 - 1) for side in (self.width, self.height))
-        return tf.where(known, width * height, tf.constant(-1, tf.int64))
+        return tf.where(known, _product(self.width, self.height), tf.constant(-1, tf.int64))
 
     def above_limit(self, max_pixels: int) -> tf.Tensor:
         """bool scalar: there are too many pixels, or too many scans of them; as `image_limits.above_limit`."""
@@ -199,9 +198,14 @@ def exif_orientation(contents: tf.Tensor) -> tf.Tensor:
     return tf.cast(read_graph_header(contents).orientation, tf.int32)
 
 
+def _product(width: tf.Tensor, height: tf.Tensor) -> tf.Tensor:
+    """Width times height; a PNG can announce more than 2^63."""
+    return tf.minimum(width, 2**31 - 1) * tf.minimum(height, 2**31 - 1)
+
+
 def _found(facts: tf.Tensor, kind: tf.Tensor | int, orientation: tf.Tensor | int) -> tf.Tensor:
     """The fields of `GraphHeader`; an impossible size is found here."""
-    sized = (facts[0] == 0) | (facts[0] == SCANS) | (facts[0] == TEXTS)
+    sized = tf.reduce_any(facts[0] == tf.constant([0, SCANS, TEXTS, EXCESS], tf.int64))
     code = tf.where(sized & tf.reduce_any(facts[4:6] < 1), tf.constant(BROKEN, tf.int64), facts[0])
     fields = [code, facts[1], tf.cast(kind, tf.int64), tf.cast(orientation, tf.int64)]
     return tf.concat([tf.stack(fields), facts[2:10]], 0)
@@ -245,13 +249,12 @@ def _png(contents: tf.Tensor) -> tf.Tensor:
         at += tf.maximum(first_true(~tf.reduce_all(heads == heads[:1], 1)), 1) * size
         return tf.cast(~done, tf.int64), at, texts, exif, palette, clear, first, last
 
-    _, texts, exif, *parts = walk(step, 33, 0, 0, 0, 0, 0, 0)
+    _, texts, exif, *parts = walk(step, 33, 0, 0, 0, 0, 0, 0, limit=MAX_CHUNKS)
     length = tf.where(exif > 0, big(read_bytes(contents, exif, 4)), tf.constant(0, tf.int64))
     width, height = big(start[4:8]), big(start[8:12])
     first, last = parts[2:]
     packed = tf.where(first > 0, last - first, tf.constant(0, tf.int64))
-    # In this order, so that no product is too large for its type.
-    excess = (packed - SPARE_BYTES) / tf.maximum(height, 1) > MAX_PIXEL_BYTES * tf.cast(width, tf.float64)
+    excess = packed > MAX_PIXEL_BYTES * tf.minimum(_product(width, height), 2**50) + SPARE_BYTES
     code = _code((~whole, BROKEN), (last == 0, CHUNKS), (texts > MAX_TEXTS, TEXTS), (excess, EXCESS))
     count = tf.where(code == TEXTS, texts, packed)
     return facts(code, width, height, exif + 8, length, count=count, parts=parts)

@@ -12,8 +12,8 @@ from vse_tf.preprocessing.graph_bytes import apart, big, cut, gif_table, little,
 from vse_tf.preprocessing.graph_headers import GraphHeader
 from vse_tf.preprocessing.image_limits import MAX_GIF_BYTES
 
-# The pieces of a GIF's frame are found window by window; each takes at least two bytes of one.
-WINDOW, DOUBLINGS = 2**15, 14
+# The pieces of a GIF's frame are found in windows of so many bytes.
+WINDOW = 2**15
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 WHITE = b"\xff\xff\xff"
 
@@ -118,15 +118,19 @@ def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
 
 def _end_of_pieces(contents: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     """Position of the empty piece that ends a row of pieces, each with its length in front."""
-    # As in `graph_headers`: the way from every byte to the next piece, twice as far each time.
-    place = tf.range(WINDOW + 256, dtype=tf.int64)
+    # As in `graph_jpeg`: the way from every byte to the next piece, each time twice as far, until the first one's ends.
+    place = tf.range(WINDOW + 256)
 
     def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size = read_bytes(contents, at, WINDOW + 256)
+        window = tf.io.decode_raw(cut(contents, at, WINDOW + 256), tf.uint8, fixed_length=WINDOW + 256)
+        size = tf.cast(window, tf.int32)
         following = tf.where((size == 0) | (place >= WINDOW), place, place + 1 + size)
-        for _ in range(DOUBLINGS):
-            following = tf.gather(following, following)
-        return at + following[0], following[0] >= WINDOW
+        (following,) = tf.while_loop(
+            lambda following: following[following[0]] > following[0],
+            lambda following: (tf.gather(following, following),),
+            [following],
+        )
+        return at + tf.cast(following[0], tf.int64), following[0] >= WINDOW
 
     limit = MAX_GIF_BYTES // WINDOW
     return tf.while_loop(lambda _, more: more, step, (at, tf.constant(True)), maximum_iterations=limit)[0]

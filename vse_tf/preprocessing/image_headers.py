@@ -18,6 +18,7 @@ from vse_tf.preprocessing.image_limits import (
     FORMATS,
     MAX_BLOCKS,
     MAX_BYTES,
+    MAX_CHUNKS,
     MAX_COUNT,
     MAX_PIXEL_BYTES,
     MAX_SCANS,
@@ -156,11 +157,8 @@ def _jpeg(data: bytes) -> _Facts:
         raise RefusedImageError(BROKEN)
     height, width = struct.unpack_from(">HH", data, frame + 5)
     # All components in the first scan of a sequential frame: there can be no other.
-    if (
-        data[at : at + 2] == SCAN
-        and data[frame + 1] in SEQUENTIAL
-        and data[at + 4 : at + 5] == data[frame + 9 : frame + 10]
-    ):
+    complete = data[at : at + 2] == SCAN and len(data) >= max(at + 5, frame + 10)
+    if complete and data[frame + 1] in SEQUENTIAL and data[at + 4] == data[frame + 9]:
         return _Facts(width, height, exif)
     # Between and inside scans neither marker means anything else. An end inside a comment between scans would hide what
     # follows, so nothing behind the first end is decoded.
@@ -177,7 +175,7 @@ def _png(data: bytes) -> _Facts:
     width, height = struct.unpack_from(">II", data, 16)
     at, exif, animated, texts = 33, b"", False, 0
     first = last = 0  # start and end of the pixel data
-    for _ in range(MAX_BLOCKS):
+    for _ in range(MAX_CHUNKS):
         head = data[at : at + 8]
         kind = head[4:]
         if len(head) < 8 or kind == b"IEND":

@@ -8,8 +8,10 @@ limits. `image_headers` applies them in Python and `graph_headers` in TensorFlow
 FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
 # 100 million pixels, the default limit of training, at 16 bits per channel and hardly compressed.
 MAX_BYTES = 2**29
-# Segments, chunks or extensions that are walked. Real files have a few dozen.
+# Segments of a JPEG and of other formats that are walked. Real files have a few dozen.
 MAX_BLOCKS = 4096
+# Chunks of a PNG; pixel data in equal chunks count as few.
+MAX_CHUNKS = 2048
 # Scans of a JPEG. libjpeg's progressive mode writes 10, 18 for CMYK; what optimisers write stays below 25.
 MAX_SCANS = 64
 # All scans together may go over this number of times `max_pixels`.
@@ -40,7 +42,7 @@ REASONS = (
     f"bytes, at most {MAX_BYTES}",
     f"scans, at most {MAX_SCANS}",
     f"compressed texts and profiles, at most {MAX_TEXTS}",
-    f"more than {MAX_BLOCKS} chunks of different sizes",
+    f"more than {MAX_CHUNKS} chunks of different sizes",
     f"bytes of pixel data, at most {MAX_PIXEL_BYTES} per pixel and {SPARE_BYTES}",
 )
 TOO_LARGE = "the header announces more pixels than data.max_pixels allows"
