@@ -120,7 +120,20 @@ def bomb(link):
         ("data: {tfds: [1]}", "data.tfds is not a section"),
         ("data: {shapes: {class_path: xml.dom.minidom, init_args: {}}}", "bad.yaml"),
     ],
-    ids=["bomb", "merged bomb", "cycle", "deep", "deep block", "large", "long number", "bad date", "tag", "path", "list", "class"],
+    ids=[
+        "bomb",
+        "merged bomb",
+        "cycle",
+        "deep",
+        "deep block",
+        "large",
+        "long number",
+        "bad date",
+        "tag",
+        "path",
+        "list",
+        "class",
+    ],
 )
 def test_a_hostile_file_costs_little_and_opens_nothing(tmp_path, text, wanted):
     file = tmp_path / "bad.yaml"
