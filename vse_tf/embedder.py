@@ -13,7 +13,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from vse_tf.artifacts.checkpoints import Checkpoints
-from vse_tf.artifacts.run_folder import ADVICE, RunFolder, read_json, write_json
+from vse_tf.artifacts.rebuilding import rebuild
+from vse_tf.artifacts.run_folder import ADVICE, RunFolder, write_json
 from vse_tf.atomic import whole_folder, writing
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
@@ -21,7 +22,6 @@ from vse_tf.data.photo_files import PhotoFiles
 from vse_tf.data.pipeline import ImageView, image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
-from vse_tf.keras_configs import check_keras_config
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
@@ -252,22 +252,17 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
     if not folder.model.exists():
         raise UserError(f"{folder.path}: the run has no model yet; it stopped before training began: train again")
     _register_classes(settings)
-    model, view = _rebuilt(folder.model)
-    Checkpoints(folder.checkpoints).restore(model, checkpoint, training=False)
-    return Embedder(model, text.load_tokenizer(folder.tokenizer), view, settings)
-
-
-def _rebuilt(path: Path) -> tuple[DualEncoder, ImageView]:
-    """The untrained model and the image view that a description holds; nothing in it is executed."""
-    description = read_json(path)
-    try:
-        check_keras_config(description["model"])
-        return DualEncoder.from_config(description["model"]), ImageView.of_dict(description["view"])
-    except Exception as error:  # Keras raises whatever a wrong config leads to
+    checkpoints = Checkpoints(folder.checkpoints)
+    model, view = rebuild(folder.model, lambda model: checkpoints.check(model, checkpoint))
+    checkpoints.restore(model, checkpoint, training=False)
+    tokenizer = text.load_tokenizer(folder.tokenizer)
+    embedding = next((layer for layer in model.text_tower.layers if layer.name == "word_embedding"), None)
+    if isinstance(embedding, keras.layers.Embedding) and embedding.input_dim < tokenizer.vocabulary_size:
         raise UserError(
-            f"{path}: no model of this package ({type(error).__name__}: {str(error).strip().split(chr(10))[0]}); "
-            "copy the run folder again"
-        ) from None
+            f"{folder.tokenizer}: {tokenizer.vocabulary_size} words, but the model knows {embedding.input_dim}; copy "
+            "the run folder again"
+        )
+    return Embedder(model, tokenizer, view, settings)
 
 
 def _register_classes(settings: Settings) -> None:

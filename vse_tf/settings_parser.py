@@ -271,7 +271,7 @@ def _checked_values(values: dict[str, Any], where: str) -> Settings:
 def _check_sections(kind: Any, values: dict[str, Any], prefix: str, where: str) -> None:
     """Refuse anything but settings where a section stands; jsonargparse would open the file that a string names."""
     for name, section in get_type_hints(kind).items():
-        if dataclasses.is_dataclass(section) and name in values:
+        if isinstance(section, type) and dataclasses.is_dataclass(section) and name in values:
             if not isinstance(values[name], dict):
                 raise UserError(f"{where}: {prefix}{name} is not a section with settings below it")
             _check_sections(section, values[name], f"{prefix}{name}.", where)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from vse_tf.serving.slices import in_slices
+from vse_tf.exporting.slices import in_slices
 
 # Rows that run at once unless the caller says otherwise.
 ROWS = 64

@@ -10,9 +10,9 @@ import tensorflow as tf
 from vse_tf.exporting.frozen_tower import ROWS
 from vse_tf.exporting.image_module import BYTES, ImageModule
 from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.slices import in_slices
 from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
-from vse_tf.serving.slices import in_slices
 
 # Components of the gallery that are compared at a time, as float32: 32 MiB.
 BLOCK = 2**23

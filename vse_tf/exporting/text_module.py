@@ -9,8 +9,8 @@ import tensorflow as tf
 from vse_tf.config import TextSettings
 from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
 from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.slices import in_slices
 from vse_tf.preprocessing.text import pad
-from vse_tf.serving.slices import in_slices
 
 # Splitting a text into words takes 30 times its size: those of a slice together stay at a few hundred MB.
 MAX_TEXT_BYTES = 2**17
