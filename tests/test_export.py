@@ -239,8 +239,6 @@ def test_batching_is_exported_and_its_loss_is_noticed(run, tmp_path, capsys):
     capsys.readouterr()
     export.main(arguments)
     assert f"--batching {root / 'text_tower' / '1' / file.name}" in capsys.readouterr().err
-    export.main(arguments)
-    assert "--batching" not in capsys.readouterr().err
 
 
 def test_a_batching_file_that_stops_the_server_stops_the_export(run, tmp_path):

@@ -15,7 +15,7 @@ import os
 import pytest
 
 from vse_tf.errors import UserError
-from vse_tf.exporting.batching import read_batching
+from vse_tf.exporting.batching import FILE_NAME, batching_of_newest, read_batching
 
 SPLIT = "enable_large_batch_splitting { value: true }"
 # The shape that this project once shipped: refused by every version of the server since 2.18.
@@ -120,3 +120,13 @@ def test_what_is_no_text_file_is_one_line(file, tmp_path):
         large.truncate(2**30)
     with pytest.raises(UserError, match="more than the limit"):
         read_batching(file)
+
+
+def test_the_newest_version_is_asked_for_its_file(tmp_path):
+    assert batching_of_newest(tmp_path / "none") is None
+    for version in ("2", "10"):
+        (tmp_path / version).mkdir()
+    (tmp_path / "2" / FILE_NAME).touch()
+    assert batching_of_newest(tmp_path) is None
+    (tmp_path / "10" / FILE_NAME).touch()
+    assert batching_of_newest(tmp_path) == tmp_path / "10" / FILE_NAME
