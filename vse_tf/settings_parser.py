@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
+from vse_tf.losses.registry import LOSSES
 
 # The built-in set has its own defaults, so that `python -m vse_tf.train` alone is a complete run; configs/shapes.yaml
 # spells the same settings out. Values: DESIGN of the set, measured to learn it in about a minute.
@@ -197,18 +198,13 @@ def _check_batch(train: TrainSettings) -> None:
 
 def _check_loss(loss: LossSettings) -> None:
     """Refuse settings of the objective that contradict each other or would be left unused."""
-    default = LossSettings()
-    own = {
-        "convse": ["multiple_positives"],
-        "convse++": ["hardest", "hardness", "hardness_steps", "hardness_epochs"],
-        "sigmoid": ["bias"],
-    }
-    for name, keys in own.items():
-        for key in keys:
-            if name != loss.name and getattr(loss, key) != getattr(default, key):
+    default, chosen = LossSettings(), LOSSES[loss.name]
+    for name, entry in LOSSES.items():
+        for key in entry.settings:
+            if key not in chosen.settings and getattr(loss, key) != getattr(default, key):
                 raise UserError(f"loss.{key}: belongs to loss.name {name}, not to {loss.name}")
     if loss.multiple_positives and not loss.mask_same_image:
-        raise UserError("loss.multiple_positives: needs loss.mask_same_image true; it tells images apart by their row")
+        raise UserError("loss.multiple_positives: needs loss.mask_same_image true, which compares the image ids")
     if loss.hardest is not None and loss.hardest < 1:
         raise UserError(f"loss.hardest: {loss.hardest} is not a whole number from 1 on, or null for all negatives")
     if not 0 <= loss.hardness <= 1:
@@ -218,8 +214,8 @@ def _check_loss(loss: LossSettings) -> None:
     if not math.isfinite(loss.bias):
         raise UserError(f"loss.bias: {loss.bias} is not a number")
     if loss.learned:
-        if loss.name not in ("convse", "simclr", "sigmoid"):
-            reason = "a larger one always wins" if loss.name == "convse++" else "it has none"
+        if chosen.temperature in ("none", "fixed"):
+            reason = "it has none" if chosen.temperature == "none" else "a larger one always lowers the loss"
             raise UserError(f"loss.learn_temperature: {loss.name} cannot learn its temperature: {reason}; give false")
         low, high = loss.temperature_limits
         if not 0 < low <= loss.temperature <= high < math.inf:
