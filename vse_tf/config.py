@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from vse_tf.losses.registry import LOSSES
 from vse_tf.setting_types import (
     LARGEST,
     Above0,
@@ -27,6 +28,10 @@ from vse_tf.setting_types import (
     WidthOrNone,
 )
 
+LossName: TypeAlias = str
+if not TYPE_CHECKING:
+    # One of the registry's names: a type that mypy cannot express.
+    LossName = Literal[tuple(LOSSES)]
 Verify = Literal["none", "headers", "decode"]
 OnBad = Literal["fail", "skip"]
 
@@ -256,7 +261,7 @@ class LossSettings:
         hardness_epochs: the same in epochs, fractions allowed; one of the two.
     """
 
-    name: Literal["convse", "convse++", "triplet_sum", "triplet_max", "simclr", "npairs_angular", "sigmoid"] = "convse"
+    name: LossName = "convse"
     temperature: Above0 = 0.1
     learn_temperature: bool | Literal["auto"] = "auto"
     temperature_limits: tuple[Above0, Above0] = (0.01, 1.0)
@@ -272,7 +277,9 @@ class LossSettings:
     @property
     def learned(self) -> bool:
         """Whether the temperature is a weight of the model."""
-        return self.name == "sigmoid" if self.learn_temperature == "auto" else self.learn_temperature
+        if self.learn_temperature == "auto":
+            return LOSSES[self.name].temperature == "learned"
+        return self.learn_temperature
 
 
 @dataclass(frozen=True)

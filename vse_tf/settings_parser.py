@@ -19,6 +19,7 @@ from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
 from vse_tf.files import read_regular
+from vse_tf.losses.registry import LOSSES
 from vse_tf.setting_types import check_values
 
 # Far above any settings, and read within a second or two.
@@ -155,23 +156,18 @@ def _check_batch(train: TrainSettings) -> None:
 
 def _check_loss(loss: LossSettings) -> None:
     """Refuse settings of the objective that contradict each other or would be left unused."""
-    default = LossSettings()
-    own = {
-        "convse": ["multiple_positives"],
-        "convse++": ["hardest", "hardness", "hardness_steps", "hardness_epochs"],
-        "sigmoid": ["bias"],
-    }
-    for name, keys in own.items():
-        for key in keys:
-            if name != loss.name and getattr(loss, key) != getattr(default, key):
+    default, chosen = LossSettings(), LOSSES[loss.name]
+    for name, entry in LOSSES.items():
+        for key in entry.settings:
+            if key not in chosen.settings and getattr(loss, key) != getattr(default, key):
                 raise UserError(f"loss.{key}: belongs to loss.name {name}, not to {loss.name}")
     if loss.multiple_positives and not loss.mask_same_image:
-        raise UserError("loss.multiple_positives: needs loss.mask_same_image true; it tells images apart by their row")
+        raise UserError("loss.multiple_positives: needs loss.mask_same_image true, which compares the image ids")
     if loss.hardness_steps and loss.hardness_epochs:
         raise UserError("loss.hardness_steps and loss.hardness_epochs: give one of the two")
     if loss.learned:
-        if loss.name not in ("convse", "simclr", "sigmoid"):
-            reason = "a larger one always wins" if loss.name == "convse++" else "it has none"
+        if chosen.temperature in ("none", "fixed"):
+            reason = "it has none" if chosen.temperature == "none" else "a larger one always lowers the loss"
             raise UserError(f"loss.learn_temperature: {loss.name} cannot learn its temperature: {reason}; give false")
         low, high = loss.temperature_limits
         if not low <= loss.temperature <= high:

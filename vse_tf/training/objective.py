@@ -35,4 +35,5 @@ def make_temperature(loss: LossSettings) -> LearnedTemperature | None:
     """The model's temperature (and bias), where the settings let it learn them."""
     if not loss.learned:
         return None
-    return LearnedTemperature(loss.temperature, loss.temperature_limits, loss.bias if loss.name == "sigmoid" else None)
+    bias = loss.bias if "bias" in losses.LOSSES[loss.name].settings else None
+    return LearnedTemperature(loss.temperature, loss.temperature_limits, bias)
