@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     import vse_tf  # noqa: PLC0415
     from vse_tf.artifacts.provenance import provenance  # noqa: PLC0415
     from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
-    from vse_tf.data.sources import read  # noqa: PLC0415
+    from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
     from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
     from vse_tf.evaluation.metrics import measure  # noqa: PLC0415
     from vse_tf.evaluation.report import benchmarks_table, table  # noqa: PLC0415
@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     from vse_tf.pages.error_page import error_page  # noqa: PLC0415
 
     benchmark = EccvBenchmark() if arguments.metrics == "eccv" else None
+    # A run may come from somebody else, and it names what is opened here.
+    for path in named_paths(data):
+        print(f"reading {path}", file=sys.stderr, flush=True)
     collection = read(data)
     split = collection.split(arguments.split or ("test" if "test" in collection.splits else "val"))
     if benchmark:

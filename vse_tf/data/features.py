@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from vse_tf.errors import UserError
+from vse_tf.files import open_array
 
 # Items in a shard, and its bytes, at most.
 SHARD, SHARD_BYTES = 1024, 1 << 28
@@ -166,7 +167,7 @@ class FeatureShards:
 
     def _read(self, path: Path, start: int, end: int) -> np.ndarray:
         try:
-            shard = np.load(path, mmap_mode="r", allow_pickle=False)
+            shard = open_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
         if shard.shape != (self.lengths[start:end].sum(), *self.shape) or shard.dtype != self.dtype:

@@ -7,13 +7,13 @@ float32 under mixed precision, in the tower as trained and as rebuilt from its c
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from vse_tf.errors import UserError
+from vse_tf.files import read_json
 from vse_tf.models.backbones import PretrainedBackbone, first_line, nearest
 from vse_tf.models.masking import FillPadding, SplitPadding
 from vse_tf.models.pooling import kept, last_stages, pooled, pooled_together, pooled_tokens, spread_states
@@ -254,7 +254,7 @@ def _located(preset: str, key: str) -> str:
     folder = Path(preset).expanduser()
     if folder.is_dir():
         try:
-            json.loads((folder / "config.json").read_text("utf-8"))
+            read_json(folder / "config.json")
         except (OSError, ValueError) as error:
             raise UserError(f"{key}: folder {preset!r} is no KerasHub preset; {first_line(error)}") from error
         return str(folder)
