@@ -141,6 +141,14 @@ def test_a_bad_question_is_refused_with_a_reason(client, body):
     assert json.loads(response.data)["error"]
 
 
+def test_numbers_of_hundreds_of_digits_are_refused(client):
+    for digits in (b"1" * 401, b"-" + b"1" * 401, b"1" * 5000):
+        for question in (b'{"vector": [1, 2, 3, %b]}', b'{"row": %b}', b'{"row": 0, "k": %b}'):
+            response = client.post("/gallery/nearest", data=question % digits)
+            assert response.status_code == 400
+            assert json.loads(response.data)["error"]
+
+
 def test_a_large_body_is_refused(client):
     assert client.post("/gallery/nearest", data=b" " * (2**20 + 1)).status_code == 413
 

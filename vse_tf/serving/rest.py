@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from vse_tf.serving import json_text
-from vse_tf.serving.limits import Budget, give_back, json_cost, work_cost
+from vse_tf.serving.cost import Budget, give_back, json_cost, work_cost
 from vse_tf.serving.registry import Registry
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.tensors_in import read_inputs, signature_name

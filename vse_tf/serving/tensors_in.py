@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vse_tf.serving.cost import check_count
 from vse_tf.serving.json_text import shown
-from vse_tf.serving.limits import check_count
 from vse_tf.serving.request_error import RequestError
 
 Format = Literal["instances", "inputs"]

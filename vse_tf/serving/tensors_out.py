@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from vse_tf.serving.limits import joined
+from vse_tf.serving.cost import joined
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.tensors_in import Format
 
