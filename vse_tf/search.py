@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import Namespace
 
-from vse_tf.atomic import write_text
+from vse_tf.atomic import check_file, replacing, write_text
 from vse_tf.errors import UserError, run_command
 from vse_tf.retrieval.backends import BACKENDS, backend
 from vse_tf.retrieval.collection import query_lines
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.picture:
         titles = texts if arguments.image is None else [Path(arguments.image).name]
         picture = answers_picture(list(zip(titles, answers, strict=True)), Path(arguments.picture).suffix)
-        _write(arguments.picture, lambda path: path.write_bytes(picture))
+        _write(arguments.picture, lambda path: _write_bytes(path, picture))
 
 
 def _parse(argv: list[str]) -> Namespace:
@@ -81,8 +81,8 @@ def _parse(argv: list[str]) -> Namespace:
     if arguments.html and arguments.queries:
         raise UserError("--html shows one query; with --queries use --picture or --json")
     for option in ("html", "picture"):
-        if arguments[option] and not (folder := Path(arguments[option]).absolute().parent).is_dir():
-            raise UserError(f"--{option}: the folder {folder} does not exist")
+        if arguments[option]:
+            check_file(Path(arguments[option]), f"--{option}")
     return arguments
 
 
@@ -102,6 +102,11 @@ def _print(arguments: Namespace, texts: list[str], answers: list[list[Hit]]) -> 
         print("\n\n".join(f"{text}\n{answers_table(one)}" for text, one in zip(texts, answers, strict=True)))
     else:
         print(answers_table(answers[0]))
+
+
+def _write_bytes(path: Path, contents: bytes) -> None:
+    with replacing(path) as file:
+        file.write(contents)
 
 
 def _write(name: str, write: Callable[[Path], Any]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.atomic import write_text
+from vse_tf.atomic import remove_left_over, replacing, write_text
 from vse_tf.retrieval.index import FORMAT, ITEMS, MANIFEST, Index, Item, Kind, Shard, told
 
 
@@ -64,14 +62,10 @@ class IndexWriter:
         digest = hashlib.sha256(contents).hexdigest()
         shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
         path = self.folder / shard.name
-        beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
 
         def put() -> None:
-            try:
-                beside.write_bytes(contents)
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+            with replacing(path) as file:
+                file.write(contents)
 
         told(path, put, doing="written")
         return shard
@@ -101,34 +95,29 @@ class IndexWriter:
             UserError: a file cannot be written.
         """
         count = sum(shard.rows for shard in shards)
-        beside = self.folder / f".{ITEMS}-{os.getpid()}-{secrets.token_hex(4)}"
 
         def put() -> None:
             digest, size, lines = hashlib.sha256(), 0, 0
-            try:
-                with beside.open("wb") as file:
-                    for item in items:
-                        piece = item if isinstance(item, bytes) else item.line.encode()
-                        digest.update(piece)
-                        size, lines = size + file.write(piece), lines + piece.count(b"\n")
+            with replacing(self.folder / ITEMS) as file:
+                for item in items:
+                    piece = item if isinstance(item, bytes) else item.line.encode()
+                    digest.update(piece)
+                    size, lines = size + file.write(piece), lines + piece.count(b"\n")
                 if lines != count:
                     raise ValueError(f"{lines} items for {count} vectors")
-                manifest = {
-                    "format": FORMAT,
-                    "kind": self.kind,
-                    "dim": self.dim,
-                    "count": count,
-                    "root": None if root is None else str(root),
-                    "items": {"bytes": size, "sha256": digest.hexdigest()},
-                    "shards": [asdict(shard) for shard in shards],
-                    "model": dict(model),
-                    "provenance": dict(provenance or {}),
-                }
-                beside.replace(self.folder / ITEMS)
-                text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-                write_text(self.folder / MANIFEST, text)
-            finally:
-                beside.unlink(missing_ok=True)
+            manifest = {
+                "format": FORMAT,
+                "kind": self.kind,
+                "dim": self.dim,
+                "count": count,
+                "root": None if root is None else str(root),
+                "items": {"bytes": size, "sha256": digest.hexdigest()},
+                "shards": [asdict(shard) for shard in shards],
+                "model": dict(model),
+                "provenance": dict(provenance or {}),
+            }
+            write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            remove_left_over(self.folder, "vectors-*.npy")
 
         told(self.folder, put, doing="written")
         named = {shard.name for shard in shards}

@@ -232,7 +232,7 @@ def test_a_preparation_that_fails(tmp_path, monkeypatch):
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path, data_dir):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match=r"the images cannot be written .*--data\.cache_dir"):
+    with pytest.raises(UserError, match=r"data\.cache_dir: .*cache is not a folder"):
         load(tmp_path, data_dir)
 
 
