@@ -17,7 +17,7 @@ from vse_tf import embed, search
 from vse_tf.errors import UserError
 from vse_tf.retrieval.index import Index
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from vse_tf import export
 from vse_tf.errors import UserError
 from vse_tf.serving import manifest, probes
 
+pytestmark = pytest.mark.lowest
+
 MODELS = ("image_tower", "retrieval", "text_tower")
 
 

@@ -24,6 +24,8 @@ from vse_tf.retrieval.metrics import METRICS
 from vse_tf.serving.towers import image_module
 from vse_tf.training.pictures import TILE
 
+pytestmark = pytest.mark.lowest
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -140,7 +142,8 @@ def test_load_encodes_images_and_texts(run, tmp_path):
     np.testing.assert_allclose(from_path[0], from_array[0], atol=1e-6)
     texts = model.encode_texts(["a red circle", "", "Ein roter Kreis 😀 " * 5000])
     np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(model.encode_texts(["a red circle"]), texts[:1])
+    # Products of another shape may be rounded otherwise.
+    np.testing.assert_allclose(model.encode_texts(["a red circle"]), texts[:1], atol=1e-6)
     assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, 8)
     assert model.image_tower.output_shape == model.text_tower.output_shape == (None, 8)
     with pytest.raises(UserError, match=r"missing\.png"):

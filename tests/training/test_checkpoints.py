@@ -19,6 +19,8 @@ from vse_tf.training import checkpoints as module
 from vse_tf.training.checkpoints import Checkpoints, Position
 from vse_tf.training.optimizer import TowerAdam
 
+pytestmark = pytest.mark.lowest
+
 
 def model(seed=0, **changed):
     settings = tiny_settings("unused", model__dropout=0.3, **changed)

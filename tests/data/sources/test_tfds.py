@@ -13,6 +13,8 @@ from vse_tf.config import TfdsSettings
 from vse_tf.data.sources import tfds as module
 from vse_tf.errors import UserError
 
+pytestmark = pytest.mark.lowest
+
 IMAGES = [image_bytes("jpeg", seed=0), image_bytes("png", seed=1), image_bytes("jpeg", seed=2)]
 TEXTS = [["one", "zwei 😀", "一只猫"], ["same", "same"], ["last"]]
 
