@@ -18,7 +18,7 @@ from vse_tf import embed, search
 from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture

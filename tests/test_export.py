@@ -22,6 +22,8 @@ from vse_tf.artifacts import manifest
 from vse_tf.errors import UserError
 from vse_tf.exporting import probes
 
+pytestmark = pytest.mark.lowest
+
 MODELS = ("image_tower", "retrieval", "text_tower")
 
 

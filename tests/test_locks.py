@@ -13,6 +13,8 @@ import pytest
 from vse_tf import locks
 from vse_tf.locks import BusyError, ProcessLock
 
+pytestmark = pytest.mark.lowest
+
 # Takes the lock, forks a child that lives on, says the child's number from there, and waits.
 FORKS = (
     "import os, sys, time; from pathlib import Path; from vse_tf.locks import ProcessLock\n"

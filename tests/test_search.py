@@ -13,7 +13,7 @@ import vse_tf
 from vse_tf import embed, search
 from vse_tf.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture(scope="module")

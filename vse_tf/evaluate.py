@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from vse_tf.artifacts.run_folder import RunFolder, write_json
-from vse_tf.atomic import write_text, writing
+from vse_tf.atomic import check_file, write_text, writing
 from vse_tf.config import DataSettings
 from vse_tf.errors import UserError, run_command
 from vse_tf.settings_parser import data_parser, parse_with_data
@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{benchmarks_table(metrics)}")
     if output:
         found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
-        write_json(output, found)
+        with writing(output, "the metrics", "name another file with --output"):
+            write_json(output, found)
         print(f"written to {output}")
     if errors:
         page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
@@ -97,8 +98,8 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     if arguments.errors_count < 1:
         raise UserError(f"--errors_count: {arguments.errors_count} is not above 0")
     for option in ("output", "errors"):
-        if arguments[option] and not (folder := Path(arguments[option]).absolute().parent).is_dir():
-            raise UserError(f"--{option}: the folder {folder} does not exist")
+        if arguments[option]:
+            check_file(Path(arguments[option]), f"--{option}")
     return arguments, data
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.atomic import check_folder
 from vse_tf.errors import UserError, run_command
 from vse_tf.settings_parser import command_parser
 
@@ -153,11 +154,7 @@ def _checked(arguments: Namespace) -> Namespace:
         place = getattr(arguments, option)
         if place and not Path(place).expanduser().exists():
             raise UserError(f"--{option.replace('_', '-')}: {place}: no such file or folder")
-    output = Path(arguments.output).absolute()
-    there = next(path for path in (output, *output.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "cannot be written" if there.is_dir() else "is not a folder"
-        raise UserError(f"--output: {there} {what}; name a folder")
+    check_folder(Path(arguments.output), "--output")
     return arguments
 
 

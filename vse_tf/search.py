@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from vse_tf.artifacts.index import Index, told
 from vse_tf.artifacts.index_paths import OutsideError
-from vse_tf.atomic import write_text
+from vse_tf.atomic import check_file, replacing, write_text
 from vse_tf.errors import UserError, run_command
 from vse_tf.indexing.backends import BACKENDS, backend
 from vse_tf.indexing.embedding import Encoder
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         titles = texts if arguments.image is None else [Path(arguments.image).name]
         rows = list(zip(titles, answers, strict=True))
         picture = answers_picture(rows, Path(arguments.picture).suffix, photo=photos)
-        _write(arguments.picture, lambda path: path.write_bytes(picture))
+        _write(arguments.picture, lambda path: _write_bytes(path, picture))
     if photos.refused:
         print(f"{len(photos.refused)} photos are not shown; {photos.first}", file=sys.stderr)
 
@@ -107,8 +107,8 @@ def _parse(argv: list[str]) -> Namespace:
     if arguments.html and arguments.queries:
         raise UserError("--html shows one query; with --queries use --picture or --json")
     for option in ("html", "picture"):
-        if arguments[option] and not (folder := Path(arguments[option]).absolute().parent).is_dir():
-            raise UserError(f"--{option}: the folder {folder} does not exist")
+        if arguments[option]:
+            check_file(Path(arguments[option]), f"--{option}")
     return arguments
 
 
@@ -128,6 +128,11 @@ def _print(arguments: Namespace, texts: list[str], answers: list[list[Hit]]) -> 
         print("\n\n".join(f"{text}\n{answers_table(one)}" for text, one in zip(texts, answers, strict=True)))
     else:
         print(answers_table(answers[0]))
+
+
+def _write_bytes(path: Path, contents: bytes) -> None:
+    with replacing(path) as file:
+        file.write(contents)
 
 
 def _write(name: str, write: Callable[[Path], Any]) -> None:

@@ -19,6 +19,8 @@ from vse_tf.models.image_tower import build_image_tower
 from vse_tf.models.text_tower import build_text_tower
 from vse_tf.training.optimizer import TowerAdam
 
+pytestmark = pytest.mark.lowest
+
 
 def model(seed=0, **changed):
     settings = tiny_settings("unused", model__dropout=0.3, **changed)

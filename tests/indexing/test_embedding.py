@@ -293,8 +293,8 @@ def test_a_full_disk_is_one_line_and_the_old_index_stays(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pathlib.Path.write_bytes", full)
-        with pytest.raises(UserError, match="cannot be written: No space left"):
+        patched.setattr("os.fsync", full)
+        with pytest.raises(UserError, match="cannot be written: No space left on device; free some space"):
             run(folder, BytesEncoder())
     assert len(Index.open(index.folder)) == 11
     run(folder, BytesEncoder())

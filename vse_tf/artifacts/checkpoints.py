@@ -27,7 +27,7 @@ from vse_tf.artifacts.checkpoint_files import (
     read_description,
     read_pointer,
 )
-from vse_tf.atomic import whole_folder, write_text, writing
+from vse_tf.atomic import replacing, whole_folder, write_text, writing
 from vse_tf.errors import UserError
 from vse_tf.files import open_regular
 from vse_tf.models.backbones import backbone_of
@@ -202,15 +202,9 @@ class Checkpoints:
         frozen = _frozen(model)
         if not frozen or (self.folder / FROZEN).exists():
             return
-        beside = self.folder / f".{FROZEN}.writing"
-        with writing(self.folder / FROZEN, "the frozen weights", ADVICE):
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                beside.write_bytes(_packed(frozen))
-                beside.replace(self.folder / FROZEN)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
+        path = self.folder / FROZEN
+        with writing(path, "the frozen weights", ADVICE), replacing(path) as file:
+            file.write(_packed(frozen))
 
     def _point_to(self, checkpoint: Checkpoint) -> None:
         pointer = {"last": checkpoint.folder.name, "best": checkpoint.best}

@@ -6,6 +6,7 @@ is and which model made it. The manifest is written last: what it does not name 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -333,4 +334,5 @@ def told(path: Path, action: Callable[..., Any], *args: Any, doing: str = "read"
         return action(*args)
     except OSError as error:
         where = error.filename or path
-        raise UserError(f"{where}: cannot be {doing}: {error.strerror or error}") from None
+        advice = "; free some space and repeat" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(f"{where}: cannot be {doing}: {error.strerror or error}{advice}") from None

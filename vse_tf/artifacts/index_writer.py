@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 from vse_tf.artifacts.index import ITEMS, Index, Item, Shard, told
 from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
 from vse_tf.artifacts.index_paths import relative
-from vse_tf.atomic import write_text
+from vse_tf.atomic import remove_left_over, replacing, write_text
 
 
 class IndexWriter:
@@ -66,14 +64,10 @@ class IndexWriter:
         digest = hashlib.sha256(contents).hexdigest()
         shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
         path = self.folder / shard.name
-        beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
 
         def put() -> None:
-            try:
-                beside.write_bytes(contents)
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+            with replacing(path) as file:
+                file.write(contents)
 
         told(path, put, doing="written")
         return shard
@@ -106,38 +100,33 @@ class IndexWriter:
             UserError: a file cannot be written.
         """
         count = sum(shard.rows for shard in shards)
-        beside = self.folder / f".{ITEMS}-{os.getpid()}-{secrets.token_hex(4)}"
 
         def put() -> None:
             digest, size, lines = hashlib.sha256(), 0, 0
-            try:
-                with beside.open("wb") as file:
-                    for item in items:
-                        piece = item if isinstance(item, bytes) else item.line.encode()
-                        digest.update(piece)
-                        size, lines = size + file.write(piece), lines + piece.count(b"\n")
+            with replacing(self.folder / ITEMS) as file:
+                for item in items:
+                    piece = item if isinstance(item, bytes) else item.line.encode()
+                    digest.update(piece)
+                    size, lines = size + file.write(piece), lines + piece.count(b"\n")
                 if lines != count:
                     raise ValueError(f"{lines} items for {count} vectors")
-                made_by = dict(model)
-                if Path(made_by.get("path") or "").is_absolute():
-                    made_by["path"] = relative(made_by["path"], self.folder)
-                manifest = {
-                    "format": FORMAT,
-                    "kind": self.kind,
-                    "dim": self.dim,
-                    "count": count,
-                    "root": None if root is None else relative(root, self.folder),
-                    "root_name": root_name if root is None else Path(root).name,
-                    "items": {"bytes": size, "sha256": digest.hexdigest()},
-                    "shards": [asdict(shard) for shard in shards],
-                    "model": {key: value for key, value in made_by.items() if value is not None},
-                    "provenance": dict(provenance or {}),
-                }
-                beside.replace(self.folder / ITEMS)
-                text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-                write_text(self.folder / MANIFEST, text)
-            finally:
-                beside.unlink(missing_ok=True)
+            made_by = dict(model)
+            if Path(made_by.get("path") or "").is_absolute():
+                made_by["path"] = relative(made_by["path"], self.folder)
+            manifest = {
+                "format": FORMAT,
+                "kind": self.kind,
+                "dim": self.dim,
+                "count": count,
+                "root": None if root is None else relative(root, self.folder),
+                "root_name": root_name if root is None else Path(root).name,
+                "items": {"bytes": size, "sha256": digest.hexdigest()},
+                "shards": [asdict(shard) for shard in shards],
+                "model": {key: value for key, value in made_by.items() if value is not None},
+                "provenance": dict(provenance or {}),
+            }
+            write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            remove_left_over(self.folder, "vectors-*.npy")
 
         told(self.folder, put, doing="written")
         named = {shard.name for shard in shards}

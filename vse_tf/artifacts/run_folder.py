@@ -10,7 +10,7 @@ from typing import Any
 from vse_tf import files
 from vse_tf.artifacts.checkpoint_files import read_description, read_pointer
 from vse_tf.artifacts.lock import RunLock
-from vse_tf.atomic import write_text, writing
+from vse_tf.atomic import check_folder, write_text, writing
 from vse_tf.config import Settings
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
@@ -59,8 +59,21 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
-        return self.config.exists()
+        """Whether a run was begun here, as far as one may look."""
+        try:
+            return self.config.exists()
+        except OSError:
+            return False
+
+    def claim(self) -> None:
+        """Find out, before any work, whether a run can be written here; lock one that was begun.
+
+        Raises:
+            UserError: the folder cannot be written, or another process trains here.
+        """
+        if self.exists:
+            self.lock.acquire()
+        check_folder(self.path, "train.run_dir")
 
     def create(self, settings: Settings, begun: bool) -> None:
         """Begin a run here, or go on with it: make the folder, lock it and write the settings.

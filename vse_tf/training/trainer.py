@@ -147,8 +147,8 @@ class _Trainer:
     def run(self) -> dict[str, Any]:
         settings, train = self.settings, self.settings.train
         begun = self.folder.exists
-        if self.chief and begun:
-            self.folder.lock.acquire()
+        if self.chief:
+            self.folder.claim()
         collection = read(settings.data, progress=self.chief)
         training, validation = collection.split("train"), _validation_split(collection)
         bad = BadImages(settings.data.on_bad, settings.data.max_pixels, self._note_bad(collection))

@@ -15,6 +15,8 @@ from vse_tf.config import TfdsSettings
 from vse_tf.data.sources import tfds as module
 from vse_tf.errors import UserError
 
+pytestmark = pytest.mark.lowest
+
 IMAGES = [image_bytes("jpeg", seed=0), image_bytes("png", seed=1), image_bytes("jpeg", seed=2)]
 DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 TEXTS = [["one", "zwei 😀", "一只猫"], ["same", "same"], ["last"]]
@@ -324,7 +326,7 @@ def test_a_preparation_that_fails(tmp_path, monkeypatch):
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path, data_dir):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match=r"the images cannot be written .*--data\.cache_dir"):
+    with pytest.raises(UserError, match=r"data\.cache_dir: .*cache is not a folder"):
         load(tmp_path, data_dir)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vse_tf.atomic import write_text
+from vse_tf.atomic import check_folder, write_text
 from vse_tf.config import DataSettings, TfdsSettings
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.records import Collection, Report
@@ -57,6 +57,8 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
         _find_feature(builder, key, path)
     root = cache_folder(settings) / "tfds" / builder.info.full_name
     if not _is_current(builder, root, features):
+        # Now, and not after a download of hours.
+        check_folder(root, "data.cache_dir")
         try:
             root.mkdir(parents=True, exist_ok=True)
             _prepare(builder, settings.tfds)
