@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "vse_tf"
 LEVELS = [
     ["losses.registry"],
     ["errors", "config"],
-    ["files"],
+    ["files", "removed_settings"],
     ["atomic", "keras_configs"],
     ["settings_parser", "preprocessing"],
     ["data"],

@@ -18,6 +18,7 @@ from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
 from vse_tf.losses.registry import LOSSES
+from vse_tf.removed_settings import refuse_removed, split_removed
 
 # The built-in set has its own defaults, so that `python -m vse_tf.train` alone is a complete run; configs/shapes.yaml
 # spells the same settings out. Values: DESIGN of the set, measured to learn it in about a minute.
@@ -79,8 +80,13 @@ def settings_from_dict(values: dict[str, Any], where: str) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """Settings from a YAML file written by `save_settings`."""
-    return settings_from_dict(_read_yaml(path), str(path))
+    """Settings from a YAML file written by `save_settings`, also by an earlier version: removed ones are dropped."""
+    return settings_from_dict(split_removed(_read_yaml(path))[0], str(path))
+
+
+def changed_removed_settings(path: Path) -> dict[str, Any]:
+    """Removed settings that a file written by `save_settings` gives another value than their default."""
+    return split_removed(_read_yaml(path))[1]
 
 
 def save_settings(settings: Settings, path: Path) -> None:
@@ -132,7 +138,6 @@ def check(settings: Settings) -> Settings:
         "train.learning_rate": train.learning_rate,
         "train.eval_batch_size": train.eval_batch_size,
         "train.keep_checkpoints": train.keep_checkpoints,
-        "train.steps_per_execution": train.steps_per_execution,
         "train.log_steps": train.log_steps,
         "data.max_pixels": settings.data.max_pixels,
     }
@@ -141,7 +146,6 @@ def check(settings: Settings) -> Settings:
             raise UserError(f"{key}: {value} is not a number above 0")
     not_negative = {
         "loss.margin": loss.margin,
-        "loss.hardness_steps": loss.hardness_steps,
         "loss.hardness_epochs": loss.hardness_epochs,
         "image.units": image.units,
         "train.clip_norm": train.clip_norm,
@@ -207,10 +211,6 @@ def _check_loss(loss: LossSettings) -> None:
         raise UserError("loss.multiple_positives: needs loss.mask_same_image true, which compares the image ids")
     if loss.hardest is not None and loss.hardest < 1:
         raise UserError(f"loss.hardest: {loss.hardest} is not a whole number from 1 on, or null for all negatives")
-    if not 0 <= loss.hardness <= 1:
-        raise UserError(f"loss.hardness: {loss.hardness} is not in [0, 1]")
-    if loss.hardness_steps and loss.hardness_epochs:
-        raise UserError("loss.hardness_steps and loss.hardness_epochs: give one of the two")
     if not math.isfinite(loss.bias):
         raise UserError(f"loss.bias: {loss.bias} is not a number")
     if loss.learned:
@@ -227,6 +227,10 @@ def _check_loss(loss: LossSettings) -> None:
 
 class _OneLineParser(ArgumentParser):
     """Raises what would print usage and exit."""
+
+    def parse_args(self, args: list[str], **kwargs: Any) -> Namespace:  # type: ignore[override]
+        refuse_removed(argument.removeprefix("--").partition("=")[0] for argument in args)
+        return super().parse_args(args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise UserError(f"{message}{_more(self.prog)}") from ex
@@ -282,6 +286,7 @@ def _checked_values(values: dict[str, Any], where: str) -> Settings:
             raise UserError(f"{where}: no section {section!r}; there are {', '.join(sections)}")
         if not isinstance(fields, dict):
             raise UserError(f"{where}: {section} is not a section with settings below it")
+        refuse_removed((f"{section}.{key}" for key in fields), f"{where}: ")
     parser = _parser("settings", "")
     try:
         return _settings(parser, parser.parse_object(values))
