@@ -12,7 +12,7 @@ LEVELS = [
     ["errors"],
     ["setting_types"],
     ["config"],
-    ["files", "locks"],
+    ["files", "locks", "removed_settings"],
     ["atomic", "keras_configs"],
     ["settings_parser", "preprocessing"],
     ["data"],

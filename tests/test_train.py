@@ -310,11 +310,6 @@ def test_settings_of_tiny_runs_are_complete(tmp_path):
     assert tiny_settings(tmp_path).train.epochs == 2
 
 
-def test_several_steps_in_a_call_on_several_replicas_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"train\.steps_per_execution: 2.*2 replicas.*1"):
-        train.main(arguments(tmp_path / "run", distribution__virtual_cpus=2, train__steps_per_execution=2))
-
-
 @pytest.fixture
 def stranger(run, tmp_path):
     """A copy of the run folder to do mischief in."""

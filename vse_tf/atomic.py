@@ -10,12 +10,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
 from filelock import lock_descriptor
 
 from vse_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # A temporary file: `.<name>.<hexadecimal digits>.tmp`.
 SUFFIX, _TOKEN = ".tmp", 8
@@ -145,6 +147,8 @@ def write_array(file: BinaryIO, array: np.ndarray) -> None:
     Raises:
         OSError: it cannot be written; `strerror` says why.
     """
+    import numpy as np  # noqa: PLC0415 (a wrong option answers without it)
+
     # Whatever has `write` and is no file gets its bytes piece by piece.
     np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 

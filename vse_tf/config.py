@@ -110,7 +110,6 @@ class DataSettings:
         max_pixels: images whose header announces more pixels are bad.
         cache_dir: folder for what is kept between runs (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
         epoch_over: an epoch sees every caption once (captions) or every image once with one caption drawn (images).
-        group_batches: keep records of one group (a shapes scene and its mirror) in one batch.
         features: run the frozen image backbone once an image and view and train on the kept features.
         feature_crops: with features: seeded random crops kept of each training image, besides the centre view and
             (where image.flip) its mirror; each epoch draws one of an image's views.
@@ -134,7 +133,6 @@ class DataSettings:
     max_pixels: Count = 100_000_000
     cache_dir: LocalPath | None = None
     epoch_over: Literal["captions", "images"] = "captions"
-    group_batches: bool = True
     features: bool = False
     feature_crops: Annotated[int, Range(0, 1024)] = 0
     text_features: bool = False
@@ -255,10 +253,9 @@ class LossSettings:
         margin: margin of the hinge objectives.
         mask_same_image: other captions of an anchor's own image are not its negatives.
         multiple_positives: convse only: other captions of an anchor's image in the batch are positives too.
-        hardest: convse++ only: mean over so many hardest negatives of each anchor; null takes all.
-        hardness: convse++ only: from 0, the mean over all negatives, to 1, that over the hardest.
-        hardness_steps: convse++ only: the hardness rises to its value from 0 over so many steps.
-        hardness_epochs: the same in epochs, fractions allowed; one of the two.
+        hardest: convse++ only: number of hardest negatives of each anchor whose mean counts; null takes all.
+        hardness_epochs: convse++ only: begin with the mean over all negatives and reach that over the hardest in this
+            number of epochs, fractions allowed.
     """
 
     name: LossName = "convse"
@@ -270,8 +267,6 @@ class LossSettings:
     mask_same_image: bool = True
     multiple_positives: bool = False
     hardest: Count | None = 1
-    hardness: Unit = 1.0
-    hardness_steps: CountOrNone = 0
     hardness_epochs: Annotated[float, Range(0, 10**6)] = 0.0
 
     @property
@@ -297,7 +292,6 @@ class TrainSettings:
         init_from: a run folder whose best model's weights this run starts from; what does not fit starts fresh.
         resume: continue the run in run_dir (auto), refuse a folder that holds a run (never), or continue although
             settings differ (force).
-        optimizer_epsilon: epsilon of Adam.
         learning_rate: peak learning rate of Adam.
         schedule: constant, step (times decay_factor at each of decay_epochs) or cosine (to 0 at the end).
         warmup_epochs: linear warm-up, in epochs, fractions allowed.
@@ -315,7 +309,6 @@ class TrainSettings:
         checkpoint_minutes: a checkpoint when so many minutes have passed since the last one; 0 writes none.
         keep_checkpoints: last checkpoints kept besides the best.
         jit_compile: compile the training step with XLA; auto does so on a GPU alone, where it is known to help.
-        steps_per_execution: training steps in one call of the compiled function; an epoch is cut to a multiple of it.
         log_steps: TensorBoard gets the step's scalars every so many steps.
         examples: validation images and captions shown with their nearest neighbours in TensorBoard; 0 shows none.
         projector: number of validation images in TensorBoard's embedding projector, each with its first caption beside
@@ -330,7 +323,6 @@ class TrainSettings:
     deterministic: bool = False
     init_from: LocalPath | None = None
     resume: Literal["auto", "never", "force"] = "auto"
-    optimizer_epsilon: Above0 = 1e-7
     learning_rate: Above0 = 2e-4
     schedule: Literal["constant", "step", "cosine"] = "step"
     warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
@@ -347,7 +339,6 @@ class TrainSettings:
     checkpoint_minutes: From0 = 10.0
     keep_checkpoints: Count = 2
     jit_compile: bool | Literal["auto"] = "auto"
-    steps_per_execution: Count = 1
     log_steps: Count = 10
     examples: CountOrNone = 4
     projector: CountOrNone = 500

@@ -20,6 +20,7 @@ from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, t
 from vse_tf.errors import UserError
 from vse_tf.files import read_regular
 from vse_tf.losses.registry import LOSSES
+from vse_tf.removed_settings import refuse_removed, split_removed
 from vse_tf.setting_types import check_values
 
 # Far above any settings, and read within a second or two.
@@ -85,8 +86,13 @@ def settings_from_dict(values: dict[str, Any], where: str) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """Settings from a YAML file written by `save_settings`."""
-    return settings_from_dict(_read_yaml(path), str(path))
+    """Settings from a YAML file written by `save_settings`, also by an earlier version: removed ones are dropped."""
+    return settings_from_dict(split_removed(_read_yaml(path))[0], str(path))
+
+
+def changed_removed_settings(path: Path) -> dict[str, Any]:
+    """Removed settings that a file written by `save_settings` gives another value than their default."""
+    return split_removed(_read_yaml(path))[1]
 
 
 def save_settings(settings: Settings, path: Path) -> None:
@@ -163,8 +169,6 @@ def _check_loss(loss: LossSettings) -> None:
                 raise UserError(f"loss.{key}: belongs to loss.name {name}, not to {loss.name}")
     if loss.multiple_positives and not loss.mask_same_image:
         raise UserError("loss.multiple_positives: needs loss.mask_same_image true, which compares the image ids")
-    if loss.hardness_steps and loss.hardness_epochs:
-        raise UserError("loss.hardness_steps and loss.hardness_epochs: give one of the two")
     if loss.learned:
         if chosen.temperature in ("none", "fixed"):
             reason = "it has none" if chosen.temperature == "none" else "a larger one always lowers the loss"
@@ -179,6 +183,10 @@ def _check_loss(loss: LossSettings) -> None:
 
 class _OneLineParser(ArgumentParser):
     """Raises what would print usage and exit."""
+
+    def parse_args(self, args: list[str], **kwargs: Any) -> Namespace:  # type: ignore[override]
+        refuse_removed(argument.removeprefix("--").partition("=")[0] for argument in args)
+        return super().parse_args(args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise UserError(f"{message}{_more(self.prog)}") from ex
@@ -253,9 +261,11 @@ def _check_size(node: yaml.Node | None) -> None:
 def _checked_values(values: dict[str, Any], where: str) -> Settings:
     """Settings from a dictionary, with errors that name its file."""
     sections = [f.name for f in dataclasses.fields(Settings)]
-    for section in values:
+    for section, fields in values.items():
         if section not in sections:
             raise UserError(f"{where}: no section {str(section)[:80]!r}; there are {', '.join(sections)}")
+        if isinstance(fields, dict):
+            refuse_removed((f"{section}.{key}" for key in fields), f"{where}: ")
     _check_sections(Settings, values, "", where)
     parser = _parser("settings", "")
     try:

@@ -39,19 +39,13 @@ class CollapseWatch(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.steps = steps
         self._sitting = 0
-        self._last = -1
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._last = -1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        # With steps_per_execution a call stands for several steps.
-        steps, self._last = batch - self._last, batch
         found = {name: float(np.reshape(value, -1)[0]) for name, value in (logs or {}).items()}
         value = self.loss.collapse_value(self.batch_size)
         near = abs(found["loss"] - value) <= NEAR * value
         one_point = abs(found["hardest_negative_gap"]) <= ONE_POINT
-        self._sitting = self._sitting + steps if near and one_point else 0
+        self._sitting = self._sitting + 1 if near and one_point else 0
         if self._sitting >= self.steps:
             raise UserError(
                 f"the run has collapsed: for {self._sitting} steps the loss has been {found['loss']:.4g}, the value "

@@ -164,14 +164,7 @@ class _Trainer:
             training = images.split(training, training_views(settings.image.flip, settings.data.feature_crops))
         if texts:
             measured, training = texts.split(measured), texts.split(training)
-        order = Order(
-            training.records,
-            train.batch_size,
-            settings.data.epoch_over,
-            train.seed,
-            settings.data.group_batches,
-            train.steps_per_execution,
-        )
+        order = Order(training.records, train.batch_size, settings.data.epoch_over, train.seed)
         with self.strategy.scope():
             self._compile(model, training, order.steps_per_epoch)
         if self.chief:
@@ -254,11 +247,6 @@ class _Trainer:
 
     def _compile(self, model: DualEncoder, training: Split, steps_per_epoch: int) -> None:
         settings, train = self.settings, self.settings.train
-        if train.steps_per_execution > 1 and self.strategy.num_replicas_in_sync > 1:
-            raise UserError(
-                f"train.steps_per_execution: {train.steps_per_execution}, but TensorFlow does only one step of "
-                f"{self.strategy.num_replicas_in_sync} replicas in a call; set it to 1"
-            )
         optimizer = make_optimizer(train, model, steps_per_epoch)
         if settings.model.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -274,7 +262,6 @@ class _Trainer:
             optimizer=optimizer,
             loss=make_loss(settings.loss, optimizer.iterations, steps_per_epoch),
             jit_compile=jit_compile,
-            steps_per_execution=train.steps_per_execution,
         )
         optimizer.build(model.trainable_variables)
         fit_across_workers(model, self.strategy)
