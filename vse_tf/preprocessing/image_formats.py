@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from vse_tf.preprocessing.graph_bytes import apart, big, cut, gif_table, little, read_bytes
+from vse_tf.preprocessing.graph_bytes import apart, big, cut, first_true, gif_table, little, read_bytes
 from vse_tf.preprocessing.graph_headers import GraphHeader
 from vse_tf.preprocessing.image_limits import MAX_GIF_BYTES
 
-# The pieces of a GIF's frame are found in windows of so many bytes.
-WINDOW = 2**15
+# The pieces of a GIF's frame are found in runs of so many of equal size, else in windows of so many bytes.
+RUN, WINDOW = 512, 2**15
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 WHITE = b"\xff\xff\xff"
 
@@ -118,10 +118,19 @@ def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
 
 def _end_of_pieces(contents: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     """Position of the empty piece that ends a row of pieces, each with its length in front."""
-    # As in `graph_jpeg`: the way from every byte to the next piece, each time twice as far, until the first one's ends.
     place = tf.range(WINDOW + 256)
 
-    def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def equal(at: tf.Tensor) -> tf.Tensor:
+        """Behind the next pieces of one size, which is nearly always 255 but for the last: found at once."""
+        size = read_bytes(contents, at, 1)[0]
+        run = tf.io.decode_raw(
+            cut(contents, at, RUN * (size + 1)), tf.uint8, fixed_length=RUN * tf.cast(size + 1, tf.int32)
+        )
+        heads = tf.reshape(run, [RUN, -1])[:, 0]
+        return tf.where(size > 0, at + first_true(heads != heads[0]) * (size + 1), at)
+
+    def any_size(at: tf.Tensor) -> tf.Tensor:
+        """Behind the pieces in a window; as in `graph_jpeg`, the way from every byte, each time twice as far."""
         window = tf.io.decode_raw(cut(contents, at, WINDOW + 256), tf.uint8, fixed_length=WINDOW + 256)
         size = tf.cast(window, tf.int32)
         following = tf.where((size == 0) | (place >= WINDOW), place, place + 1 + size)
@@ -130,7 +139,12 @@ def _end_of_pieces(contents: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
             lambda following: (tf.gather(following, following),),
             [following],
         )
-        return at + tf.cast(following[0], tf.int64), following[0] >= WINDOW
+        return at + tf.cast(following[0], tf.int64)
+
+    def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        behind = equal(at)
+        behind = tf.cond(behind - at < WINDOW, lambda: any_size(behind), lambda: behind)
+        return behind, read_bytes(contents, behind, 1)[0] > 0
 
     limit = MAX_GIF_BYTES // WINDOW
     return tf.while_loop(lambda _, more: more, step, (at, tf.constant(True)), maximum_iterations=limit)[0]
