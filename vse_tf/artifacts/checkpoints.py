@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 
 FROZEN = "frozen.h5"
+# Layers of a tower's head by the names they had before. Of the two that were called `head_units`, one has a bias.
+OLD_LAYERS = {"feature_units": "head_units", "head_units": "head_hidden"}
+OLD_WEIGHTS = ("head_hidden/kernel", "head_units/bias")
 ADVICE = "free some space and repeat the command: it continues from the checkpoint before"
 
 
@@ -228,7 +232,7 @@ def _frozen(model: DualEncoder) -> dict[str, keras.Variable]:
 
 
 def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
-    """Every variable of the model, seeds included, by a name that a rebuilt model has too."""
+    """All variables of the model, seeds included, by a name that a rebuilt model has too."""
     named: dict[str, keras.Variable] = {}
     for prefix, part in model.parts.items():
         weights = {id(weight) for weight in part.weights}
@@ -239,7 +243,15 @@ def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
             if key in named:
                 raise ValueError(f"two variables of the {prefix} are called {variable.path}")
             named[key] = variable
+    if any(name.endswith(OLD_WEIGHTS) for name in named):
+        current = {old: new for new, old in OLD_LAYERS.items()}
+        named = {_renamed(name, current): variable for name, variable in named.items()}
     return named
+
+
+def _renamed(name: str, layers: dict[str, str]) -> str:
+    """The name of a weight of a tower, its layer renamed."""
+    return re.sub(r"(?<=_tower/)\w+(?=/\w+$)", lambda layer: layers.get(layer[0], layer[0]), name)
 
 
 def _optimizer(model: DualEncoder) -> dict[str, keras.Variable]:
@@ -262,8 +274,10 @@ def _packed(variables: dict[str, keras.Variable]) -> memoryview:
 def _read(path: Path, variables: dict[str, Any]) -> None:
     try:
         with h5py.File(path, "r") as file:
+            towers = ("image_tower", "text_tower")
+            old = any(_dataset(file, f"model/{tower}/{name}") for tower in towers for name in OLD_WEIGHTS)
             for key, variable in variables.items():
-                value = _dataset(file, key)
+                value = _dataset(file, _renamed(key, OLD_LAYERS) if old else key)
                 if value is None or value.shape != tuple(variable.shape):
                     raise UserError(f"{path}: no {key} of shape {tuple(variable.shape)}; it is another model's")
                 variable.assign(np.asarray(value))
