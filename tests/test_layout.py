@@ -9,8 +9,10 @@ ROOT = Path(__file__).parents[1] / "vse_tf"
 # Each level may import from those before it. Inside a package, files import one another without a circle.
 LEVELS = [
     ["losses.registry"],
-    ["errors", "config"],
-    ["files", "removed_settings"],
+    ["errors"],
+    ["setting_types"],
+    ["config"],
+    ["files", "locks", "removed_settings"],
     ["atomic", "keras_configs"],
     ["settings_parser", "preprocessing"],
     ["data"],

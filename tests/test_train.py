@@ -24,6 +24,8 @@ from vse_tf.evaluation.metrics import METRICS
 from vse_tf.exporting.towers import image_module
 from vse_tf.pages.pictures import TILE
 
+pytestmark = pytest.mark.lowest
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -19,6 +19,8 @@ from vse_tf.models.image_tower import image_tower_from_settings
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training.optimizer import TowerAdam
 
+pytestmark = pytest.mark.lowest
+
 
 def model(seed=0, **changed):
     settings = tiny_settings("unused", model__dropout=0.3, **changed)

@@ -37,6 +37,7 @@ def crash():
     raise Crash
 
 
+@pytest.mark.lowest
 def test_interrupted_then_killed_by_the_real_command(tmp_path):
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     argv = argv_of("files", tmp_path, run)

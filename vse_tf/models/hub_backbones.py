@@ -7,7 +7,6 @@ float32 under mixed precision, both when trained and when rebuilt from a config.
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from vse_tf.config import ImageSettings, TextSettings
 from vse_tf.errors import UserError
+from vse_tf.files import read_json
 from vse_tf.models.backbones import PretrainedBackbone, first_line
 from vse_tf.models.encoders import Encoder, nearest
 from vse_tf.models.masking import FillPadding, SplitPadding
@@ -253,7 +253,7 @@ def _located(preset: str, key: str) -> str:
     folder = Path(preset).expanduser()
     if folder.is_dir():
         try:
-            json.loads((folder / "config.json").read_text("utf-8"))
+            read_json(folder / "config.json")
         except (OSError, ValueError) as error:
             raise UserError(f"{key}: folder {preset!r} is no KerasHub preset; {first_line(error)}") from error
         return str(folder)

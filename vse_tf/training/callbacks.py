@@ -17,7 +17,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Split
 from vse_tf.embedder import Embedder, EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.evaluation.measuring import measure
+from vse_tf.evaluation.metrics import measure
 from vse_tf.training.interruption import Interruption
 from vse_tf.training.tensorboard import Board
 
@@ -247,7 +247,7 @@ class BoardWriter(keras.callbacks.Callback):
             self.board.neighbours(split, thumbnails, shown, encoded, row["step"])
         if self.projector:
             labels = [split.records[r].captions[0] for r in encoded.rows[: self.projector]]
-            first = np.unique(encoded.text_rows, return_index=True)[1][: self.projector]
+            first = np.unique(encoded.image_id, return_index=True)[1][: self.projector]
             small = None if thumbnails is None else thumbnails[: self.projector]
             self.board.projector(small, labels, encoded.image[: self.projector], encoded.text[first])
         self.board.flush()

@@ -66,15 +66,15 @@ class Board:
         flat_captions = [caption for group in captions for caption in group]
         found, scores = nearest(encoded.image[rows], encoded.text, 5)
         by_image = [
-            [(flat_captions[i], float(s), encoded.text_rows[i] == row) for i, s in zip(f, sc, strict=True)]
+            [(flat_captions[i], float(s), encoded.image_id[i] == row) for i, s in zip(f, sc, strict=True)]
             for row, f, sc in zip(rows, found, scores, strict=True)
         ]
-        queries = [int(np.flatnonzero(encoded.text_rows == row)[0]) for row in rows]
+        queries = [int(np.flatnonzero(encoded.image_id == row)[0]) for row in rows]
         found, scores = nearest(encoded.text[queries], encoded.image, 5)
         by_caption = [
             (
                 flat_captions[query],
-                [(thumbnails[i], float(s), i == encoded.text_rows[query]) for i, s in zip(f, sc, strict=True)],
+                [(thumbnails[i], float(s), i == encoded.image_id[query]) for i, s in zip(f, sc, strict=True)],
             )
             for query, f, sc in zip(queries, found, scores, strict=True)
         ]

@@ -24,7 +24,7 @@ from vse_tf.data.records import Collection, Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.embedder import Embedder, save_model
 from vse_tf.errors import UserError
-from vse_tf.evaluation.measuring import measure
+from vse_tf.evaluation.metrics import measure
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.feature_cache import FeatureCache, training_views, with_features
 from vse_tf.models.gradient_cache import check_pieces
@@ -147,8 +147,8 @@ class _Trainer:
     def run(self) -> dict[str, Any]:
         settings, train = self.settings, self.settings.train
         begun = self.folder.exists
-        if self.chief and begun:
-            self.folder.lock.acquire()
+        if self.chief:
+            self.folder.claim()
         collection = read(settings.data, progress=self.chief)
         training, validation = collection.split("train"), _validation_split(collection)
         bad = BadImages(settings.data.on_bad, settings.data.max_pixels, self._note_bad(collection))
