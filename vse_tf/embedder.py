@@ -23,6 +23,7 @@ from vse_tf.data.pipeline import ImageView, image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.encoders import encoder_module
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
 
@@ -251,7 +252,9 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
     settings = folder.settings()
     if not folder.model.exists():
         raise UserError(f"{folder.path}: the run has no model yet; it stopped before training began: train again")
-    _register_classes(settings)
+    # Registers the layers that the model's description may name.
+    encoder_module(settings.image.encoder, "image.encoder")
+    encoder_module(settings.text.encoder, "text.encoder")
     checkpoints = Checkpoints(folder.checkpoints)
     model, view = rebuild(folder.model, lambda model: checkpoints.check(model, checkpoint))
     checkpoints.restore(model, checkpoint, training=False)
@@ -263,17 +266,6 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
             "the run folder again"
         )
     return Embedder(model, tokenizer, view, settings)
-
-
-def _register_classes(settings: Settings) -> None:
-    """Import what registers the layers that a model's description may name."""
-    from vse_tf.models import backbones, masking, packed_gru  # noqa: F401, PLC0415
-
-    if "hub:" in settings.image.encoder + settings.text.encoder or settings.text.encoder == "transformer":
-        # 13 s, so only where it is needed.
-        import keras_hub  # noqa: F401, PLC0415
-
-        from vse_tf.models import hub_backbones  # noqa: F401, PLC0415
 
 
 def _bar(images: int, progress: bool) -> tqdm:

@@ -10,7 +10,7 @@ import pytest
 from tests.tiny import tiny_settings
 from vse_tf.losses import ConVSE, SigmoidPairwise, TripletMax
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.image_tower import build_image_tower
+from vse_tf.models.image_tower import image_tower_from_settings
 from vse_tf.models.temperature import LearnedTemperature
 
 RNG = np.random.default_rng(0)
@@ -20,7 +20,9 @@ IMAGE_ID = np.arange(8)
 
 def dual_encoder(temperature=None, **changed):
     settings = tiny_settings("unused", data__source="precomp", image__encoder="features")
-    towers = (build_image_tower(settings.image, settings.model, (6,), name=f"{n}_tower") for n in ("image", "text"))
+    towers = (
+        image_tower_from_settings(settings.image, settings.model, (6,), name=f"{n}_tower") for n in ("image", "text")
+    )
     return DualEncoder(*towers, temperature=temperature, **changed)
 
 

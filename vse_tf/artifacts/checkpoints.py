@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 
 FROZEN = "frozen.h5"
+# Layers of a tower's head by the names they had before. Of the two that were called `head_units`, one has a bias.
+OLD_LAYERS = {"feature_units": "head_units", "head_units": "head_hidden"}
+OLD_WEIGHTS = ("head_hidden/kernel", "head_units/bias")
 ADVICE = "free some space and repeat the command: it continues from the checkpoint before"
 
 
@@ -184,8 +188,8 @@ class Checkpoints:
         for path, variables in ((self.folder / FROZEN, _frozen(model)), (folder / STATE, _changing(model))):
             if variables:
                 with _opened(path) as file:
-                    for key, variable in variables.items():
-                        _fitting(file, path, key, variable)
+                    for _ in _fitting_values(file, path, variables):
+                        pass
 
     def _needed(self, which: str) -> Path:
         folder = self._find(which)
@@ -246,7 +250,7 @@ def _frozen(model: DualEncoder) -> dict[str, keras.Variable]:
 
 
 def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
-    """Every variable of the model, seeds included, by a name that a rebuilt model has too."""
+    """All variables of the model, seeds included, by a name that a rebuilt model has too."""
     named: dict[str, keras.Variable] = {}
     for prefix, part in model.parts.items():
         weights = {id(weight) for weight in part.weights}
@@ -257,7 +261,15 @@ def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
             if key in named:
                 raise ValueError(f"two variables of the {prefix} are called {variable.path}")
             named[key] = variable
+    if any(name.endswith(OLD_WEIGHTS) for name in named):
+        current = {old: new for new, old in OLD_LAYERS.items()}
+        named = {_renamed(name, current): variable for name, variable in named.items()}
     return named
+
+
+def _renamed(name: str, layers: dict[str, str]) -> str:
+    """The name of a weight of a tower, its layer renamed."""
+    return re.sub(r"(?<=_tower/)\w+(?=/\w+$)", lambda layer: layers.get(layer[0], layer[0]), name)
 
 
 def _optimizer(model: DualEncoder) -> dict[str, keras.Variable]:
@@ -279,8 +291,8 @@ def _packed(variables: dict[str, keras.Variable]) -> memoryview:
 
 def _read(path: Path, variables: dict[str, Any]) -> None:
     with _opened(path) as file:
-        for key, variable in variables.items():
-            variable.assign(np.asarray(_fitting(file, path, key, variable)))
+        for variable, value in _fitting_values(file, path, variables):
+            variable.assign(np.asarray(value))
 
 
 @contextlib.contextmanager
@@ -291,6 +303,16 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(f"{path}: cannot be read: {reason}") from None
+
+
+def _fitting_values(
+    file: h5py.File, path: Path, variables: dict[str, keras.Variable]
+) -> Iterator[tuple[keras.Variable, h5py.Dataset]]:
+    """Each variable with its stored value, which a file of an earlier version holds under an old name."""
+    towers = ("image_tower", "text_tower")
+    old = any(_dataset(file, f"model/{tower}/{name}") for tower in towers for name in OLD_WEIGHTS)
+    for key, variable in variables.items():
+        yield variable, _fitting(file, path, _renamed(key, OLD_LAYERS) if old else key, variable)
 
 
 def _fitting(file: h5py.File, path: Path, key: str, variable: keras.Variable) -> h5py.Dataset:

@@ -28,9 +28,9 @@ from vse_tf.evaluation.metrics import measure
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.feature_cache import FeatureCache, training_views, with_features
 from vse_tf.models.gradient_cache import check_pieces
-from vse_tf.models.image_tower import build_image_tower, image_size
+from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.text_feature_cache import TextFeatureCache
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing import text
 from vse_tf.training.callbacks import BoardWriter, Progress, StepWatch, Validation, thumbnails
 from vse_tf.training.collapse import CollapseWatch
@@ -223,8 +223,8 @@ class _Trainer:
         settings, micro_batch = self.settings, self.settings.train.micro_batch
         shape = (*view.size, 3) if view.size else training.images.load(np.zeros([1], np.int64)).shape[1:]
         model = DualEncoder(
-            build_image_tower(settings.image, settings.model, shape),
-            build_text_tower(settings.text, settings.model, tokenizer.vocabulary_size),
+            image_tower_from_settings(settings.image, settings.model, shape),
+            text_tower_from_settings(settings.text, settings.model, tokenizer.vocabulary_size),
             clip_norm=settings.train.clip_norm,
             temperature=make_temperature(settings.loss),
             micro_batch=micro_batch,
