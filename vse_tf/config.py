@@ -82,8 +82,8 @@ class DataSettings:
         split_seed: seed of that split.
         on_bad: what to do with a bad record or image: stop (fail) or leave it out and count it (skip).
         verify: how images are checked before training: not at all, by their headers, or by decoding each once.
-        max_pixels: images whose header announces more pixels are bad; so are those that would cost too much to decode in
-            other ways (see `vse_tf.data.image_limits`).
+        max_pixels: images whose header announces more pixels are bad; so are those that would cost too much to decode
+            in other ways (see `vse_tf.data.image_limits`).
         cache_dir: folder for what is kept between runs (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
         epoch_over: an epoch sees every caption once (captions) or every image once with one caption drawn (images).
         group_batches: keep records of one group (a shapes scene and its mirror) in one batch.
