@@ -11,7 +11,7 @@ LEVELS = [
     ["errors", "config"],
     ["files"],
     ["atomic", "keras_configs"],
-    ["settings_parser", "preprocessing"],
+    ["setting_paths", "settings_parser", "preprocessing"],
     ["data"],
     ["losses"],
     ["models"],
