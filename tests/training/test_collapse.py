@@ -32,9 +32,9 @@ def test_every_objective_has_its_value(name):
 
 
 def test_what_to_try_fits_the_objective():
-    for name, told in (("convse++", "--loss.hardness_epochs"), ("triplet_max", "--train.init_from")):
+    for name, message in (("convse++", "--loss.hardness_epochs"), ("triplet_max", "--train.init_from")):
         watch, value = watched(name)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             feed(watch, [value] * 5)
 
 

@@ -47,7 +47,7 @@ def test_the_hardness_rises_with_the_optimizers_steps(way):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"name": "simclr", "multiple_positives": True}, r"loss\.multiple_positives: .*convse, not to simclr"),
         ({"multiple_positives": True, "mask_same_image": False}, r"loss\.multiple_positives: needs loss\.mask_same"),
@@ -63,8 +63,8 @@ def test_the_hardness_rises_with_the_optimizers_steps(way):
         ({"name": "sigmoid", "temperature_limits": "[0.2, 0.1]"}, r"loss\.temperature_limits: 0\.2, 0\.1"),
     ],
 )
-def test_settings_that_contradict_each_other(changed, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_contradict_each_other(changed, message):
+    with pytest.raises(UserError, match=message):
         tiny_settings("unused", **{f"loss__{key}": value for key, value in changed.items()})
 
 
