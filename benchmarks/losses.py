@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ranking import Peak, resident_mb, unit
-
-NAMES = ("convse", "convse++", "triplet_sum", "triplet_max", "simclr", "npairs_angular", "sigmoid")
+from vse_tf.losses.registry import LOSSES
 
 
 def options() -> argparse.Namespace:
     """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--losses", nargs="+", default=list(NAMES), choices=NAMES, metavar="NAME", help="objectives")
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES, metavar="NAME", help="losses")
     parser.add_argument("--batches", nargs="*", type=int, default=[256, 1024, 4096], help="pairs in a batch")
     parser.add_argument("--dim", type=int, default=1024, help="dimensions of these batches' embeddings")
     parser.add_argument("--large", type=int, default=32768, help="a batch for the blocked form; 0 leaves it out")

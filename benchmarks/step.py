@@ -25,8 +25,8 @@ import tensorflow as tf
 from vse_tf.config import ImageSettings, ModelSettings, TextSettings, TrainSettings
 from vse_tf.losses import ConVSE
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.image_tower import build_image_tower
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.image_tower import image_tower_from_settings
+from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training.optimizer import make_optimizer
 
 BATCH, FEATURES, VOCABULARY, SHORTEST, LONGEST = 128, 1280, 2600, 7, 20
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     space = ModelSettings(dim=1024, head_units=2048, precision=arguments.precision)
     train = TrainSettings(schedule="constant")
     keras.utils.set_random_seed(0)
-    towers = build_image_tower(image, space, (FEATURES,)), build_text_tower(text, space, VOCABULARY)
+    towers = image_tower_from_settings(image, space, (FEATURES,)), text_tower_from_settings(text, space, VOCABULARY)
     model = DualEncoder(*towers, clip_norm=train.clip_norm)
     model.compile(optimizer=make_optimizer(train, model, 1), loss=ConVSE(temperature=0.1), jit_compile=jit)
     model.optimizer.build(model.trainable_variables)

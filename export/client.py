@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import http.client
 import json
 import random
+import re
 import ssl
 import sys
 import threading
@@ -31,8 +33,8 @@ from urllib.parse import quote, urlsplit
 
 Image = str | Path | bytes
 
-# Nothing was computed, or computing it again does no harm: predicting changes nothing on the server.
-RETRIED = frozenset({429, 502, 503, 504})
+# Nothing was computed. Not 504: the server is still at work on the request, and would be on another one.
+RETRIED = frozenset({429, 502, 503})
 LONGEST_PAUSE = 30.0
 
 
@@ -62,7 +64,8 @@ class UnavailableError(ServingError):
 
 
 class TimedOutError(ServingError):
-    """No answer in time. Not tried again: the server may still be at work on it."""
+    """No answer in time, from the server or from the proxy before it (504). Not tried again: the server may still be at
+    work on it."""
 
 
 class BadAnswerError(ServingError):
@@ -229,7 +232,7 @@ class Client:
             else:
                 if status not in RETRIED:
                     return self._read(status, reason, data)
-                problem = f"{self.url}: {status} {reason}: {_told(data)}"
+                problem = self._problem(status, reason, data)
             if attempt < self.retries:
                 # Chance keeps clients that failed together from coming back together.
                 pause = self.pause * 2**attempt * random.uniform(0.5, 1.0)
@@ -291,12 +294,14 @@ class Client:
                 answer = None
             if isinstance(answer, dict):
                 return answer
-            raise BadAnswerError(f"{self.url}: not the answer of a model server: {_short(data)}")
-        told = _told(data)
+            raise BadAnswerError(f"{self.url}: not the answer of a model server: {_words(data) or 'a page'}")
         if status == 400:
-            raise BadRequestError(told)
-        kind = {404: NotFoundError, 413: TooLargeError}.get(status, BadAnswerError)
-        raise kind(f"{self.url}: {status} {reason}: {told}")
+            raise BadRequestError(_words(data) or reason)
+        kind = {404: NotFoundError, 413: TooLargeError, 504: TimedOutError}.get(status, BadAnswerError)
+        raise kind(self._problem(status, reason, data))
+
+    def _problem(self, status: int, reason: str, data: bytes) -> str:
+        return ": ".join(part for part in (self.url, f"{status} {reason}".rstrip(), _words(data)) if part)
 
     def _embed(
         self, model: str, name: str, items: Sequence[Any], encode: Callable[[Any], Any], skip_bad: bool
@@ -357,12 +362,12 @@ def _encoded(contents: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(contents).decode("ascii")}
 
 
-def _told(data: bytes) -> str:
-    """The server's own words, or the beginning of a proxy's page."""
+def _words(data: bytes) -> str:
+    """What an answer says: the server's error, or the beginning of a text, but nothing of a page in HTML."""
     try:
         return " ".join(str(json.loads(data)["error"]).split())
     except (ValueError, KeyError, TypeError):
-        return _short(data)
+        return "" if re.search(rb"<[!?/a-zA-Z]", data) else _short(data)
 
 
 def _short(value: Any) -> str:
@@ -390,7 +395,9 @@ def main(argv: list[str] | None = None) -> None:
     which.add_argument("--label", help="ask the version with this label")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("status", help="states of the models' versions")
-    command.add_argument("models", nargs="*", default=["image_tower", "text_tower", "retrieval"], metavar="MODEL")
+    command.add_argument(
+        "models", nargs="*", metavar="MODEL", help="names of models (image_tower, text_tower, and retrieval if there)"
+    )
     command.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait until the models answer")
     command = commands.add_parser("text", help="embed texts")
     command.add_argument("texts", nargs="+", metavar="TEXT", help="a text; - reads one a line")
@@ -423,10 +430,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def _lines(client: Client, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if arguments.command == "status":
-        for model in arguments.models:
+        for model in arguments.models or [client.image_model, client.text_model]:
             if arguments.wait:
                 client.wait(model, arguments.wait)
             yield {"model": model, "versions": client.status(model)}
+        if not arguments.models:
+            # An export without --gallery has none.
+            with contextlib.suppress(NotFoundError):
+                yield {"model": client.retrieval_model, "versions": client.status(client.retrieval_model)}
     elif arguments.command == "text":
         given = (sys.stdin if text == "-" else [text] for text in arguments.texts)
         texts = [line.rstrip("\r\n") for lines in given for line in lines]

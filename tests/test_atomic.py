@@ -5,11 +5,13 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from vse_tf.atomic import whole_folder, write_text
+from vse_tf.atomic import replacing, whole_folder, write_array, write_text
 from vse_tf.errors import UserError
 
 
@@ -84,6 +86,58 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     assert (tmp_path / "1" / "sub" / "model").read_text() == "first"
     write(tmp_path / "1", "second")
     assert names(tmp_path) == ["1"]
+
+
+KILLED = (
+    "import os, signal, sys; from pathlib import Path; from vse_tf.atomic import replacing\n"
+    "with replacing(Path(sys.argv[1])) as file:\n"
+    "    file.write(b'half'); file.flush(); print('half', flush=True); sys.stdin.read()"
+)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    path, pipe = tmp_path / "ev.json", subprocess.PIPE
+    command = [sys.executable, "-c", KILLED, str(path)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
+        writer.stdout.readline()
+        # One that is still writing is left alone.
+        write_text(path, "first")
+        assert len(names(tmp_path)) == 2
+        writer.kill()
+    (tmp_path / ".ev.json.0123.tmp").touch()
+    (tmp_path / ".other.json.01234567.tmp").touch()
+    write_text(path, "second")
+    assert names(tmp_path) == [".ev.json.0123.tmp", ".other.json.01234567.tmp", "ev.json"]
+    assert path.read_text() == "second"
+
+
+def test_a_name_with_wildcards_removes_only_its_own(tmp_path):
+    (tmp_path / ".a.json.01234567.tmp").touch()
+    write_text(tmp_path / "[ab].json", "x")
+    write_text(tmp_path / "*.json", "x")
+    assert names(tmp_path) == ["*.json", ".a.json.01234567.tmp", "[ab].json"]
+
+
+def test_two_writers_at_once_each_write_all(tmp_path):
+    def write_often(text):
+        for _ in range(50):
+            write_text(tmp_path / "a", text)
+
+    threads = [threading.Thread(target=write_often, args=[letter * 5000]) for letter in "ab"]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if (tmp_path / "a").exists():
+            assert (tmp_path / "a").read_text() in ("a" * 5000, "b" * 5000)
+    assert names(tmp_path) == ["a"]
+
+
+def test_an_array_on_a_full_disk_is_the_systems_own_error(tmp_path):
+    with Path("/dev/full").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left on device"):
+        write_array(file, np.zeros(100_000, np.float32))
+    with replacing(tmp_path / "a.npy") as file:
+        write_array(file, np.arange(6, dtype=np.float16).reshape(2, 3))
+    assert np.load(tmp_path / "a.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from vse_tf import embed, search
 from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture
@@ -37,14 +38,17 @@ def test_the_index_holds_the_models_own_vectors(tiny_run, photos, tmp_path, caps
     assert [item.id for item in index.all_items()] == ["a.jpg", "b.png", "more/c.png", "more/d.jpg", "more/e.png"]
     expected = vse_tf.load(tiny_run).encode_images([index.path(item) for item in index.all_items()])
     np.testing.assert_allclose(index.matrix(), expected, atol=1e-6)
-    assert index.model["path"] == str(tiny_run)
+    assert index.model["path"] == os.path.relpath(tiny_run, output)
+    for path in index.folder.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+        assert str(tiny_run).encode() not in path.read_bytes(), path
     told = capsys.readouterr()
     for line in ("5 photos, 8 dimensions, 2 shards", "5 new, 0 changed", "1 left out", "vse_tf.search --index"):
         assert line in told.out
     assert "6/6" in told.err
     assert "photos/s" in told.err
     listed = json.loads((tmp_path / "index" / "skipped.jsonl").read_text())
-    assert listed["where"].endswith("cut.jpg")
+    assert listed["where"] == "cut.jpg"
     assert "undecodable" in listed["what"]
     embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", output])
     assert "0 new, 0 changed, 0 deleted, 5 as before" in capsys.readouterr().out
@@ -80,6 +84,22 @@ def test_exported_models_embed_as_their_run_does(tiny_run, tiny_models, photos, 
         embed.main([*command[:-1], str(tmp_path / "other"), "--on_bad", "fail"])
     search.main(["--index", str(tmp_path / "index"), "--models", str(tiny_models), "a red circle", "--json"])
     assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+def test_an_index_loads_no_program(tiny_models, photos, tmp_path, monkeypatch):
+    import tensorflow as tf  # noqa: PLC0415
+
+    output = str(tmp_path / "index")
+    embed.main(["--models", str(tiny_models), "--images", str(photos), "--output", output])
+    monkeypatch.setattr(tf.saved_model, "load", lambda *args: pytest.fail("a program was loaded"))
+    typed = re.escape(f"--models {tiny_models}")
+    with pytest.raises(UserError, match=rf"index was made by exported models \(.*\), which are programs.*{typed}$"):
+        search.main(["--index", output, "a red circle"])
+    # Calling it a run does not help.
+    path = tmp_path / "index" / "manifest.json"
+    path.write_text(path.read_text().replace('"kind": "models"', '"kind": "run"'))
+    with pytest.raises(UserError, match="no run here"):
+        search.main(["--index", output, "a red circle"])
 
 
 def test_captions_by_exported_models(tiny_run, tiny_models, tmp_path):

@@ -22,6 +22,8 @@ from vse_tf.artifacts import manifest
 from vse_tf.errors import UserError
 from vse_tf.exporting import probes
 
+pytestmark = pytest.mark.lowest
+
 MODELS = ("image_tower", "retrieval", "text_tower")
 
 
@@ -227,3 +229,26 @@ def test_real_photos_and_captions_have_the_live_models_vectors(run, models):
     np.testing.assert_allclose(found, embedder.encode_images(paths), atol=1e-5)
     found = text(text=tf.constant(sentences))["embedding"]
     np.testing.assert_allclose(found, embedder.encode_texts(sentences), atol=1e-5)
+
+
+def test_batching_is_exported_and_its_loss_is_noticed(run, tmp_path, capsys):
+    root = tmp_path / "models"
+    file = Path(__file__).parents[1] / "export" / "batching_params.pbtxt"
+    arguments = ["--run", str(run), "--output", str(root)]
+    export.main([*arguments, "--batching", str(file)])
+    assert [path.parent.parent.name for path in root.rglob(file.name)] == ["text_tower"]
+    assert (root / "text_tower" / "1" / file.name).read_bytes() == file.read_bytes()
+    capsys.readouterr()
+    export.main(arguments)
+    assert f"--batching {root / 'text_tower' / '1' / file.name}" in capsys.readouterr().err
+
+
+def test_a_batching_file_that_stops_the_server_stops_the_export(run, tmp_path):
+    refused = tmp_path / "batching.pbtxt"
+    refused.write_text("max_batch_size { value: 16 } allowed_batch_sizes: 8")
+    arguments = ["--run", str(run), "--output", str(tmp_path / "models")]
+    with pytest.raises(UserError, match=r"^--batching: .*batching.pbtxt: allowed_batch_sizes ends with 8"):
+        export.main([*arguments, "--batching", str(refused)])
+    with pytest.raises(UserError, match="--batching: onnx"):
+        export.main([*arguments, "--batching", str(refused), "--format", "onnx"])
+    assert not (tmp_path / "models").exists()

@@ -1,5 +1,6 @@
 """Configs that name code, programs or files are refused; those of this package's models pass."""
 
+import keras_hub  # noqa: F401 (its layers are known once it is imported)
 import pytest
 
 from vse_tf.keras_configs import check_keras_config
@@ -58,6 +59,53 @@ def test_known_classes_pass(config):
 def test_other_classes_are_refused_by_name(config):
     with pytest.raises(ValueError, match="not loaded from a folder"):
         check_keras_config({"model": layer("Functional", "keras.models", layers=[layer("Dense"), config])})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        layer(
+            "WhisperTokenizer", "keras_hub.src.models.whisper.whisper_tokenizer", "keras_hub>WhisperTokenizer", path="x"
+        ),
+        layer("PARSeqTokenizer", "keras_hub.src.models.parseq.parseq_tokenizer", "keras_hub>PARSeqTokenizer"),
+        layer("BertTokenizer", "keras_hub.src.models.bert.bert_tokenizer", "keras_hub>BertTokenizer"),
+        layer("BertBackbone", "keras_hub.src.models.bert.bert_backbone", "keras_hub>BertTokenizer"),
+        layer("CLIPImageConverter", "keras_hub.src.models.clip.clip_image_converter", "keras_hub>CLIPImageConverter"),
+        layer("BertTextClassifier", "keras_hub.src.models.bert.bert_text_classifier", "keras_hub>BertTextClassifier"),
+        layer("WordPieceTokenizer", "keras_hub.src.tokenizers.word_piece_tokenizer", "keras_hub>WordPieceTokenizer"),
+        layer("Tokenizer", "keras_hub.src.models.bert.bert_backbone", "Tokenizer"),
+        layer("WhisperTokenizer", "vse_tf.models", "keras_hub>WhisperTokenizer"),
+        layer("L2Normalize", "vse_tf.models.projection", "keras_hub>WhisperTokenizer"),
+        layer("HashedCrossing"),
+        layer("Map", "keras.src.ops.core", "Map"),
+        {"class_name": "function", "module": "builtins", "config": "keras_hub>WhisperTokenizer"},
+        {"class_name": "function", "module": "builtins", "config": ["relu"]},
+        {"class_name": "__numpy__", "config": {"value": [0], "dtype": "V1000000000"}},
+        {**layer("Dense"), "compile_config": {"optimizer": "adam"}},
+    ],
+)
+def test_what_opens_files_is_not_on_the_list(config):
+    with pytest.raises(ValueError, match="not loaded from a folder"):
+        check_keras_config({"model": layer("Dense", activation=config)})
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        (layer("Dense", activation="keras_hub>WhisperTokenizer"), "is no argument"),
+        (layer("Dense", activation="x" * 2000), "is no argument"),
+        (layer("Dense", units=2**31), "beyond"),
+        ([layer("Dense")] * 50_000, "more than 40000 objects"),
+        (
+            layer("BertBackbone", "keras_hub.src.models.bert.bert_backbone", "keras_hub>BertBackbone", num_layers=9999),
+            "9999 parts",
+        ),
+    ],
+    ids=["registered name", "long", "large", "many", "deep"],
+)
+def test_absurd_arguments_are_refused(config, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        check_keras_config(config)
 
 
 def test_a_deep_config_is_no_recursion():

@@ -13,7 +13,7 @@ import vse_tf
 from vse_tf import embed, search
 from vse_tf.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +100,39 @@ def test_the_index_works_where_it_was_moved_to(place, tmp_path, capsys):
     moved = tmp_path / "moved"
     place.rename(moved)
     try:
-        with pytest.raises(UserError, match=r"model that made .* is not there; name it with --run"):
-            found(moved, capsys, "a red circle")
-        again = found(moved, capsys, "a red circle", "--run", str(moved / "run"), "--root", str(moved / "photos"))
+        together = found(moved, capsys, "a red circle")
+        (moved / "away").mkdir()
+        (moved / "photos.index").rename(moved / "away" / "photos.index")
+        with pytest.raises(UserError, match=r"'run': the model that made .* is not there.*; name it with --run"):
+            found(moved / "away", capsys, "a red circle")
+        named = ("--run", str(moved / "run"), "--root", str(moved / "photos"))
+        alone = found(moved / "away", capsys, "a red circle", *named)
+        (moved / "away" / "photos.index").rename(moved / "photos.index")
     finally:
         moved.rename(place)
-    assert [answer["item"] for answer in again] == [answer["item"] for answer in answers]
-    assert again[0]["path"].startswith(str(moved))
+    for again in (together, alone):
+        assert [answer["item"] for answer in again] == [answer["item"] for answer in answers]
+        assert [answer["path"] for answer in again] == [str(moved / "photos" / one["item"]) for one in again]
+
+
+def test_photos_elsewhere_are_shown_where_the_user_names_them(place, tmp_path, capsys):
+    page, run = tmp_path / "out.html", ("--run", str(place / "run"))
+    (tmp_path / "mine").mkdir()
+    shutil.copytree(place / "photos.index", tmp_path / "mine" / "photos.index")
+    manifest = tmp_path / "mine" / "photos.index" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**values, "root": str(place / "photos")}))
+    argv = ["--index", str(manifest.parent), "a red circle", "--top_k", "3", *run, "--html", str(page)]
+    search.main([*argv, "--picture", str(tmp_path / "out.png")])
+    assert "data:image/jpeg" not in page.read_text()
+    with Image.open(tmp_path / "out.png") as picture:
+        assert (np.asarray(picture) == 200).all(axis=-1).sum() > 3 * 140 * 140
+    told = capsys.readouterr().err
+    assert "3 photos are not shown; " in told
+    assert f"lies outside of {tmp_path}/mine; if you trust the index, name its folder: --root {place}/photos" in told
+    search.main([*argv, "--root", str(place / "photos")])
+    assert page.read_text().count("data:image/jpeg") == 3
+    assert "not shown" not in capsys.readouterr().err
 
 
 def test_another_model_is_refused(place, tmp_path, capsys):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -119,6 +120,7 @@ def test_help_answers_without_tensorflow():
         (["--models", "MODELS", "--versions", "0"], "versions"),
         (["--models", "MODELS", "--port", "70000"], "port"),
         (["--models", "MODELS", "--workers", "0"], "workers"),
+        (["--models", "MODELS", "--hosts", "http://desk"], "--hosts: 'http://desk' is not a host name"),
         (["--models", "MODELS", "--timeout", "-1"], "timeout"),
         (["--models", "MODELS", "--gallery", "EMPTY"], "EMPTY"),
         (["--models-config", "gone.config"], r"gone\.config: cannot be read"),
@@ -137,3 +139,17 @@ def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, arguments, told):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         serve.main([str(taken.getsockname()[1]) if each == "TAKEN" else each for each in arguments])
+
+
+def test_an_address_that_others_reach_is_warned_of(folder):
+    with running("--models", folder, "--host", "0.0.0.0") as (process, lines, errors):
+        until(lambda: any("warning: --host 0.0.0.0 lets other machines" in line for line in errors), 120)
+    with running("--models", folder, "--hosts", "photos.example.org") as (process, lines, errors):
+        until(lambda: address(lines) or process.poll() is not None, 120)
+        request = urllib.request.Request(f"{address(lines)}/v1/models/dual", headers={"Host": "photos.example.org:80"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert response.status == 200
+        request.add_header("Host", "evil.example")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, timeout=30)
+    assert "warning" not in "".join(errors)

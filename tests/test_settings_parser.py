@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,65 @@ def test_a_broken_file_is_one_line_that_names_it(tmp_path, text):
     file.write_text(text)
     with pytest.raises(UserError, match=r"bad\.yaml"):
         parse("--config", str(file))
+
+
+def bomb(link):
+    """Nine lines that stand for 10^9 values."""
+    lines = ["a0: &a0 {x: 1}" if link == "<<: " else "a0: &a0 [x]"]
+    for number in range(1, 10):
+        inner = ", ".join([f"*a{number - 1}"] * 10)
+        lines.append(f"a{number}: &a{number} {{<<: [{inner}]}}" if link else f"a{number}: &a{number} [{inner}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (bomb(""), "more than 20000 values"),
+        (bomb("<<: "), "more than 20000 values"),
+        ("a: &a [*a]", "more than 20000 values"),
+        ("[" * 50_000, "nested more than 100 deep"),
+        ("- " * 30_000, "cannot be read"),
+        ("# " + "x" * 2**18, "more than the limit"),
+        ("train: {seed: " + "9" * 5000 + "}", "cannot be read"),
+        ("train: {run_dir: 2001-99-99}", "cannot be read"),
+        ("train: {run_dir: !!python/object/apply:os.system [exit]}", "cannot be read"),
+        ("data: {shapes: /etc/hostname}", "data.shapes is not a section"),
+        ("data: {tfds: [1]}", "data.tfds is not a section"),
+        ("data: {shapes: {class_path: xml.dom.minidom, init_args: {}}}", "bad.yaml"),
+    ],
+    ids=[
+        "bomb",
+        "merged bomb",
+        "cycle",
+        "deep",
+        "deep block",
+        "large",
+        "long number",
+        "bad date",
+        "tag",
+        "path",
+        "list",
+        "class",
+    ],
+)
+def test_a_hostile_file_costs_little_and_opens_nothing(tmp_path, text, wanted):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    sys.modules.pop("xml.dom.minidom", None)
+    for read in (lambda: load_settings(file), lambda: parse("--config", str(file))):
+        with pytest.raises(UserError, match=wanted):
+            read()
+    assert "xml.dom.minidom" not in sys.modules
+
+
+def test_a_pipe_is_no_settings_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for file in (tmp_path / "pipe.yaml", "/dev/zero"):
+        with pytest.raises(UserError, match="not a regular file"):
+            parse("--config", str(file))
+        with pytest.raises(UserError, match="not a regular file"):
+            load_settings(Path(file))
 
 
 def test_a_mistake_ends_before_tensorflow_is_imported():

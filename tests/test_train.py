@@ -24,6 +24,8 @@ from vse_tf.evaluation.metrics import METRICS
 from vse_tf.exporting.towers import image_module
 from vse_tf.pages.pictures import TILE
 
+pytestmark = pytest.mark.lowest
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -306,11 +308,6 @@ def test_init_from_takes_the_weights_over(tmp_path, capsys):
 
 def test_settings_of_tiny_runs_are_complete(tmp_path):
     assert tiny_settings(tmp_path).train.epochs == 2
-
-
-def test_several_steps_in_a_call_on_several_replicas_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"train\.steps_per_execution: 2.*2 replicas.*1"):
-        train.main(arguments(tmp_path / "run", distribution__virtual_cpus=2, train__steps_per_execution=2))
 
 
 @pytest.fixture

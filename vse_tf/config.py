@@ -4,9 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-Paths = list[str] | str | None
+from vse_tf.losses.registry import LOSSES
+from vse_tf.setting_types import (
+    LARGEST,
+    Above0,
+    Count,
+    CountOrNone,
+    Encoder,
+    Epochs,
+    Few,
+    From0,
+    Length,
+    LocalPath,
+    Paths,
+    Range,
+    Seed,
+    Share,
+    Side,
+    Unit,
+    Width,
+    WidthOrNone,
+)
+
+LossName: TypeAlias = str
+if not TYPE_CHECKING:
+    # One of the registry's names: a type that mypy cannot express.
+    LossName = Literal[tuple(LOSSES)]
 Verify = Literal["none", "headers", "decode"]
 OnBad = Literal["fail", "skip"]
 
@@ -24,12 +49,12 @@ class ShapesSettings:
         seed: seed of scenes and captions.
     """
 
-    train_scenes: int = 8000
-    gallery_scenes: int = 500
-    size: int = 48
-    captions: int = 5
+    train_scenes: Count = 8000
+    gallery_scenes: Count = 500
+    size: Side = 48
+    captions: Count = 5
     cache: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +86,7 @@ class TfdsSettings:
     """
 
     name: str | None = None
-    data_dir: str | None = None
+    data_dir: LocalPath | None = None
     image_feature: str = "image"
     caption_feature: str = "captions/text"
     download: bool = True
@@ -82,10 +107,10 @@ class DataSettings:
         split_seed: seed of that split.
         on_bad: what to do with a bad record or image: stop (fail) or leave it out and count it (skip).
         verify: how images are checked before training: not at all, by their headers, or by decoding each once.
-        max_pixels: images whose header announces more pixels are bad.
+        max_pixels: images whose header announces more pixels are bad; so are those that would cost too much to decode
+            in other ways (see `vse_tf.preprocessing.image_limits`).
         cache_dir: folder for what is kept between runs (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
         epoch_over: an epoch sees every caption once (captions) or every image once with one caption drawn (images).
-        group_batches: keep records of one group (a shapes scene and its mirror) in one batch.
         features: run the frozen image backbone once an image and view and train on the kept features.
         feature_crops: with features: seeded random crops kept of each training image, besides the centre view and
             (where image.flip) its mirror; each epoch draws one of an image's views.
@@ -99,21 +124,20 @@ class DataSettings:
     source: Literal["shapes", "karpathy", "coco", "table", "precomp", "tfds"] = "shapes"
     annotations: Paths = None
     images: Paths = None
-    split_ids: dict[str, list[str]] | None = None
+    split_ids: dict[str, list[LocalPath]] | None = None
     restval_as_train: bool = True
-    val_fraction: float = 0.1
-    test_fraction: float = 0.1
-    split_seed: int = 0
+    val_fraction: Share = 0.1
+    test_fraction: Share = 0.1
+    split_seed: Annotated[int, Range(-(2**63), 2**63)] = 0
     on_bad: OnBad = "fail"
     verify: Verify = "headers"
-    max_pixels: int = 100_000_000
-    cache_dir: str | None = None
+    max_pixels: Count = 100_000_000
+    cache_dir: LocalPath | None = None
     epoch_over: Literal["captions", "images"] = "captions"
-    group_batches: bool = True
     features: bool = False
-    feature_crops: int = 0
+    feature_crops: Annotated[int, Range(0, 1024)] = 0
     text_features: bool = False
-    workers: int | None = None
+    workers: Few | None = None
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     table: TableSettings = field(default_factory=TableSettings)
     tfds: TfdsSettings = field(default_factory=TfdsSettings)
@@ -141,19 +165,19 @@ class ImageSettings:
         channels: cnn only: channels of its strided convolutions.
     """
 
-    encoder: str = "applications:EfficientNetB0"
-    weights: str = "imagenet"
+    encoder: Encoder = "applications:EfficientNetB0"
+    weights: LocalPath = "imagenet"
     trainable: bool = False
-    size: int | tuple[int, int] | None = None
-    resize: int | None = None
+    size: Side | tuple[Side, Side] | None = None
+    resize: Side | None = None
     random_crop: bool = True
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[Unit, Unit] = (0.08, 1.0)
     flip: bool = True
-    stages: int = 1
+    stages: Few = 1
     pooling: Literal["mean", "mean_max", "attention"] = "mean"
-    queries: int = 4
-    units: int = 1024
-    channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    queries: Few = 4
+    units: WidthOrNone = 1024
+    channels: list[Width] = field(default_factory=lambda: [16, 32, 64, 96])
 
 
 @dataclass(frozen=True)
@@ -181,21 +205,21 @@ class TextSettings:
         dropout: dropout on the word embeddings and inside the transformer.
     """
 
-    encoder: str = "gru"
+    encoder: Encoder = "gru"
     trainable: bool = False
-    min_count: int = 4
-    max_tokens: int = 64
-    buckets: list[int] = field(default_factory=lambda: [8, 12, 16, 20, 24, 32, 48, 64])
-    embedding_dim: int = 300
-    units: int = 1024
+    min_count: Count = 4
+    max_tokens: Annotated[int, Range(3, 2**16)] = 64
+    buckets: list[Length] = field(default_factory=lambda: [8, 12, 16, 20, 24, 32, 48, 64])
+    embedding_dim: Width = 300
+    units: Width = 1024
     bidirectional: bool = False
     packed: bool = True
-    stages: int = 1
+    stages: Few = 1
     pooling: Literal["mean", "mean_max", "attention"] = "mean"
-    queries: int = 4
-    layers: int = 4
-    heads: int = 8
-    dropout: float = 0.0
+    queries: Few = 4
+    layers: Few = 4
+    heads: Few = 8
+    dropout: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -210,10 +234,10 @@ class ModelSettings:
         precision: numeric precision of the towers; norms and losses are always float32.
     """
 
-    dim: int = 1024
+    dim: Width = 1024
     head: bool = True
-    head_units: int = 2048
-    dropout: float = 0.0
+    head_units: Width = 2048
+    dropout: Share = 0.0
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
 
 
@@ -230,29 +254,28 @@ class LossSettings:
         margin: margin of the hinge objectives.
         mask_same_image: other captions of an anchor's own image are not its negatives.
         multiple_positives: convse only: other captions of an anchor's image in the batch are positives too.
-        hardest: convse++ only: mean over so many hardest negatives of each anchor; null takes all.
-        hardness: convse++ only: from 0, the mean over all negatives, to 1, that over the hardest.
-        hardness_steps: convse++ only: the hardness rises to its value from 0 over so many steps.
-        hardness_epochs: the same in epochs, fractions allowed; one of the two.
+        hardest: convse++ only: number of hardest negatives of each anchor whose mean counts; null takes all.
+        hardness_epochs: convse++ only: begin with the mean over all negatives and reach that over the hardest in this
+            number of epochs, fractions allowed.
     """
 
-    name: Literal["convse", "convse++", "triplet_sum", "triplet_max", "simclr", "npairs_angular", "sigmoid"] = "convse"
-    temperature: float = 0.1
+    name: LossName = "convse"
+    temperature: Above0 = 0.1
     learn_temperature: bool | Literal["auto"] = "auto"
-    temperature_limits: tuple[float, float] = (0.01, 1.0)
-    bias: float = -10.0
-    margin: float = 0.2
+    temperature_limits: tuple[Above0, Above0] = (0.01, 1.0)
+    bias: Annotated[float, Range(-LARGEST)] = -10.0
+    margin: From0 = 0.2
     mask_same_image: bool = True
     multiple_positives: bool = False
-    hardest: int | None = 1
-    hardness: float = 1.0
-    hardness_steps: int = 0
-    hardness_epochs: float = 0.0
+    hardest: Count | None = 1
+    hardness_epochs: Annotated[float, Range(0, 10**6)] = 0.0
 
     @property
     def learned(self) -> bool:
         """Whether the temperature is a weight of the model."""
-        return self.name == "sigmoid" if self.learn_temperature == "auto" else self.learn_temperature
+        if self.learn_temperature == "auto":
+            return LOSSES[self.name].temperature == "learned"
+        return self.learn_temperature
 
 
 @dataclass(frozen=True)
@@ -270,7 +293,6 @@ class TrainSettings:
         init_from: a run folder whose best model's weights this run starts from; what does not fit starts fresh.
         resume: continue the run in run_dir (auto), refuse a folder that holds a run (never), or continue although
             settings differ (force).
-        optimizer_epsilon: epsilon of Adam.
         learning_rate: peak learning rate of Adam.
         schedule: constant, step (times decay_factor at each of decay_epochs) or cosine (to 0 at the end).
         warmup_epochs: linear warm-up, in epochs, fractions allowed.
@@ -288,42 +310,39 @@ class TrainSettings:
         checkpoint_minutes: a checkpoint when so many minutes have passed since the last one; 0 writes none.
         keep_checkpoints: last checkpoints kept besides the best.
         jit_compile: compile the training step with XLA; auto does so on a GPU alone, where it is known to help.
-        steps_per_execution: training steps in one call of the compiled function; an epoch is cut to a multiple of it.
         log_steps: TensorBoard gets the step's scalars every so many steps.
         examples: validation images and captions shown with their nearest neighbours in TensorBoard; 0 shows none.
         projector: number of validation images in TensorBoard's embedding projector, each with its first caption beside
             it; 0 leaves it out.
     """
 
-    run_dir: str | None = None
-    epochs: int = 30
-    batch_size: int = 128
-    micro_batch: int = 0
-    seed: int = 0
+    run_dir: LocalPath | None = None
+    epochs: Epochs = 30
+    batch_size: Annotated[int, Range(2)] = 128
+    micro_batch: CountOrNone = 0
+    seed: Seed = 0
     deterministic: bool = False
-    init_from: str | None = None
+    init_from: LocalPath | None = None
     resume: Literal["auto", "never", "force"] = "auto"
-    optimizer_epsilon: float = 1e-7
-    learning_rate: float = 2e-4
+    learning_rate: Above0 = 2e-4
     schedule: Literal["constant", "step", "cosine"] = "step"
-    warmup_epochs: float = 0.0
-    decay_epochs: list[int] = field(default_factory=lambda: [15])
-    decay_factor: float = 0.1
-    image_rate: float = 1.0
-    text_rate: float = 1.0
-    backbone_rate: float = 1.0
-    clip_norm: float = 2.0
-    patience: int = 0
-    collapse_steps: int = 500
-    eval_batch_size: int = 128
-    checkpoint_steps: int = 0
-    checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 2
+    warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
+    decay_epochs: list[Epochs] = field(default_factory=lambda: [15])
+    decay_factor: Above0 = 0.1
+    image_rate: From0 = 1.0
+    text_rate: From0 = 1.0
+    backbone_rate: From0 = 1.0
+    clip_norm: From0 = 2.0
+    patience: CountOrNone = 0
+    collapse_steps: CountOrNone = 500
+    eval_batch_size: Count = 128
+    checkpoint_steps: CountOrNone = 0
+    checkpoint_minutes: From0 = 10.0
+    keep_checkpoints: Count = 2
     jit_compile: bool | Literal["auto"] = "auto"
-    steps_per_execution: int = 1
-    log_steps: int = 10
-    examples: int = 4
-    projector: int = 500
+    log_steps: Count = 10
+    examples: CountOrNone = 4
+    projector: CountOrNone = 500
 
 
 @dataclass(frozen=True)
@@ -337,7 +356,7 @@ class DistributionSettings:
     """
 
     strategy: Literal["auto", "mirrored", "multi_worker", "none"] = "auto"
-    virtual_cpus: int = 0
+    virtual_cpus: Annotated[int, Range(0, 1024)] = 0
 
 
 @dataclass(frozen=True)

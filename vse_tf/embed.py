@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from vse_tf.artifacts.index import Index
+from vse_tf.atomic import check_folder
 from vse_tf.errors import UserError, run_command
 from vse_tf.indexing.embedding import SHARD_ROWS, SKIPPED, embed
 from vse_tf.indexing.encoders import named_encoder
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if sum(source is not None for source in (arguments.images, arguments.captions, arguments.merge)) != 1:
         raise UserError("name what to embed: either --images or --captions, or --merge with indexes")
+    check_folder(Path(arguments.output), "--output")
     if arguments.merge is not None:
         _tell(merge(arguments.merge, arguments.output))
         return

@@ -13,7 +13,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from vse_tf.artifacts.checkpoints import Checkpoints
-from vse_tf.artifacts.run_folder import ADVICE, RunFolder, read_json, write_json
+from vse_tf.artifacts.rebuilding import rebuild
+from vse_tf.artifacts.run_folder import ADVICE, RunFolder, write_json
 from vse_tf.atomic import whole_folder, writing
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
@@ -21,8 +22,8 @@ from vse_tf.data.photo_files import PhotoFiles
 from vse_tf.data.pipeline import ImageView, image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
-from vse_tf.keras_configs import check_keras_config
 from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.encoders import encoder_module
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
 
@@ -34,13 +35,13 @@ class EncodedSplit:
     Args:
         image: float32 `(images, dim)`.
         text: float32 `(captions, dim)`.
-        text_rows: int64 `(captions,)`, the position in `image` of each caption's image.
+        image_id: int64 `(captions,)`, the position in `image` of each caption's image.
         rows: int64 `(images,)`, the split's row of each image; images that could not be read are missing.
     """
 
     image: np.ndarray
     text: np.ndarray
-    text_rows: np.ndarray
+    image_id: np.ndarray
     rows: np.ndarray
 
 
@@ -196,14 +197,14 @@ class Embedder:
         image, rows = self._encode_image_rows(split.images, bad, progress)
         place = np.full(len(split), -1, np.int64)
         place[rows] = np.arange(len(rows))
-        text_rows = place[np.array(split.caption_rows, np.int64)]
-        seen = np.flatnonzero(text_rows >= 0)
+        image_id = place[np.array(split.caption_rows, np.int64)]
+        seen = np.flatnonzero(image_id >= 0)
         if split.caption_features is not None:
             texts = self._encode_text_features(split.caption_features, seen)
         else:
             captions = split.captions
             texts = self.encode_texts([captions[i] for i in seen], progress=progress)
-        return EncodedSplit(image, texts, text_rows[seen], rows)
+        return EncodedSplit(image, texts, image_id[seen], rows)
 
     def _encode_text_features(self, features: Images, captions: np.ndarray) -> np.ndarray:
         size = self.settings.train.eval_batch_size
@@ -251,34 +252,20 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
     settings = folder.settings()
     if not folder.model.exists():
         raise UserError(f"{folder.path}: the run has no model yet; it stopped before training began: train again")
-    _register_classes(settings)
-    model, view = _rebuilt(folder.model)
-    Checkpoints(folder.checkpoints).restore(model, checkpoint, training=False)
-    return Embedder(model, text.load_tokenizer(folder.tokenizer), view, settings)
-
-
-def _rebuilt(path: Path) -> tuple[DualEncoder, ImageView]:
-    """The untrained model and the image view that a description holds; nothing in it is executed."""
-    description = read_json(path)
-    try:
-        check_keras_config(description["model"])
-        return DualEncoder.from_config(description["model"]), ImageView.of_dict(description["view"])
-    except Exception as error:  # Keras raises whatever a wrong config leads to
+    # Registers the layers that the model's description may name.
+    encoder_module(settings.image.encoder, "image.encoder")
+    encoder_module(settings.text.encoder, "text.encoder")
+    checkpoints = Checkpoints(folder.checkpoints)
+    model, view = rebuild(folder.model, lambda model: checkpoints.check(model, checkpoint))
+    checkpoints.restore(model, checkpoint, training=False)
+    tokenizer = text.load_tokenizer(folder.tokenizer)
+    embedding = next((layer for layer in model.text_tower.layers if layer.name == "word_embedding"), None)
+    if isinstance(embedding, keras.layers.Embedding) and embedding.input_dim < tokenizer.vocabulary_size:
         raise UserError(
-            f"{path}: no model of this package ({type(error).__name__}: {str(error).strip().split(chr(10))[0]}); "
-            "copy the run folder again"
-        ) from None
-
-
-def _register_classes(settings: Settings) -> None:
-    """Import what registers the layers that a model's description may name."""
-    from vse_tf.models import backbones, masking, packed_gru  # noqa: F401, PLC0415
-
-    if "hub:" in settings.image.encoder + settings.text.encoder or settings.text.encoder == "transformer":
-        # 13 s, so only where it is needed.
-        import keras_hub  # noqa: F401, PLC0415
-
-        from vse_tf.models import hub_backbones  # noqa: F401, PLC0415
+            f"{folder.tokenizer}: {tokenizer.vocabulary_size} words, but the model knows {embedding.input_dim}; copy "
+            "the run folder again"
+        )
+    return Embedder(model, tokenizer, view, settings)
 
 
 def _bar(images: int, progress: bool) -> tqdm:

@@ -49,17 +49,25 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        full = _full_disk(error)
+        if not full:
             raise
-        # Any file may be the one that the disk has no room for, temporary ones too.
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {_line(where + os.strerror(error.errno))}; free some space and repeat", file=sys.stderr)
+        print(f"error: {_line(full)}; free some space and repeat", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         stop = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
         print(_line(stop), file=sys.stderr)
         raise SystemExit(stop.code) from None
+
+
+def _full_disk(error: Exception) -> str:
+    """What the error says of a full disk: any file may be the one that does not fit, temporary ones too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or ''}: {os.strerror(error.errno)}".removeprefix(": ")
+    # TensorFlow's errors have it in their text.
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else ""
 
 
 def _line(error: BaseException | str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from vse_tf.artifacts.run_folder import RunFolder, write_json
-from vse_tf.atomic import write_text, writing
+from vse_tf.atomic import check_file, write_text, writing
 from vse_tf.config import DataSettings
 from vse_tf.errors import UserError, run_command
 from vse_tf.settings_parser import data_parser, parse_with_data
@@ -35,14 +35,17 @@ def main(argv: list[str] | None = None) -> None:
     import vse_tf  # noqa: PLC0415
     from vse_tf.artifacts.provenance import provenance  # noqa: PLC0415
     from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
-    from vse_tf.data.sources import read  # noqa: PLC0415
+    from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
     from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
-    from vse_tf.evaluation.measuring import measure  # noqa: PLC0415
+    from vse_tf.evaluation.metrics import measure  # noqa: PLC0415
     from vse_tf.evaluation.report import benchmarks_table, table  # noqa: PLC0415
     from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
     from vse_tf.pages.error_page import error_page  # noqa: PLC0415
 
     benchmark = EccvBenchmark() if arguments.metrics == "eccv" else None
+    # A run may come from somebody else, and it names what is opened here.
+    for path in named_paths(data):
+        print(f"reading {path}", file=sys.stderr, flush=True)
     collection = read(data)
     split = collection.split(arguments.split or ("test" if "test" in collection.splits else "val"))
     if benchmark:
@@ -58,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{benchmarks_table(metrics)}")
     if output:
         found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
-        write_json(output, found)
+        with writing(output, "the metrics", "name another file with --output"):
+            write_json(output, found)
         print(f"written to {output}")
     if errors:
         page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
@@ -94,8 +98,8 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     if arguments.errors_count < 1:
         raise UserError(f"--errors_count: {arguments.errors_count} is not above 0")
     for option in ("output", "errors"):
-        if arguments[option] and not (folder := Path(arguments[option]).absolute().parent).is_dir():
-            raise UserError(f"--{option}: the folder {folder} does not exist")
+        if arguments[option]:
+            check_file(Path(arguments[option]), f"--{option}")
     return arguments, data
 
 

@@ -6,11 +6,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.atomic import check_folder
 from vse_tf.errors import UserError, run_command
 from vse_tf.settings_parser import command_parser
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 PROG = "python -m vse_tf.export"
 FORMATS = ("savedmodel", "onnx", "litert")
+# Decoding takes up to 7 bytes per pixel; photos of more are rare, and a server decodes what anybody sends.
+MAX_PIXELS = 50_000_000
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
 
     facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
     embedder = vse_tf.load(arguments.run, arguments.checkpoint)
-    if arguments.max_pixels:
-        embedder.view = replace(embedder.view, max_pixels=arguments.max_pixels)
+    max_pixels = arguments.max_pixels or min(MAX_PIXELS, embedder.view.max_pixels)
+    embedder.view = replace(embedder.view, max_pixels=max_pixels)
     facts = {"dim": embedder.dim, "precision": embedder.settings.model.precision, **facts}
     root = Path(arguments.output)
     if arguments.format == "savedmodel":
@@ -52,12 +56,18 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any], root: Path) -> None:
+    from vse_tf.exporting.batching import batching_of_newest  # noqa: PLC0415
     from vse_tf.exporting.gallery import read_gallery  # noqa: PLC0415
     from vse_tf.exporting.retrieval import retrieval_model  # noqa: PLC0415
-    from vse_tf.exporting.towers import tower_models  # noqa: PLC0415
+    from vse_tf.exporting.towers import TEXT_TOWER, tower_models  # noqa: PLC0415
     from vse_tf.exporting.writing import write_models  # noqa: PLC0415
 
     models = tower_models(embedder)
+    if arguments.batching:
+        models = [replace(each, batching=arguments.batching) if each.name == TEXT_TOWER else each for each in models]
+    elif before := batching_of_newest(root / TEXT_TOWER):
+        lost = "the newest version joins requests and this one will not; to keep that, add --batching"
+        print(f"{root / TEXT_TOWER}: {lost} {quote(str(before))}", file=sys.stderr)
     if arguments.gallery:
 
         def note(problem: object) -> None:
@@ -109,7 +119,15 @@ def _parser() -> ArgumentParser:
         help="measure that loss with these queries, given like a gallery (default: the gallery's own vectors)",
     )
     parser.add_argument(
-        "--max-pixels", type=int | None, help="refuse larger images (default: the run's data.max_pixels)"
+        "--max-pixels",
+        type=int | None,
+        help=f"refuse larger images (default: {MAX_PIXELS}, or the run's data.max_pixels where that is smaller)",
+    )
+    parser.add_argument(
+        "--batching",
+        type=str | None,
+        help="a batching_params.pbtxt for the text tower: TensorFlow Serving joins requests that wait together; "
+        "export/ has one",
     )
     parser.add_argument(
         "--format", choices=list(FORMATS), default="savedmodel", help="onnx and litert: the bare towers; needs an extra"
@@ -126,15 +144,17 @@ def _checked(arguments: Namespace) -> Namespace:
             raise UserError(f"--{option.replace('_', '-')}: {value} is not above 0")
     if arguments.format != "savedmodel" and arguments.gallery:
         raise UserError(f"--gallery: {arguments.format} holds the towers alone; leave it out, or take savedmodel")
+    if arguments.format != "savedmodel" and arguments.batching:
+        raise UserError(f"--batching: {arguments.format} is not for TensorFlow Serving; leave it out")
+    if arguments.batching:
+        from vse_tf.exporting.batching import read_batching  # noqa: PLC0415
+
+        arguments.batching = read_batching(arguments.batching)
     for option in ("gallery", "gallery_queries"):
         place = getattr(arguments, option)
         if place and not Path(place).expanduser().exists():
             raise UserError(f"--{option.replace('_', '-')}: {place}: no such file or folder")
-    output = Path(arguments.output).absolute()
-    there = next(path for path in (output, *output.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "cannot be written" if there.is_dir() else "is not a folder"
-        raise UserError(f"--output: {there} {what}; name a folder")
+    check_folder(Path(arguments.output), "--output")
     return arguments
 
 

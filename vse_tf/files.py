@@ -8,19 +8,21 @@ opens paths here. No TensorFlow is imported.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # A description, a manifest, a pointer: far above what the package writes, far below what hurts.
 DESCRIPTION_BYTES = 16 * 2**20
 
 
-def open_regular(path: str | Path, limit: int | None = None) -> BinaryIO:
+def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReader:
     """Open a regular file for reading; links are followed.
 
     The kind is asked of the open file, so that nothing can be exchanged between the question and the reading.
@@ -108,6 +110,8 @@ def open_array(path: str | Path) -> np.ndarray:
         >>> open_array("features/train_ims.npy").shape
         (6000, 36, 2048)
     """
+    import numpy as np  # noqa: PLC0415 (a wrong option answers without it)
+
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         version = np.lib.format.read_magic(file)

@@ -13,7 +13,8 @@ import numpy as np
 from jsonargparse import Namespace
 
 from vse_tf.artifacts.index import Index, told
-from vse_tf.atomic import write_text
+from vse_tf.artifacts.index_paths import OutsideError
+from vse_tf.atomic import check_file, replacing, write_text
 from vse_tf.errors import UserError, run_command
 from vse_tf.indexing.backends import BACKENDS, backend
 from vse_tf.indexing.embedding import Encoder
@@ -48,13 +49,35 @@ def main(argv: list[str] | None = None) -> None:
     found = zip(*search(query, arguments.top_k), strict=True)
     answers = [hits(index, rows, scores) for rows, scores in found]
     _print(arguments, texts, answers)
+    photos = _Photos(index)
     if arguments.html:
         asked = words if arguments.image is None else Path(arguments.image)
-        _write(arguments.html, lambda path: write_text(path, contact_sheet(asked, answers[0])))
+        sheet = contact_sheet(asked, answers[0], photo=photos)
+        _write(arguments.html, lambda path: write_text(path, sheet))
     if arguments.picture:
         titles = texts if arguments.image is None else [Path(arguments.image).name]
-        picture = answers_picture(list(zip(titles, answers, strict=True)), Path(arguments.picture).suffix)
-        _write(arguments.picture, lambda path: path.write_bytes(picture))
+        rows = list(zip(titles, answers, strict=True))
+        picture = answers_picture(rows, Path(arguments.picture).suffix, photo=photos)
+        _write(arguments.picture, lambda path: _write_bytes(path, picture))
+    if photos.refused:
+        print(f"{len(photos.refused)} photos are not shown; {photos.first}", file=sys.stderr)
+
+
+class _Photos:
+    """Which file to open for an answer; remembers those that must not be opened."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.refused: set[int] = set()
+        self.first = ""
+
+    def __call__(self, hit: Hit) -> Path:
+        try:
+            return self.index.photo(hit.item)
+        except OutsideError as error:
+            self.first = self.first or f"{error.filename}: {error.strerror}"
+            self.refused.add(hit.row)
+            raise
 
 
 def _parse(argv: list[str]) -> Namespace:
@@ -63,9 +86,13 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--index", type=str, required=True, help="folder that python -m vse_tf.embed made")
     parser.add_argument("--image", type=str | None, help="search by this photo instead of words")
     parser.add_argument("--queries", type=str | None, help="search by each line of this text file")
-    parser.add_argument("--run", type=str | None, help="run folder (default: the model that made the index)")
+    parser.add_argument("--run", type=str | None, help="run folder (default: the run that made the index)")
     parser.add_argument("--models", type=str | None, help="folder of exported models, instead of a run")
-    parser.add_argument("--root", type=str | None, help="folder of the photos (default: where they were embedded)")
+    parser.add_argument(
+        "--root",
+        type=str | None,
+        help="folder of the photos (default: the one that the index names)",
+    )
     parser.add_argument("--top_k", "--top-k", type=int, default=10, help="number of answers")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--html", type=str | None, help="write a contact sheet to this file, pictures inside")
@@ -80,8 +107,8 @@ def _parse(argv: list[str]) -> Namespace:
     if arguments.html and arguments.queries:
         raise UserError("--html shows one query; with --queries use --picture or --json")
     for option in ("html", "picture"):
-        if arguments[option] and not (folder := Path(arguments[option]).absolute().parent).is_dir():
-            raise UserError(f"--{option}: the folder {folder} does not exist")
+        if arguments[option]:
+            check_file(Path(arguments[option]), f"--{option}")
     return arguments
 
 
@@ -101,6 +128,11 @@ def _print(arguments: Namespace, texts: list[str], answers: list[list[Hit]]) -> 
         print("\n\n".join(f"{text}\n{answers_table(one)}" for text, one in zip(texts, answers, strict=True)))
     else:
         print(answers_table(answers[0]))
+
+
+def _write_bytes(path: Path, contents: bytes) -> None:
+    with replacing(path) as file:
+        file.write(contents)
 
 
 def _write(name: str, write: Callable[[Path], Any]) -> None:

@@ -21,7 +21,12 @@ from vse_tf.settings_parser import command_parser
 Port = restricted_number_type("Port", int, [(">=", 0), ("<", 65536)])
 PROG = "python -m vse_tf.serve"
 DESCRIPTION = """Serve SavedModels over TensorFlow Serving's REST API (predict, status, metadata, versions, labels)
-on this machine, to try the calls without containers. SavedModels are programs: serve only what you trust."""
+on this machine, to try the calls without containers. SavedModels are programs: serve only what you trust.
+
+This is a development server for 127.0.0.1. A request that drips in is given up after --timeout, but nothing bounds how
+many connections a client opens, and 500 slow ones keep everybody else out: only a proxy does, such as that of the
+serving kit in export/. Requests for other host names than localhost, this machine's own and those of --hosts are
+refused, and so are those that web pages of other sites send."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +50,18 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _serve(arguments: Namespace) -> None:
+    from vse_tf.serving.same_origin import is_loopback, own_names  # noqa: PLC0415
+
+    # A name to listen on is one to be called by; an IPv6 address is no name.
+    names = own_names([*arguments.hosts, *([arguments.host] if ":" not in arguments.host else [])])
     _models(arguments)
+    if not is_loopback(arguments.host):
+        print(
+            f"warning: --host {arguments.host} lets other machines send requests; this is a development server without "
+            "access control: put the proxy of the serving kit (export/) before it, or leave --host at 127.0.0.1",
+            file=sys.stderr,
+            flush=True,
+        )
     from vse_tf.serving.http import make_app, make_server  # noqa: PLC0415
     from vse_tf.serving.loading import load_version  # noqa: PLC0415
     from vse_tf.serving.registry import Registry  # noqa: PLC0415
@@ -53,7 +69,7 @@ def _serve(arguments: Namespace) -> None:
 
     registry = Registry(lambda: _models(arguments), load_version, _say)
     limit = arguments.max_body_bytes
-    app = make_app(RestApi(registry), limit, _search_page(arguments) if arguments.gallery else [])
+    app = make_app(RestApi(registry), limit, _search_page(arguments) if arguments.gallery else [], names)
     server = make_server(app, arguments.host, arguments.port, arguments.workers, limit, arguments.timeout)
     try:
         # The port is taken, but nothing is accepted before the first versions answer: as the real server has it.
@@ -75,9 +91,15 @@ def _serve(arguments: Namespace) -> None:
 
 def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
     from vse_tf.artifacts.index import Index  # noqa: PLC0415
+    from vse_tf.artifacts.index_paths import OutsideError  # noqa: PLC0415
     from vse_tf.serving.pages import GalleryRoute, check_towers, page_route  # noqa: PLC0415
 
-    index = Index.open(arguments.gallery)
+    index = Index.open(arguments.gallery, arguments.root)
+    try:
+        if index.kind == "images" and len(index):
+            index.photo(index.item(0))
+    except OutsideError as error:
+        _say(f"the gallery's photos are not shown; {error.filename}: {error.strerror}")
     if arguments.models:
         check_towers(index, Path(arguments.models))
     return [page_route, GalleryRoute(index)]
@@ -121,7 +143,18 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument(
         "--gallery", type=str | None, help="also serve a page that searches this index of python -m vse_tf.embed"
     )
+    parser.add_argument(
+        "--root", type=str | None, help="folder of its photos (default: the one that it names, if beside it)"
+    )
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--hosts",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="host names that requests may be for, beside localhost, this machine's own name and IP addresses",
+    )
     parser.add_argument("--port", type=Port, default=8501, help="port; 0 takes a free one")
     parser.add_argument("--workers", type=PositiveInt, default=4, help="requests worked on at once")
     parser.add_argument("--max-body-bytes", type=PositiveInt, default=32 * 2**20, help="larger requests are refused")

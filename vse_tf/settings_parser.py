@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
+import itertools
+import re
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -17,6 +18,13 @@ from jsonargparse import ArgumentParser, Namespace
 from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
+from vse_tf.files import read_regular
+from vse_tf.losses.registry import LOSSES
+from vse_tf.removed_settings import refuse_removed, split_removed
+from vse_tf.setting_types import check_values
+
+# Far above any settings, and read within a second or two.
+YAML_BYTES, YAML_VALUES, YAML_DEPTH = 64 * 2**10, 20_000, 100
 
 # The built-in set has its own defaults, so that `python -m vse_tf.train` alone is a complete run; configs/shapes.yaml
 # spells the same settings out. Values: DESIGN of the set, measured to learn it in about a minute.
@@ -78,8 +86,13 @@ def settings_from_dict(values: dict[str, Any], where: str) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """Settings from a YAML file written by `save_settings`."""
-    return settings_from_dict(_read_yaml(path), str(path))
+    """Settings from a YAML file written by `save_settings`, also by an earlier version: removed ones are dropped."""
+    return settings_from_dict(split_removed(_read_yaml(path))[0], str(path))
+
+
+def changed_removed_settings(path: Path) -> dict[str, Any]:
+    """Removed settings that a file written by `save_settings` gives another value than their default."""
+    return split_removed(_read_yaml(path))[1]
 
 
 def save_settings(settings: Settings, path: Path) -> None:
@@ -98,7 +111,9 @@ def parse_with_data(parser: ArgumentParser, argv: list[str], data: DataSettings)
     """Parse with the fields of `data` preset; returns all arguments and the resulting data settings."""
     parser.set_defaults({f"data.{key}": value for key, value in _leaves(to_dict(data))})
     arguments = parser.parse_args(argv)
-    return arguments, parser.instantiate(arguments)["data"]
+    data = parser.instantiate(arguments)["data"]
+    check_values(data, "data.")
+    return arguments, data
 
 
 def differences(first: Settings, second: Settings) -> dict[str, tuple[Any, Any]]:
@@ -113,65 +128,17 @@ def check(settings: Settings) -> Settings:
     Raises:
         UserError: the first such setting, with its key and what it may be.
     """
-    train, text, loss, model, image = settings.train, settings.text, settings.loss, settings.model, settings.image
-    positive = {
-        "loss.temperature": loss.temperature,
-        "model.dim": model.dim,
-        "model.head_units": model.head_units,
-        "image.stages": image.stages,
-        "image.queries": image.queries,
-        "text.stages": text.stages,
-        "text.queries": text.queries,
-        "text.embedding_dim": text.embedding_dim,
-        "text.units": text.units,
-        "text.min_count": text.min_count,
-        "text.layers": text.layers,
-        "text.heads": text.heads,
-        "train.epochs": train.epochs,
-        "train.learning_rate": train.learning_rate,
-        "train.eval_batch_size": train.eval_batch_size,
-        "train.keep_checkpoints": train.keep_checkpoints,
-        "train.steps_per_execution": train.steps_per_execution,
-        "train.log_steps": train.log_steps,
-        "data.max_pixels": settings.data.max_pixels,
-    }
-    for key, value in positive.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"{key}: {value} is not a number above 0")
-    not_negative = {
-        "loss.margin": loss.margin,
-        "loss.hardness_steps": loss.hardness_steps,
-        "loss.hardness_epochs": loss.hardness_epochs,
-        "image.units": image.units,
-        "train.clip_norm": train.clip_norm,
-        "train.warmup_epochs": train.warmup_epochs,
-        "train.patience": train.patience,
-        "train.checkpoint_steps": train.checkpoint_steps,
-        "train.checkpoint_minutes": train.checkpoint_minutes,
-        "train.collapse_steps": train.collapse_steps,
-        "train.micro_batch": train.micro_batch,
-        "train.examples": train.examples,
-        "train.projector": train.projector,
-        "train.seed": train.seed,
-        "distribution.virtual_cpus": settings.distribution.virtual_cpus,
-    }
-    for key, value in not_negative.items():
-        if not 0 <= value < math.inf:
-            raise UserError(f"{key}: {value} is not a number from 0 on")
+    check_values(settings)
+    train, text, image = settings.train, settings.text, settings.image
     _check_batch(train)
-    _check_loss(loss)
-    if text.max_tokens < 3:
-        raise UserError(f"text.max_tokens: {text.max_tokens}; start, one word and end need 3")
-    if not text.buckets or any(b <= 0 for b in text.buckets) or sorted(set(text.buckets)) != text.buckets:
+    _check_loss(settings.loss)
+    if not text.buckets or sorted(set(text.buckets)) != text.buckets:
         raise UserError(f"text.buckets: {text.buckets} are not rising lengths above 0")
-    for key, rate in (("model.dropout", model.dropout), ("text.dropout", text.dropout)):
-        if not 0 <= rate < 1:
-            raise UserError(f"{key}: {rate} is not in [0, 1)")
     low, high = image.crop_scale
     if not 0 < low <= high <= 1:
         raise UserError(f"image.crop_scale: {low}, {high} are not shares of an area in rising order")
     fractions = settings.data.val_fraction, settings.data.test_fraction
-    if min(fractions) < 0 or sum(fractions) >= 1:
+    if sum(fractions) >= 1:
         raise UserError(f"data.val_fraction and data.test_fraction: {fractions} leave no image to train on")
     _check_combinations(settings)
     return settings
@@ -189,40 +156,25 @@ def _check_combinations(settings: Settings) -> None:
 
 
 def _check_batch(train: TrainSettings) -> None:
-    if train.batch_size < 2:
-        raise UserError(f"train.batch_size: {train.batch_size}; a contrastive batch needs 2 pairs at least")
     if train.micro_batch and train.batch_size % train.micro_batch:
         raise UserError(f"train.micro_batch: {train.micro_batch} does not divide train.batch_size ({train.batch_size})")
 
 
 def _check_loss(loss: LossSettings) -> None:
     """Refuse settings of the objective that contradict each other or would be left unused."""
-    default = LossSettings()
-    own = {
-        "convse": ["multiple_positives"],
-        "convse++": ["hardest", "hardness", "hardness_steps", "hardness_epochs"],
-        "sigmoid": ["bias"],
-    }
-    for name, keys in own.items():
-        for key in keys:
-            if name != loss.name and getattr(loss, key) != getattr(default, key):
+    default, chosen = LossSettings(), LOSSES[loss.name]
+    for name, entry in LOSSES.items():
+        for key in entry.settings:
+            if key not in chosen.settings and getattr(loss, key) != getattr(default, key):
                 raise UserError(f"loss.{key}: belongs to loss.name {name}, not to {loss.name}")
     if loss.multiple_positives and not loss.mask_same_image:
-        raise UserError("loss.multiple_positives: needs loss.mask_same_image true; it tells images apart by their row")
-    if loss.hardest is not None and loss.hardest < 1:
-        raise UserError(f"loss.hardest: {loss.hardest} is not a whole number from 1 on, or null for all negatives")
-    if not 0 <= loss.hardness <= 1:
-        raise UserError(f"loss.hardness: {loss.hardness} is not in [0, 1]")
-    if loss.hardness_steps and loss.hardness_epochs:
-        raise UserError("loss.hardness_steps and loss.hardness_epochs: give one of the two")
-    if not math.isfinite(loss.bias):
-        raise UserError(f"loss.bias: {loss.bias} is not a number")
+        raise UserError("loss.multiple_positives: needs loss.mask_same_image true, which compares the image ids")
     if loss.learned:
-        if loss.name not in ("convse", "simclr", "sigmoid"):
-            reason = "a larger one always wins" if loss.name == "convse++" else "it has none"
+        if chosen.temperature in ("none", "fixed"):
+            reason = "it has none" if chosen.temperature == "none" else "a larger one always lowers the loss"
             raise UserError(f"loss.learn_temperature: {loss.name} cannot learn its temperature: {reason}; give false")
         low, high = loss.temperature_limits
-        if not 0 < low <= loss.temperature <= high < math.inf:
+        if not low <= loss.temperature <= high:
             raise UserError(
                 f"loss.temperature_limits: {low}, {high} are not limits above 0 around loss.temperature "
                 f"({loss.temperature})"
@@ -231,6 +183,10 @@ def _check_loss(loss: LossSettings) -> None:
 
 class _OneLineParser(ArgumentParser):
     """Raises what would print usage and exit."""
+
+    def parse_args(self, args: list[str], **kwargs: Any) -> Namespace:  # type: ignore[override]
+        refuse_removed(argument.removeprefix("--").partition("=")[0] for argument in args)
+        return super().parse_args(args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise UserError(f"{message}{_more(self.prog)}") from ex
@@ -270,12 +226,36 @@ def _named_configs(argv: list[str]) -> list[Path]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        text = read_regular(path, YAML_BYTES).decode("utf-8")
+        # PyYAML's time grows with the square of the depth.
+        if (
+            max(itertools.accumulate((bracket in "[{") * 2 - 1 for bracket in re.findall(r"[][{}]", text)), default=0)
+            > YAML_DEPTH
+        ):
+            raise ValueError(f"values nested more than {YAML_DEPTH} deep")
+        _check_size(yaml.compose(text, Loader=yaml.SafeLoader))
+        values = yaml.safe_load(text)
+    # Numbers of thousands of digits and impossible dates are ValueErrors.
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from None
     if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings")
     return values or {}
+
+
+def _check_size(node: yaml.Node | None) -> None:
+    """Refuse a document that grows with its aliases: ten lines can stand for a billion values."""
+    waiting, count = [node] if node else [], 0
+    while waiting:
+        item = waiting.pop()
+        count += 1
+        if count > YAML_VALUES:
+            raise ValueError(f"more than {YAML_VALUES} values, those that aliases repeat included")
+        if isinstance(item, yaml.SequenceNode):
+            waiting += item.value
+        elif isinstance(item, yaml.MappingNode):
+            waiting += [part for pair in item.value for part in pair]
 
 
 def _checked_values(values: dict[str, Any], where: str) -> Settings:
@@ -283,14 +263,24 @@ def _checked_values(values: dict[str, Any], where: str) -> Settings:
     sections = [f.name for f in dataclasses.fields(Settings)]
     for section, fields in values.items():
         if section not in sections:
-            raise UserError(f"{where}: no section {section!r}; there are {', '.join(sections)}")
-        if not isinstance(fields, dict):
-            raise UserError(f"{where}: {section} is not a section with settings below it")
+            raise UserError(f"{where}: no section {str(section)[:80]!r}; there are {', '.join(sections)}")
+        if isinstance(fields, dict):
+            refuse_removed((f"{section}.{key}" for key in fields), f"{where}: ")
+    _check_sections(Settings, values, "", where)
     parser = _parser("settings", "")
     try:
         return _settings(parser, parser.parse_object(values))
     except UserError as error:
         raise UserError(f"{where}: {str(error).removesuffix(_more(parser.prog))}") from None
+
+
+def _check_sections(kind: Any, values: dict[str, Any], prefix: str, where: str) -> None:
+    """Refuse anything but settings where a section stands; jsonargparse would open the file that a string names."""
+    for name, section in get_type_hints(kind).items():
+        if isinstance(section, type) and dataclasses.is_dataclass(section) and name in values:
+            if not isinstance(values[name], dict):
+                raise UserError(f"{where}: {prefix}{name} is not a section with settings below it")
+            _check_sections(section, values[name], f"{prefix}{name}.", where)
 
 
 def _settings(parser: ArgumentParser, parsed: Namespace) -> Settings:

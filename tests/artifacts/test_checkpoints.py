@@ -15,17 +15,19 @@ from vse_tf.artifacts.checkpoints import Checkpoints, Position
 from vse_tf.errors import UserError
 from vse_tf.losses import ConVSE
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.image_tower import build_image_tower
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.image_tower import image_tower_from_settings
+from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training.optimizer import TowerAdam
+
+pytestmark = pytest.mark.lowest
 
 
 def model(seed=0, **changed):
     settings = tiny_settings("unused", model__dropout=0.3, **changed)
     keras.utils.set_random_seed(seed)
     built = DualEncoder(
-        build_image_tower(settings.image, settings.model, (16, 16, 3)),
-        build_text_tower(settings.text, settings.model, 12),
+        image_tower_from_settings(settings.image, settings.model, (16, 16, 3)),
+        text_tower_from_settings(settings.text, settings.model, 12),
     )
     built.compile(optimizer=TowerAdam(1e-2), loss=ConVSE())
     built.optimizer.build(built.trainable_variables)
@@ -71,6 +73,38 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     Checkpoints(tmp_path).save(model(), Position(1, 1), best=True)
     with pytest.raises(UserError, match="another model"):
         Checkpoints(tmp_path).restore(model(text__units=8))
+
+
+def of_features(old_names, **changed):
+    """A model whose layers in and before the head all have the same shape."""
+    given = {"data__source": "precomp", "image__encoder": "features", "image__units": 8, "text__units": 8}
+    settings = tiny_settings("unused", **{**given, "model__head": "true", "model__head_units": 8, **changed})
+    image = image_tower_from_settings(settings.image, settings.model, (8,))
+    config = json.dumps(DualEncoder(image, text_tower_from_settings(settings.text, settings.model, 12)).get_config())
+    if old_names:
+        config = config.replace('"head_units"', '"head_hidden"').replace('"feature_units"', '"head_units"')
+    built = DualEncoder.from_config(json.loads(config))
+    built.compile(optimizer=TowerAdam(1e-2), loss=ConVSE())
+    built.optimizer.build(built.trainable_variables)
+    return built
+
+
+@pytest.mark.parametrize("changed", [{}, {"model__head": "false"}, {"image__units": 0}], ids=str)
+def test_weights_of_renamed_layers_find_their_place(tmp_path, monkeypatch, changed):
+    old = of_features(old_names=True, **changed)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_renamed", lambda name, layers: name)
+        Checkpoints(tmp_path / "old").save(old, Position(1, 1), best=True)
+    Checkpoints(tmp_path / "new").save(old, Position(1, 1), best=True)
+    with h5py.File(next(tmp_path.glob("old/*/state.h5"))) as file:
+        names = set(file["model/image_tower"])
+    assert ("head_hidden" in names) == ("model__head" not in changed) and "feature_units" not in names
+    for folder in ("old", "new"):
+        for old_names in (False, True):
+            again = of_features(old_names, **changed)
+            Checkpoints(tmp_path / folder).restore(again)
+            for mine, other in zip(values(old), values(again), strict=True):
+                np.testing.assert_array_equal(mine, other)
 
 
 def test_a_flipped_byte_is_an_error_not_a_weight(tmp_path):

@@ -1,7 +1,9 @@
 """The index: what is written is what is read, and damage is one line that names the file."""
 
 import json
+import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vse_tf.artifacts.index import ITEMS, MANIFEST, Index, Item
+from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 
@@ -30,7 +33,8 @@ def write(folder, sizes=SIZES, seed=0, items=None):
     writer = IndexWriter(folder, "images", DIM)
     vectors = unit(sum(sizes), seed)
     shards = [writer.write(part) for part in np.split(vectors, np.cumsum(sizes)[:-1])]
-    index = writer.commit(shards, items or photos(sum(sizes)), MODEL, root="/photos", provenance={"seed": 3})
+    root = folder.parent / "photos"
+    index = writer.commit(shards, items or photos(sum(sizes)), MODEL, root=root, provenance={"seed": 3})
     return index, vectors
 
 
@@ -45,7 +49,7 @@ def test_what_is_written_is_read(tmp_path):
     assert index.gather([]).shape == (0, DIM)
     assert list(index.all_items()) == photos(8)
     assert index.items([7, 0, 7]) == [photos(8)[7], photos(8)[0], photos(8)[7]]
-    assert str(index.path(index.item(2))) == "/photos/p/2.jpg"
+    assert str(index.path(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
     assert str(Index.open(tmp_path / "index", root="/moved").path(index.item(2))) == "/moved/p/2.jpg"
     index.verify()
 
@@ -157,6 +161,25 @@ def pickled(folder):
     np.save(shard_of(folder), np.array([{"a": 1}] * 3, object), allow_pickle=True)
 
 
+def shard_named(name, rows):
+    return {"name": name, "rows": rows, "sha256": ""}
+
+
+def piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def linked(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
+def header(folder, shape):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    shard_of(folder).write_bytes(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text.encode() + b"\0" * 60)
+
+
 DAMAGE = {
     "shard gone": (lambda f: shard_of(f).unlink(), r"vectors-\w+\.npy.*No such file"),
     "shard cut": (lambda f: shard_of(f).write_bytes(shard_of(f).read_bytes()[:-1]), r"vectors-\w+\.npy"),
@@ -182,6 +205,28 @@ DAMAGE = {
     "no items": (lambda f: edit(f, items={}), "manifest.json: items without"),
     "no model": (lambda f: edit(f, model=None), "manifest.json: no model"),
     "root is a number": (lambda f: edit(f, root=3), "manifest.json: root"),
+    "root is no path": (lambda f: edit(f, root="a\0"), "manifest.json: root is no path"),
+    "root without end": (lambda f: edit(f, root="a" * 10_000), "manifest.json: root is no path"),
+    "a dim of many": (lambda f: edit(f, dim=10**30), "manifest.json: dim is above"),
+    "a negative dim": (lambda f: edit(f, dim=-5), "manifest.json: dim"),
+    "a negative count": (lambda f: edit(f, count=-8), "manifest.json: dim and count"),
+    "a shard above": (lambda f: edit(f, count=3, shards=[shard_named("..", 3)]), "manifest.json: shards without"),
+    "a shard with a NUL": (lambda f: edit(f, count=3, shards=[shard_named("a\0.npy", 3)]), "shards without"),
+    "negative rows": (lambda f: edit(f, count=-3, shards=[shard_named("a.npy", -3)]), "manifest.json: dim and count"),
+    "huge rows": (lambda f: edit(f, count=10**30, shards=[shard_named("a.npy", 10**30)]), "cannot be 10+ lines"),
+    "a model of lists": (lambda f: edit(f, model={"path": []}), "manifest.json: model.path is not a string"),
+    "an id of numbers": (lambda f: edit(f, model={"id": 5}), "manifest.json: model.id is not a string"),
+    "nested deeply": (lambda f: (f / MANIFEST).write_text("[" * 10**6), "manifest.json: .*nested too deeply"),
+    "manifest a pipe": (lambda f: piped(f / MANIFEST), "manifest.json: not a regular file but a pipe"),
+    "manifest a device": (lambda f: linked(f / MANIFEST, "/dev/zero"), "manifest.json: a link out of"),
+    "manifest without end": (lambda f: os.truncate(f / MANIFEST, 2**40), "manifest.json: .*more than the limit"),
+    "items a pipe": (lambda f: piped(f / ITEMS), r"items\.jsonl.*not a regular file but a pipe"),
+    "items elsewhere": (lambda f: linked(f / ITEMS, "/etc/hostname"), r"items\.jsonl.*a link out of"),
+    "shard a pipe": (lambda f: piped(shard_of(f)), r"vectors-\w+\.npy.*not a regular file but a pipe"),
+    "shard a loop": (lambda f: linked(shard_of(f), shard_of(f).name), r"vectors-\w+\.npy.*symbolic links"),
+    "shard elsewhere": (lambda f: linked(shard_of(f), "/dev/zero"), r"vectors-\w+\.npy.*a link out of"),
+    "a shape below zero": (lambda f: header(f, "(-3, -5)"), r"vectors-\w+\.npy.*announces the shape"),
+    "a shape too large": (lambda f: header(f, f"({2**40}, 5)"), r"vectors-\w+\.npy.*header announces"),
 }
 
 
@@ -205,6 +250,70 @@ LINES = {
     "a line less": (lambda text: text.replace("\n", " ", 1), "line"),
     "a line more": (lambda text: text.replace(",", "\n", 1), "line"),
 }
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"id": 5}', "id is expected|string under id"),
+        ('{"id": "a", "path": ["a"]}', "path is not a string"),
+        ('{"id": "a", "caption": 1e9}', "caption is not a string"),
+        ('{"id": "a", "size": "7"}', "size is not a whole number"),
+        ('{"id": "a", "mtime_ns": true}', "mtime_ns is not a whole number"),
+        ('{"id": "a\\ud800"}', "id is not Unicode"),
+        ('{"id": "a", "path": "\\udcff.jpg"}', "path is not UTF-8"),
+        ('{"id": "' + "a" * 9000 + '"}', "id has more than"),
+        ('{"id": "a", "caption": "' + "a" * 2**23 + '"}', "more than the limit"),
+        ('{"id": "a", "size": ' + "9" * 5000 + "}", "."),
+        ("[" * 100_000, "."),
+        ("NaN        ", "not an item"),
+        ("\xff" * 20, "."),
+    ],
+    ids=range(13),
+)
+def test_an_odd_item_is_one_line(tmp_path, line, named):
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    index = writer.commit([writer.write(unit(1))], [line.encode("latin-1") + b"\n"], MODEL)
+    for read in (lambda: index.item(0), lambda: list(index.all_items())):
+        with pytest.raises(UserError, match=rf"items\.jsonl: line 1: .*({named})"):
+            read()
+
+
+def test_a_line_of_many_megabytes_costs_little(tmp_path):
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    line = b'{"id": "a", "caption": "' + b"a" * (100 * 2**20) + b'"}\n'
+    index = writer.commit([writer.write(unit(1))], [line], MODEL)
+    tracemalloc.start()
+    for read in (lambda: index.item(0), lambda: next(index.all_items())):
+        with pytest.raises(UserError, match="more than the limit"):
+            read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * 2**20
+
+
+def test_the_manifest_names_no_folder_of_its_machine(tmp_path):
+    model = {**MODEL, "path": str(tmp_path / "runs" / "a")}
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    index = writer.commit([writer.write(unit(1))], photos(1), model, root=tmp_path / "photos")
+    assert str(tmp_path) not in (index.folder / MANIFEST).read_text()
+    assert index.model["path"] == "../runs/a"
+    # Not the way up to the root of the file system and down again.
+    index = writer.commit([writer.write(unit(1))], photos(1), {**model, "path": "/no/run"}, root="/no/photos")
+    assert "/no" not in (index.folder / MANIFEST).read_text()
+    assert (index.root, index.photos.name, index.model.get("path")) == (None, "photos", None)
+    with pytest.raises(OutsideError, match=r"name their folder with --root \(it was called 'photos'\)"):
+        index.photo(index.item(0))
+
+
+def test_an_index_of_an_earlier_version_is_read(tmp_path):
+    index, _ = write(tmp_path / "index")
+    edit(index.folder, root=str(tmp_path / "photos"), model={"kind": "run", "path": "/home/me/runs/a", "id": "abc"})
+    manifest = json.loads((index.folder / MANIFEST).read_text())
+    del manifest["root_name"]
+    (index.folder / MANIFEST).write_text(json.dumps(manifest))
+    index = Index.open(index.folder)
+    assert str(index.photo(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
 
 
 @pytest.mark.parametrize("damage", LINES)

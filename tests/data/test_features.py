@@ -1,6 +1,6 @@
 """The feature cache's shards: whole or made again, and nothing half written on a full disk."""
 
-import errno
+import resource
 
 import numpy as np
 import pytest
@@ -50,15 +50,23 @@ def test_shards_of_other_rows_and_pickles_are_damaged(tmp_path):
     assert len(FeatureShards(tmp_path, COUNT, FEATURE).remove_damaged(["centre", "flip"])) == 2
 
 
-def test_a_full_disk_leaves_nothing_half(tmp_path, monkeypatch):
-    def full(file, *_, **__):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(UserError, match=r"data\.cache_dir: cannot write .*No space left on device"):
-        filled(tmp_path / "new")
+def test_a_full_disk_leaves_nothing_half_and_says_so(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        # What NumPy writes by itself ends in "… requested and … written".
+        with pytest.raises(UserError, match=r"data\.cache_dir: cannot write .*: File too large; free some space, or"):
+            filled(tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_folder_that_is_none_is_found_before_computing(tmp_path):
+    (tmp_path / "cache").touch()
+    shards = FeatureShards(tmp_path / "cache" / "features", COUNT, FEATURE)
+    with pytest.raises(UserError, match=r"data\.cache_dir: .*cache is not a folder"):
+        fill(shards, ["centre"], lambda *_: pytest.fail("computed"))
 
 
 def test_states_of_tokens_come_back_padded_with_zeros(tmp_path):

@@ -66,7 +66,7 @@ def test_groups_stay_in_one_batch(epoch_over):
         for batch in order.epoch(epoch):
             rows, times = np.unique(batch[:, ROW] // 2, return_counts=True)
             assert (times % 2 == 0).all(), rows
-    apart = Order(records([3] * 40, groups), 8, epoch_over, seed=0, group_batches=False)
+    apart = Order(records([3] * 40), 8, epoch_over, seed=0)
     together = [np.isin(batch[:, ROW] ^ 1, batch[:, ROW]).all() for batch in apart.epoch(0)]
     assert not all(together)
 

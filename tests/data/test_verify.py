@@ -89,7 +89,7 @@ def test_no_more_than_the_first_part_of_a_large_file_is_read(tmp_path, monkeypat
             read.append(len(data))
             return data
 
-    monkeypatch.setattr(module, "open", Spy, raising=False)
+    monkeypatch.setattr(module, "open_regular", Spy)
     assert verify([str(path)], "headers", 10**6, tmp_path / "cache", progress=False) == {}
     assert read == [HEADER_BYTES]
 

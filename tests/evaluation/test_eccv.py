@@ -138,7 +138,7 @@ def test_what_the_benchmarks_do_not_hold_stays_out(package):
     encoded = encoded_of(split, 1)
     found = EccvBenchmark().measure(split, encoded)
     agree(found, by_complete_rankings(Metrics(), split, encoded))
-    rows = encoded.text_rows.copy()
+    rows = encoded.image_id.copy()
     kept = [i for i, n in enumerate(n for own in caption_ids for n in own) if 50_000 <= n < 90_000]
     alone = EncodedSplit(encoded.image[1:-1], encoded.text[kept], rows[kept] - 1, np.arange(IMAGES))
     assert EccvBenchmark().measure(split_of(IMAGE_IDS, CAPTION_IDS), alone) == found
@@ -162,8 +162,8 @@ def test_data_that_does_not_fit_is_one_line(package):
             benchmark.check(split)
     split = split_of(IMAGE_IDS, CAPTION_IDS)
     encoded = encoded_of(split)
-    seen = encoded.text_rows > 0
-    left = EncodedSplit(encoded.image[1:], encoded.text[seen], encoded.text_rows[seen] - 1, encoded.rows[1:])
+    seen = encoded.image_id > 0
+    left = EncodedSplit(encoded.image[1:], encoded.text[seen], encoded.image_id[seen] - 1, encoded.rows[1:])
     with pytest.raises(UserError, match="1 of the 12 images"):
         benchmark.measure(split, left)
 

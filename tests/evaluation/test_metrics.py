@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vse_tf.errors import UserError
-from vse_tf.evaluation.metrics import METRICS, evaluate, fold_metrics, recall_metrics
+from vse_tf.evaluation.metrics import METRICS, fold_metrics, recall_metrics, recalls
 from vse_tf.evaluation.ranking import Ranks, ranks
 from vse_tf.evaluation.similarity import NonFiniteError
 
@@ -46,8 +46,8 @@ def test_no_query_is_an_error():
 
 def test_evaluate_measures_the_whole_gallery():
     image, text, rows = gallery()
-    assert evaluate(image, text, rows) == recall_metrics(ranks(image, text, rows))
-    assert 0 < evaluate(image, text, rows)["i2t_r1"] < 100
+    assert recalls(image, text, rows) == recall_metrics(ranks(image, text, rows))
+    assert 0 < recalls(image, text, rows)["i2t_r1"] < 100
 
 
 def test_folds_are_the_mean_of_consecutive_parts():
@@ -55,13 +55,13 @@ def test_folds_are_the_mean_of_consecutive_parts():
     parts = []
     for start in (0, 10, 20):
         own = (rows >= start) & (rows < start + 10)
-        parts.append(evaluate(image[start : start + 10], text[own], rows[own] - start))
+        parts.append(recalls(image[start : start + 10], text[own], rows[own] - start))
     found = fold_metrics(image, text, rows, folds=3)
     assert tuple(found) == METRICS
     for name in METRICS:
         assert found[name] == pytest.approx(np.mean([part[name] for part in parts]), rel=1e-12)
-    assert found == evaluate(image, text, rows, folds=3, block_bytes=100)
-    assert found["rsum"] != evaluate(image, text, rows)["rsum"]
+    assert found == recalls(image, text, rows, folds=3, block_bytes=100)
+    assert found["rsum"] != recalls(image, text, rows)["rsum"]
 
 
 def test_an_image_without_captions_keeps_its_place_in_its_fold():
@@ -69,7 +69,7 @@ def test_an_image_without_captions_keeps_its_place_in_its_fold():
     some = rows != 10
     found = fold_metrics(image, text[some], rows[some], folds=3)
     parts = [
-        evaluate(image[at : at + 10], text[some & (rows // 10 == at // 10)], rows[some & (rows // 10 == at // 10)] - at)
+        recalls(image[at : at + 10], text[some & (rows // 10 == at // 10)], rows[some & (rows // 10 == at // 10)] - at)
         for at in (0, 10, 20)
     ]
     assert found["rsum"] == pytest.approx(np.mean([part["rsum"] for part in parts]), rel=1e-12)
@@ -78,7 +78,7 @@ def test_an_image_without_captions_keeps_its_place_in_its_fold():
 def test_the_order_of_captions_does_not_matter():
     image, text, rows = gallery()
     order = np.argsort(rows, kind="stable")
-    assert evaluate(image, text, rows, folds=5) == evaluate(image, text[order], rows[order], folds=5)
+    assert recalls(image, text, rows, folds=5) == recalls(image, text[order], rows[order], folds=5)
 
 
 @pytest.mark.parametrize(
@@ -91,23 +91,23 @@ def test_the_order_of_captions_does_not_matter():
 )
 def test_folds_that_do_not_divide_the_gallery_are_an_error(folds, message):
     with pytest.raises(UserError, match=message):
-        evaluate(*gallery(), folds=folds)
+        recalls(*gallery(), folds=folds)
 
 
 def test_a_fold_without_captions_is_an_error():
     image, text, rows = gallery()
     with pytest.raises(UserError, match="images 10 to 19 have no caption"):
-        evaluate(image, text[rows < 10], rows[rows < 10], folds=3)
+        recalls(image, text[rows < 10], rows[rows < 10], folds=3)
 
 
 def test_a_bad_row_is_named_in_the_whole_gallery():
     image, text, rows = gallery()
     image[25, 3] = np.nan
     with pytest.raises(NonFiniteError, match="image embedding in row 25"):
-        evaluate(image, text, rows, folds=3)
+        recalls(image, text, rows, folds=3)
 
 
 @pytest.mark.parametrize("rows", [[0, 99], [-1, 0], [0]])
 def test_rows_that_do_not_fit_are_an_error(rows):
-    with pytest.raises(ValueError, match="text_rows"):
+    with pytest.raises(ValueError, match="image_id"):
         fold_metrics(np.ones((4, 2)), np.ones((2, 2)), rows, folds=2)

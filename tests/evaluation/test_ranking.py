@@ -20,16 +20,16 @@ from vse_tf.evaluation.ranking import ranks
 from vse_tf.evaluation.similarity import NonFiniteError, check_finite
 
 
-def oracle(image, text, text_rows):
+def oracle(image, text, image_id):
     """Ranks by loops over exactly rounded scores."""
     score = (image.astype(np.float64) @ text.astype(np.float64).T).astype(np.float32)
     i2t, t2i = [], []
     for i in range(len(image)):
-        own = [score[i, j] for j in range(len(text)) if text_rows[j] == i]
-        wrong = [score[i, j] for j in range(len(text)) if text_rows[j] != i]
+        own = [score[i, j] for j in range(len(text)) if image_id[j] == i]
+        wrong = [score[i, j] for j in range(len(text)) if image_id[j] != i]
         i2t.append(sum(s >= max(own) for s in wrong) if own else -1)
     for j in range(len(text)):
-        right = text_rows[j]
+        right = image_id[j]
         t2i.append(sum(score[i, j] >= score[right, j] for i in range(len(image)) if i != right))
     return i2t, t2i
 

@@ -60,3 +60,16 @@ def test_what_the_header_announces_is_refused_before_it_is_decoded(decode):
         decode([bomb(101)])
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_bytes\[0\]: broken"):
         decode([bomb(100)])
+
+
+def test_an_error_names_the_first_ten_and_counts_the_rest(decode):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decode([b"none"] * 10)
+    assert caught.value.message.count("image_bytes[") == 10
+    assert "more" not in caught.value.message
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decode([GOOD, *[b"none"] * 3000, GOOD])
+    assert "image_bytes[1]: not a JPEG" in caught.value.message
+    assert caught.value.message.count("image_bytes[") == 10
+    assert "image_bytes[10]: not a JPEG, PNG, GIF, BMP or WebP image; and 2990 more" in caught.value.message
+    assert len(caught.value.message) < 2000

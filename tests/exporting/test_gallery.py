@@ -1,6 +1,7 @@
 """Galleries from folders, lists and indexes; what is wrong with them is named."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_a_text_file_lists_photos_or_captions(embedder, photos):
     listing.write_text(f"in/c.webp\n\n{photos / 'b.jpg'}\nmissing.jpg\nin/c.webp\n")
     notes = Notes()
     gallery = read_gallery(listing, embedder, notes, progress=False)
-    assert gallery.ids == ["in/c.webp", str(photos / "b.jpg")]
+    assert gallery.ids == ["in/c.webp", "b.jpg"]
     assert "line 4: missing image: 'missing.jpg'" in notes[0]
     assert "a second item is called 'in/c.webp'" in notes[1]
     listing.write_bytes("a dog\n\n  zwei Hünde \n".encode() + b"\xff\n")
@@ -60,6 +61,27 @@ def test_a_text_file_lists_photos_or_captions(embedder, photos):
     np.testing.assert_array_equal(gallery.vectors, embedder.encode_texts(["a dog", "zwei Hünde"]))
     assert (gallery.facts["kind"], gallery.facts["left_out"]) == ("captions", 1)
     assert "line 4: not UTF-8" in notes[0]
+
+
+def test_a_gallery_opens_regular_files_and_names_no_folder(embedder, photos, tmp_path):
+    os.mkfifo(photos / "pipe.jpg")
+    rows = [{"image": str(photos / "b.jpg")}, {"image": "pipe.jpg"}, {"image": "x" * 300}, {"image": "a\0.jpg"}]
+    (photos / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = Notes()
+    gallery = read_gallery(photos / "table.jsonl", embedder, notes, progress=False)
+    assert gallery.ids == gallery.captions == ["b.jpg"]
+    for note, reason in zip(notes, ("not a file: 'pipe.jpg'", "too long", "holds a NUL"), strict=True):
+        assert reason in note
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(UserError, match=r"list\.txt: not a regular file but a pipe"):
+        read_gallery(tmp_path / "list.txt", embedder, print)
+    for place in ("x" * 300, "~nobody-of-this-name/photos"):
+        with pytest.raises(UserError, match="no such file or folder"):
+            read_gallery(place, embedder, print)
+    writer = IndexWriter(tmp_path / "old", "images", embedder.dim)
+    items = [Item(str(photos / "b.jpg"), path=str(photos / "b.jpg"))]
+    writer.commit([writer.write(gallery.vectors)], items, {"id": "abc"})
+    assert read_gallery(tmp_path / "old", embedder, print).ids == ["../photos/b.jpg"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

@@ -96,3 +96,15 @@ def test_gallery_and_names_are_in_the_variables_not_in_the_graph(tmp_path):
     expected, _ = oracle(queries, store(vectors, "float16").restored(), 3)
     ids = run(text=text_of(queries))["ids"].numpy()
     assert [[int(name.decode()[2:-4]) for name in line] for line in ids] == expected.tolist()
+
+
+def test_many_queries_are_answered_in_slices_and_too_many_refused(monkeypatch):
+    monkeypatch.setattr(retrieval_module, "MAX_ITEMS", 605)
+    vectors, queries = unit(20), unit(201, seed=1)
+    search = module_of(vectors, 3).signatures()["search_text"]
+    rows, scores = oracle(queries, vectors, 3)
+    answer = search(text=text_of(queries))
+    np.testing.assert_allclose(answer["scores"], scores, atol=1e-5)
+    assert answer["ids"].numpy()[200].tolist() == [f"ä/{row}.jpg".encode() for row in rows[200]]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="queries of 3 items each: 202, at most 201 at a time"):
+        search(text=text_of(unit(202)))

@@ -9,7 +9,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from vse_tf.artifacts import manifest
+from vse_tf.artifacts.versions import BESIDE, Release
 from vse_tf.errors import UserError
+from vse_tf.exporting.batching import FILE_NAME
 from vse_tf.exporting.operations import custom_operations
 from vse_tf.exporting.served_model import ServedModel, embedding_probe
 from vse_tf.exporting.signature import described, signature
@@ -150,3 +152,23 @@ def test_operations_of_other_libraries_are_found(tmp_path):
 
     tf.saved_model.save(Split(), str(tmp_path))
     assert any("Whitespace" in name for name in custom_operations(tmp_path))
+
+
+def test_batching_is_there_before_the_version_is(tmp_path, monkeypatch):
+    """A server reads the file only when it loads a version, which may be as soon as the folder has its number."""
+    seen = []
+    publish = Release.publish
+
+    def noted(release):
+        seen.extend(path.read_text() for path in tmp_path.rglob(f"{BESIDE}*/{FILE_NAME}"))
+        return publish(release)
+
+    monkeypatch.setattr(Release, "publish", noted)
+    batched = dataclasses.replace(model("text_tower"), batching=b"# yes")
+    folders = [written.folder for written in write_models(tmp_path, [model(), batched], {}, "float32")]
+    assert seen == ["# yes"]
+    assert [(folder / FILE_NAME).exists() for folder in folders] == [False, True]
+    # A setting that may be edited: not in the manifest, and readable for the user of a container.
+    (folders[1] / FILE_NAME).write_text("# edited")
+    assert FILE_NAME not in manifest.verify(folders[1])["files"]
+    assert (folders[1] / FILE_NAME).stat().st_mode == (folders[1] / "saved_model.pb").stat().st_mode

@@ -274,6 +274,16 @@ def test_two_processes_do_not_embed_into_one_index(folder):
     check(folder)
 
 
+def test_a_lock_that_is_a_link_is_not_followed(folder, tmp_path):
+    diary = tmp_path / "diary.txt"
+    diary.write_text("mine")
+    (folder.parent / "index" / FOLDER).mkdir(parents=True)
+    (folder.parent / "index" / FOLDER / "lock").symlink_to(diary)
+    with pytest.raises(UserError, match="lock: cannot be written"):
+        run(folder, BytesEncoder())
+    assert diary.read_text() == "mine"
+
+
 def test_a_full_disk_is_one_line_and_the_old_index_stays(folder, monkeypatch):
     run(folder, BytesEncoder())
     index = check(folder)
@@ -283,8 +293,8 @@ def test_a_full_disk_is_one_line_and_the_old_index_stays(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pathlib.Path.write_bytes", full)
-        with pytest.raises(UserError, match="cannot be written: No space left"):
+        patched.setattr("os.fsync", full)
+        with pytest.raises(UserError, match="cannot be written: No space left on device; free some space"):
             run(folder, BytesEncoder())
     assert len(Index.open(index.folder)) == 11
     run(folder, BytesEncoder())

@@ -1,6 +1,9 @@
 """FAISS beside an index: what it finds, when it is built again, and what is said without it."""
 
+import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +55,36 @@ def test_it_is_built_once_and_again_when_the_vectors_changed(index, tmp_path):
     backend("faiss", index, told.append)
     assert "damaged" in told[2]
     assert "built" in told[3]
+
+
+def test_a_file_that_is_not_the_indexs_own_is_built_again(index, monkeypatch):
+    class Flat:
+        def __init__(self, dim, count=0):
+            self.d, self.ntotal = dim, count
+
+        def add(self, vectors):
+            self.ntotal += len(vectors)
+
+        def search(self, query, k):
+            rows = np.tile(np.arange(k), (len(query), 1))
+            rows[:, -1] = 10**9
+            return np.zeros(rows.shape, np.float32), rows
+
+    def write(built, path):
+        Path(path).write_bytes(b"faiss")
+
+    faiss = SimpleNamespace(IndexFlatIP=Flat, read_index=lambda path: Flat(16, 799), write_index=write)
+    monkeypatch.setitem(sys.modules, "faiss", faiss)
+    told = []
+    search = backend("faiss-flat", index, told.append)
+    assert search(index.gather([0]), 5)[0].tolist() == [[0, 1, 2, 3]]
+    backend("faiss-flat", index, told.append)
+    assert "damaged, building it again" in told[1]
+    (path,) = index.folder.glob("faiss-*")
+    path.unlink()
+    os.mkfifo(path)
+    backend("faiss-flat", index, told.append)
+    assert "damaged, building it again" in told[3]
 
 
 def test_without_faiss_it_says_how_to_install_it(index, monkeypatch):

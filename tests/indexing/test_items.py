@@ -8,7 +8,8 @@ from tests.indexing.collections import draw
 from vse_tf.artifacts.index import Item
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
-from vse_tf.indexing.items import captions, photos
+from vse_tf.indexing import items as collection
+from vse_tf.indexing.items import captions, photos, query_lines
 
 
 def ids(items):
@@ -32,7 +33,7 @@ def test_a_folder_gives_its_photos_in_the_order_of_their_names(tmp_path):
     assert photos(tmp_path).root == tmp_path
 
 
-def test_links_stay_in_the_folder(tmp_path):
+def test_links_to_files_are_followed_and_nothing_else_is(tmp_path):
     draw(tmp_path / "secret.jpg", 0)
     inside = tmp_path / "photos"
     draw(inside / "real" / "a.jpg", 0)
@@ -40,11 +41,47 @@ def test_links_stay_in_the_folder(tmp_path):
     (inside / "c.jpg").symlink_to(tmp_path / "secret.jpg")
     (inside / "d.jpg").symlink_to(inside / "nowhere.jpg")
     (inside / "e").symlink_to(inside)
+    (inside / "f").symlink_to("f")
+    (inside / "g.jpg").symlink_to("g.jpg")
+    (inside / "h").symlink_to(inside.parent)
+    os.mkfifo(inside / "i.jpg")
+    (inside / "j.png").symlink_to("/dev/zero")
+    (inside / "k.jpg").mkdir()
     found = list(photos(inside))
-    assert ids(found) == ["b.jpg", "real/a.jpg"]
-    told = " ".join(problems(found))
-    for expected in ("c.jpg: a link out", "d.jpg: missing image", "e: a link to a folder"):
-        assert expected in told
+    assert ids(found) == ["b.jpg", "c.jpg", "real/a.jpg"]
+    assert [
+        (problem.where.removeprefix(f"{inside}/"), problem.what) for problem in found if not isinstance(problem, Item)
+    ] == [
+        ("d.jpg", "missing image: 'd.jpg' (No such file or directory)"),
+        ("e", "a link to a folder is not followed"),
+        ("f", "cannot be read: Too many levels of symbolic links"),
+        ("g.jpg", "cannot be read: Too many levels of symbolic links"),
+        ("h", "a link to a folder is not followed"),
+        ("i.jpg", "not a file: 'i.jpg'"),
+        ("j.png", "not a file: 'j.png'"),
+    ]
+
+
+def test_a_subfolder_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
+    draw(tmp_path / "locked" / "a.jpg", 0)
+    draw(tmp_path / "open" / "b.jpg", 0)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = list(photos(tmp_path))
+    assert ids(found) == ["open/b.jpg"]
+    assert problems(found) == [f"{tmp_path}/locked: the folder cannot be read: Permission denied"]
+
+
+def test_a_photo_too_large_to_be_one_is_listed(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(2**40)
+    assert "more than the limit of" in problems(photos(tmp_path))[0]
 
 
 def test_a_name_that_is_not_utf8_is_listed(tmp_path):
@@ -61,11 +98,62 @@ def test_a_list_names_photos_from_its_own_folder_or_anywhere(tmp_path):
     path = tmp_path / "lists" / "list.txt"
     path.write_bytes(f"\ufeffa b.jpg\r\n\n{elsewhere}\nmissing.jpg\n.\n\0\n".encode() + b"\xff.jpg\n")
     found = list(photos(path))
-    assert ids(found) == ["a b.jpg", str(elsewhere)]
+    assert [(item.id, item.path) for item in found if isinstance(item, Item)] == [
+        ("lists/a b.jpg", "lists/a b.jpg"),
+        ("b.jpg", "b.jpg"),
+    ]
+    assert photos(path).root == tmp_path
     told = problems(found)
     assert len(told) == 4
     for line, what in zip(told, ("line 4: missing", "line 5: not a file", "line 6", "line 7"), strict=True):
         assert what in line
+
+
+def test_a_list_whose_photos_lie_below_it_keeps_its_names(tmp_path):
+    draw(tmp_path / "lists" / "in" / "a..b.jpg", 0)
+    draw(tmp_path / "lists" / "c.jpg", 0)
+    path = tmp_path / "lists" / "list.txt"
+    path.write_text(f"in/a..b.jpg\nin/../c.jpg\n./c.jpg\n{tmp_path}/lists/c.jpg\n")
+    found = photos(path)
+    assert ids(found) == ["in/a..b.jpg", "c.jpg", "./c.jpg", "c.jpg"]
+    assert found.root == tmp_path / "lists"
+
+
+def test_a_list_names_no_pipe_no_device_and_no_link_in_a_circle(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("b.jpg")
+    (tmp_path / "list.txt").write_text(f"a.jpg\nb.jpg\n/dev/zero\n{'x' * 300}.jpg\ngs://bucket/a.jpg\n")
+    found = list(photos(tmp_path / "list.txt"))
+    assert not ids(found)
+    for line, what in zip(
+        problems(found), ("not a file", "symbolic links", "not a file", "too long", "No such"), strict=True
+    ):
+        assert what in line
+
+
+def test_a_line_without_end_is_passed_over_and_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "LINE_BYTES", 100)
+    monkeypatch.setattr(collection, "NO_LINE_BYTES", 1000)
+    path = tmp_path / "captions.txt"
+    path.write_text(f"a dog\n{'x' * 99}\n{'y' * 350}\na cat\n")
+    found = list(captions(path))
+    assert ids(found) == ["1", "2", "4"]
+    assert problems(found) == [f"{path}: line 3: longer than the limit of 100 bytes"]
+    path.write_text("a dog\n" + "z" * 5000)
+    with pytest.raises(UserError, match=r"captions\.txt: line 2: no line end within 1000 bytes"):
+        list(captions(path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("make", [photos, captions, query_lines])
+def test_a_pipe_or_a_device_is_no_list(tmp_path, kind, make):
+    path = tmp_path / "list.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=f"list\\.txt: not a regular file but a {kind}"):
+        make(path)
 
 
 def test_captions_are_lines(tmp_path):
@@ -87,7 +175,7 @@ def test_mistakes_are_one_line(tmp_path):
         (lambda: photos(tmp_path / "a.jpg"), "--images.*one photo"),
         (lambda: photos(tmp_path / "missing"), "--images.*No such file"),
         (lambda: photos(tmp_path / "utf16.txt"), "--images.*UTF-16"),
-        (lambda: captions(tmp_path), "--captions.*directory"),
+        (lambda: captions(tmp_path), "--captions.*a folder"),
         (lambda: captions(tmp_path / "missing"), "--captions.*No such file"),
     ):
         with pytest.raises(UserError, match=named):

@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 
 from tests.indexing.test_search import unit
-from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 from vse_tf.indexing.merging import merge
 from vse_tf.indexing.search import ExactSearch
 
 
-def write(folder, vectors, model="a", kind="images"):
+def write(folder, vectors, model="a", kind="images", root=None):
     writer = IndexWriter(folder, kind, vectors.shape[1])
     items = [Item(f"{i}.jpg", path=f"{i}.jpg") for i in range(len(vectors))]
     half = len(vectors) // 2
     shards = [writer.write(vectors[:half]), writer.write(vectors[half:])]
-    return writer.commit(shards, items, {"id": model, "path": "runs/a"}, root=f"/photos/{folder.name}")
+    return writer.commit(
+        shards, items, {"id": model, "path": "runs/a"}, root=root or folder.parent / "photos" / folder.name
+    )
 
 
 def test_merged_indexes_are_searched_as_one(tmp_path):
@@ -28,8 +30,8 @@ def test_merged_indexes_are_searched_as_one(tmp_path):
     index = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
     index.verify()
     np.testing.assert_array_equal(index.matrix(), vectors)
-    assert str(index.path(index.item(3))) == "/photos/a/3.jpg"
-    assert str(index.path(index.item(23))) == "/photos/b/3.jpg"
+    assert str(index.path(index.item(3))) == f"{tmp_path}/photos/a/3.jpg"
+    assert str(index.path(index.item(23))) == f"{tmp_path}/photos/b/3.jpg"
     whole = write(tmp_path / "whole", vectors)
     for ours, expected in zip(ExactSearch(index)(vectors, 7), ExactSearch(whole)(vectors, 7), strict=True):
         np.testing.assert_array_equal(ours, expected)
@@ -38,6 +40,38 @@ def test_merged_indexes_are_searched_as_one(tmp_path):
     assert os.stat(shard).st_nlink == 2  # noqa: PTH116
     write(tmp_path / "a", vectors[5:9])
     index.verify()
+
+
+def test_a_merged_index_names_no_folder_of_its_machine(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
+    write(tmp_path / "a", vectors)
+    write(tmp_path / "b", vectors)
+    (tmp_path / "deep").mkdir()
+    index = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "deep" / "all")
+    for name in ("manifest.json", "items.jsonl"):
+        assert str(tmp_path) not in (index.folder / name).read_text()
+    assert index.item(9) == Item("1.jpg", path="b/1.jpg")
+    assert index.root == str(tmp_path / "photos")
+
+
+def test_photos_of_unknown_places_are_told_apart_by_name(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
+    write(tmp_path / "a", vectors, root="/no/a")
+    write(tmp_path / "b", vectors, root="/no/b")
+    index = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    assert (index.root, index.item(3).path, index.item(11).path) == (None, "a/3.jpg", "b/3.jpg")
+    index = merge([tmp_path / "a", tmp_path / "a"], tmp_path / "twice")
+    assert (index.root, index.photos.name, index.item(11).path) == (None, "a", "3.jpg")
+
+
+def test_an_earlier_merge_with_absolute_paths_is_merged(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((2, 6)))
+    old = IndexWriter(tmp_path / "old", "images", 6)
+    items = [Item("1.jpg", path=f"{tmp_path}/photos/a/1.jpg"), Item("2.jpg", path=f"{tmp_path}/photos/b/2.jpg")]
+    old.commit([old.write(vectors)], items, {"id": "a"})
+    index = merge([tmp_path / "old", tmp_path / "old"], tmp_path / "all")
+    assert str(Index.open(index.folder, root="/").photo(index.item(3))) == f"{tmp_path}/photos/b/2.jpg"
+    assert f'"{tmp_path}' not in (index.folder / "items.jsonl").read_text()
 
 
 def test_without_links_shards_are_copied(tmp_path, monkeypatch):

@@ -7,36 +7,36 @@ import math
 import numpy as np
 
 
-def negatives(i: int, rows: list[int] | None, batch: int) -> list[int]:
+def negatives(i: int, image_id: list[int] | None, batch: int) -> list[int]:
     """The pairs that are negatives of pair i."""
-    return [j for j in range(batch) if j != i and (rows is None or rows[j] != rows[i])]
+    return [j for j in range(batch) if j != i and (image_id is None or image_id[j] != image_id[i])]
 
 
-def _both_ways(one_way, image, text, rows, *args) -> np.ndarray:
+def _both_ways(one_way, image, text, image_id, *args) -> np.ndarray:
     """One direction's per-pair losses plus the other's, with image and text exchanged."""
     image, text = np.asarray(image, np.float64), np.asarray(text, np.float64)
     batch = len(image)
-    forth = [one_way(i, image, text, negatives(i, rows, batch), rows, *args) for i in range(batch)]
-    back = [one_way(i, text, image, negatives(i, rows, batch), rows, *args) for i in range(batch)]
+    forth = [one_way(i, image, text, negatives(i, image_id, batch), image_id, *args) for i in range(batch)]
+    back = [one_way(i, text, image, negatives(i, image_id, batch), image_id, *args) for i in range(batch)]
     return np.array(forth) + np.array(back)
 
 
-def convse(image, text, rows=None, temperature=0.1, multiple_positives=False) -> np.ndarray:
-    def one_way(i, anchors, candidates, others, rows):
+def convse(image, text, image_id=None, temperature=0.1, multiple_positives=False) -> np.ndarray:
+    def one_way(i, anchors, candidates, others, image_id):
         s = [float(anchors[i] @ c) / temperature for c in candidates]
         if multiple_positives:
             top = max(s)
             log_total = top + math.log(sum(math.exp(x - top) for x in s))
-            positives = [j for j in range(len(s)) if rows[j] == rows[i]]
+            positives = [j for j in range(len(s)) if image_id[j] == image_id[i]]
             return sum(log_total - s[j] for j in positives) / len(positives)
         top = max(s[j] for j in [i, *others])
         return top + math.log(sum(math.exp(s[j] - top) for j in [i, *others])) - s[i]
 
-    return _both_ways(one_way, image, text, rows)
+    return _both_ways(one_way, image, text, image_id)
 
 
-def convse_plus_plus(image, text, rows=None, temperature=0.1, margin=0.2, hardest=1, hardness=1.0) -> np.ndarray:
-    def one_way(i, anchors, candidates, others, rows):
+def convse_plus_plus(image, text, image_id=None, temperature=0.1, margin=0.2, hardest=1, hardness=1.0) -> np.ndarray:
+    def one_way(i, anchors, candidates, others, image_id):
         positive = float(anchors[i] @ candidates[i])
         hinges = sorted((max(0.0, margin + float(anchors[i] @ candidates[j]) - positive) for j in others), reverse=True)
         if not hinges:
@@ -45,33 +45,33 @@ def convse_plus_plus(image, text, rows=None, temperature=0.1, margin=0.2, hardes
         hard = hinges if hardest is None else hinges[:hardest]
         return ((1 - hardness) * every + hardness * sum(hard) / len(hard)) / temperature
 
-    return _both_ways(one_way, image, text, rows)
+    return _both_ways(one_way, image, text, image_id)
 
 
-def triplet_sum(image, text, rows=None, margin=0.2) -> np.ndarray:
-    def one_way(i, anchors, candidates, others, rows):
+def triplet_sum(image, text, image_id=None, margin=0.2) -> np.ndarray:
+    def one_way(i, anchors, candidates, others, image_id):
         positive = float(anchors[i] @ candidates[i])
         return sum(max(0.0, margin + float(anchors[i] @ candidates[j]) - positive) for j in others)
 
-    return _both_ways(one_way, image, text, rows)
+    return _both_ways(one_way, image, text, image_id)
 
 
-def triplet_max(image, text, rows=None, margin=0.2) -> np.ndarray:
-    def one_way(i, anchors, candidates, others, rows):
+def triplet_max(image, text, image_id=None, margin=0.2) -> np.ndarray:
+    def one_way(i, anchors, candidates, others, image_id):
         positive = float(anchors[i] @ candidates[i])
         return max([max(0.0, margin + float(anchors[i] @ candidates[j]) - positive) for j in others], default=0.0)
 
-    return _both_ways(one_way, image, text, rows)
+    return _both_ways(one_way, image, text, image_id)
 
 
-def nt_xent(image, text, rows=None, temperature=0.1) -> np.ndarray:
+def nt_xent(image, text, image_id=None, temperature=0.1) -> np.ndarray:
     image, text = np.asarray(image, np.float64), np.asarray(text, np.float64)
     batch = len(image)
     items = [*image, *text]
     losses = np.zeros(batch)
     for k in range(2 * batch):
         partner = (k + batch) % (2 * batch)
-        chosen = negatives(k % batch, rows, batch)
+        chosen = negatives(k % batch, image_id, batch)
         others = [partner, *chosen, *(j + batch for j in chosen)]
         s = {j: float(items[k] @ items[j]) / temperature for j in others}
         top = max(s.values())
@@ -79,24 +79,24 @@ def nt_xent(image, text, rows=None, temperature=0.1) -> np.ndarray:
     return losses
 
 
-def npairs_angular(image, text, rows=None, angle=45.0) -> np.ndarray:
+def npairs_angular(image, text, image_id=None, angle=45.0) -> np.ndarray:
     tan2 = math.tan(math.radians(angle)) ** 2
 
-    def one_way(i, anchors, candidates, others, rows):
+    def one_way(i, anchors, candidates, others, image_id):
         a, p = anchors[i], candidates[i]
         f = [4 * tan2 * float((a + p) @ candidates[j]) - 2 * (1 + tan2) * float(a @ p) for j in others]
         return math.log(1 + sum(math.exp(x) for x in f))
 
-    return _both_ways(one_way, image, text, rows)
+    return _both_ways(one_way, image, text, image_id)
 
 
-def sigmoid_pairwise(image, text, rows=None, temperature=0.1, bias=-10.0) -> np.ndarray:
+def sigmoid_pairwise(image, text, image_id=None, temperature=0.1, bias=-10.0) -> np.ndarray:
     image, text = np.asarray(image, np.float64), np.asarray(text, np.float64)
     batch = len(image)
     losses = []
     for i in range(batch):
         total = 0.0
-        for j in [i, *negatives(i, rows, batch)]:
+        for j in [i, *negatives(i, image_id, batch)]:
             logit = float(image[i] @ text[j]) / temperature + bias
             total += np.logaddexp(0.0, -logit if i == j else logit)
         losses.append(total)

@@ -17,7 +17,7 @@ from vse_tf import losses
 from vse_tf.losses import base, blockwise
 
 BATCH, DIM = 8, 5
-ROWS = np.float32([0, 1, 1, 2, 0, 3, 1, 4])
+IMAGE_ID = np.float32([0, 1, 1, 2, 0, 3, 1, 4])
 PAIRS = np.stack(oracle.unit(np.random.default_rng(7), BATCH, DIM), axis=1)
 WEIGHTS = np.random.default_rng(8).normal(size=(2, DIM, DIM)).astype(np.float32)
 KINDS = {"masked": {}, "unmasked": {"mask_same_image": False}}
@@ -28,14 +28,14 @@ def cases(kind: str) -> list[Case]:
     return [case for case in EVERY if kind == "masked" or not case.arguments.get("multiple_positives")]
 
 
-def step(case: Case, kind: str, pairs: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def step(case: Case, kind: str, pairs: tf.Tensor, image_id: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Loss and gradient of a linear two-tower model."""
     weights = tf.constant(WEIGHTS)
     loss = case.loss(**case.arguments, **KINDS[kind])
     with tf.GradientTape() as tape:
         tape.watch(weights)
         embeddings = tf.math.l2_normalize(tf.einsum("bkd,kde->bke", pairs, weights), axis=-1)
-        value = loss(rows, embeddings)
+        value = loss(image_id, embeddings)
     return value, tape.gradient(value, weights)
 
 
@@ -43,7 +43,7 @@ def on_one_device(kind: str) -> dict[str, np.ndarray]:
     """What the replicas must find."""
     found = {}
     for case in cases(kind):
-        value, gradient = step(case, kind, tf.constant(PAIRS), tf.constant(ROWS))
+        value, gradient = step(case, kind, tf.constant(PAIRS), tf.constant(IMAGE_ID))
         found |= {f"{case.name}/loss": value.numpy(), f"{case.name}/gradient": gradient.numpy()}
     return found
 
@@ -56,8 +56,8 @@ def on_replicas(
 
     def local() -> list[tuple[tf.Tensor, tf.Tensor]]:
         here = tf.distribute.get_replica_context().replica_id_in_sync_group * size
-        pairs, rows = tf.constant(PAIRS)[here : here + size], tf.constant(ROWS)[here : here + size]
-        return [step(case, kind, tf.ensure_shape(pairs, [size, 2, DIM]), rows) for case in chosen]
+        pairs, image_id = tf.constant(PAIRS)[here : here + size], tf.constant(IMAGE_ID)[here : here + size]
+        return [step(case, kind, tf.ensure_shape(pairs, [size, 2, DIM]), image_id) for case in chosen]
 
     def run() -> list[tuple[tf.Tensor, tf.Tensor]]:
         return strategy.run(local)
@@ -75,18 +75,17 @@ def seen(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
 
     def local() -> dict[str, tf.Tensor]:
         here = tf.distribute.get_replica_context().replica_id_in_sync_group * size
-        pairs, rows = tf.constant(PAIRS)[here : here + size], tf.constant(ROWS)[here : here + size]
-        masked = base.gather(pairs[:, 0], pairs[:, 1], rows)
+        pairs, image_id = tf.constant(PAIRS)[here : here + size], tf.constant(IMAGE_ID)[here : here + size]
+        masked = base.gather(pairs[:, 0], pairs[:, 1], image_id)
         plain = base.gather(pairs[:, 0], pairs[:, 1])
         return {
-            "images": masked.images,
-            "texts": masked.texts,
-            "ids": masked.ids,
-            "all_ids": masked.all_ids,
-            "places": plain.ids,
-            "all_places": plain.all_ids,
-            "offset": tf.convert_to_tensor(masked.offset),
-            **losses.batch_statistics(pairs[:, 0], pairs[:, 1], rows),
+            "all_image": masked.all_image,
+            "all_text": masked.all_text,
+            "image_id": masked.image_id,
+            "all_image_id": masked.all_image_id,
+            "places": plain.image_id,
+            "all_places": plain.all_image_id,
+            **losses.batch_statistics(pairs[:, 0], pairs[:, 1], image_id),
         }
 
     found = strategy.run(local)

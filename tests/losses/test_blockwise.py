@@ -10,7 +10,7 @@ from tests.losses import oracle
 from tests.losses.cases import EVERY, Case, names
 from vse_tf.losses import batch_statistics, blockwise
 
-ROWS = np.array([0, 1, 1, 2, 0, 3, 1, 4, 5, 6, 5])
+IMAGE_ID = np.array([0, 1, 1, 2, 0, 3, 1, 4, 5, 6, 5])
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def pairs() -> np.ndarray:
 
 @pytest.fixture
 def block(monkeypatch: pytest.MonkeyPatch):
-    """Work in blocks of the given number of rows from now on."""
+    """Compute in blocks of this number of rows from now on."""
 
     def switch(rows: int, columns: int = 11) -> None:
         monkeypatch.setattr(blockwise, "DENSE_ELEMENTS", 1)
@@ -32,13 +32,13 @@ def block(monkeypatch: pytest.MonkeyPatch):
     return switch
 
 
-def run(case: Case, pairs, rows=ROWS, wrap=lambda function: function) -> list[np.ndarray]:
+def run(case: Case, pairs, image_id=IMAGE_ID, wrap=lambda function: function) -> list[np.ndarray]:
     """The per-pair losses and the gradient of a weighted sum of them, so that each pair's share shows."""
 
     def both(pairs):
         with tf.GradientTape() as tape:
             tape.watch(pairs)
-            per_pair = case.function(pairs[:, 0], pairs[:, 1], rows, **case.arguments)
+            per_pair = case.function(pairs[:, 0], pairs[:, 1], image_id, **case.arguments)
             total = tf.reduce_sum(per_pair * tf.range(1.0, tf.cast(tf.shape(pairs)[0], tf.float32) + 1.0))
         return per_pair, tape.gradient(total, pairs)
 
@@ -59,7 +59,7 @@ def test_blocks_of_any_size_give_the_dense_result(case: Case, rows: int, pairs, 
 
 
 @pytest.mark.parametrize("case", EVERY, ids=names)
-def test_without_rows(case: Case, pairs, block) -> None:
+def test_without_image_ids(case: Case, pairs, block) -> None:
     dense = run(case, pairs, None)
     block(4)
     assert_same(run(case, pairs, None), dense, case)
@@ -164,13 +164,13 @@ def test_exponentials_out_of_range_are_computed_again(form: str, pairs, block, m
         monkeypatch.setattr(blockwise, "SMALLEST_SUM", limit)
         found = run(case, pairs, wrap=lambda f: tf.function(f, input_signature=signature))
         assert len(ran) == times
-        expected = oracle.convse(pairs[:, 0], pairs[:, 1], ROWS.tolist())
+        expected = oracle.convse(pairs[:, 0], pairs[:, 1], IMAGE_ID.tolist())
         np.testing.assert_allclose(found[0], expected, rtol=1e-6, atol=1e-6)
         slope = oracle.gradient(
-            lambda image, text, rows: oracle.convse(image, text, rows) * np.arange(1, 12),
+            lambda image, text, image_id: oracle.convse(image, text, image_id) * np.arange(1, 12),
             pairs[:, 0],
             pairs[:, 1],
-            ROWS.tolist(),
+            IMAGE_ID.tolist(),
         )
         np.testing.assert_allclose(found[1], np.stack(slope, axis=1), rtol=1e-4, atol=2e-3)
 
@@ -198,7 +198,7 @@ def test_the_temperature_gets_its_gradient_in_blocks(case: Case, pairs, block) -
     def slope() -> float:
         with tf.GradientTape() as tape:
             arguments = {**case.arguments, "temperature": temperature}
-            value = tf.reduce_sum(case.function(pairs[:, 0], pairs[:, 1], ROWS, **arguments))
+            value = tf.reduce_sum(case.function(pairs[:, 0], pairs[:, 1], IMAGE_ID, **arguments))
         return float(tape.gradient(value, temperature))
 
     dense = slope()
@@ -212,7 +212,7 @@ def test_the_bias_gets_its_gradient_in_blocks(pairs, block) -> None:
 
     def slope() -> float:
         with tf.GradientTape() as tape:
-            value = tf.reduce_sum(case.function(pairs[:, 0], pairs[:, 1], ROWS, bias=bias))
+            value = tf.reduce_sum(case.function(pairs[:, 0], pairs[:, 1], IMAGE_ID, bias=bias))
         return float(tape.gradient(value, bias))
 
     dense = slope()
@@ -221,9 +221,9 @@ def test_the_bias_gets_its_gradient_in_blocks(pairs, block) -> None:
 
 
 def test_statistics_in_blocks(pairs, block) -> None:
-    dense = batch_statistics(pairs[:, 0], pairs[:, 1], ROWS)
+    dense = batch_statistics(pairs[:, 0], pairs[:, 1], IMAGE_ID)
     block(3)
-    blocked = batch_statistics(pairs[:, 0], pairs[:, 1], ROWS)
+    blocked = batch_statistics(pairs[:, 0], pairs[:, 1], IMAGE_ID)
     for name, value in dense.items():
         np.testing.assert_allclose(blocked[name], value, rtol=1e-6)
 

@@ -14,7 +14,7 @@ from tests.losses.cases import EVERY, ONE_EACH, Case, names
 from vse_tf import losses
 from vse_tf.errors import UserError
 
-ROWS = np.float32([0, 1, 1, 2, 0, 3])
+IMAGE_ID = np.float32([0, 1, 1, 2, 0, 3])
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_serialises_and_comes_back(case: Case, stacked) -> None:
         again = keras.saving.deserialize_keras_object(json.loads(json.dumps(form)))
         assert type(again) is case.loss
         assert again.get_config() == loss.get_config()
-        np.testing.assert_array_equal(again(ROWS, stacked), loss(ROWS, stacked))
+        np.testing.assert_array_equal(again(IMAGE_ID, stacked), loss(IMAGE_ID, stacked))
 
 
 @pytest.mark.parametrize("case", EVERY, ids=names)
@@ -48,7 +48,7 @@ def test_bound_variables_are_stored_as_floats(kind: str, stacked) -> None:
     value = {"tf": tf.Variable, "keras": keras.Variable, "function": lambda x: lambda: tf.constant(x)}[kind](0.5)
     loss = losses.ConVSE()
     loss.temperature = value
-    np.testing.assert_allclose(loss(ROWS, stacked), losses.ConVSE(temperature=0.5)(ROWS, stacked), rtol=1e-6)
+    np.testing.assert_allclose(loss(IMAGE_ID, stacked), losses.ConVSE(temperature=0.5)(IMAGE_ID, stacked), rtol=1e-6)
     config = json.loads(json.dumps(loss.get_config()))
     assert config["temperature"] == 0.5
     assert losses.ConVSEPlusPlus(temperature=value, hardness=value).get_config()["hardness"] == 0.5
@@ -125,7 +125,7 @@ def test_other_arguments_out_of_range(cls, arguments) -> None:
 
 def test_wrong_shapes_are_named(stacked) -> None:
     with pytest.raises(ValueError, match=r"\(batch, 2, dim\).*\(6, 4\)"):
-        losses.ConVSE()(ROWS, stacked[:, 0])
+        losses.ConVSE()(IMAGE_ID, stacked[:, 0])
     with pytest.raises(ValueError, match=r"same shape.*\(6, 4\).*\(5, 4\)"):
         losses.convse(stacked[:, 0], stacked[:5, 1])
     with pytest.raises(ValueError, match=r"\(batch, dim\)"):
@@ -162,8 +162,8 @@ def test_floatx_does_not_lower_the_precision(stacked) -> None:
     before = keras.config.floatx()
     keras.config.set_floatx("float16")
     try:
-        value = losses.ConVSE(temperature=0.005)(ROWS, stacked)
+        value = losses.ConVSE(temperature=0.005)(IMAGE_ID, stacked)
     finally:
         keras.config.set_floatx(before)
     assert value.dtype == tf.float32
-    np.testing.assert_array_equal(value, losses.ConVSE(temperature=0.005)(ROWS, stacked))
+    np.testing.assert_array_equal(value, losses.ConVSE(temperature=0.005)(IMAGE_ID, stacked))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.losses.cases import EVERY, ONE_EACH
-from tests.losses.replicas import BATCH, PAIRS, ROWS, on_one_device
+from tests.losses.replicas import BATCH, IMAGE_ID, PAIRS, on_one_device
 from vse_tf import losses
 
 
@@ -47,24 +47,23 @@ def test_loss_and_gradient_are_those_of_one_device(found, replicas, part, kind, 
 
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_statistics_are_those_of_the_global_batch(found, replicas: int) -> None:
-    for name, value in losses.batch_statistics(PAIRS[:, 0], PAIRS[:, 1], ROWS).items():
+    for name, value in losses.batch_statistics(PAIRS[:, 0], PAIRS[:, 1], IMAGE_ID).items():
         np.testing.assert_allclose(found[replicas][f"seen/{name}"], np.full(replicas, value), rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_the_gathered_batch(found, replicas: int) -> None:
-    """Global order, identities and offsets, seen from each replica."""
+    """Global order, image ids, seen from each replica."""
     seen = {key.removeprefix("seen/"): value for key, value in found[replicas].items() if key.startswith("seen/")}
     size = BATCH // replicas
     for replica in range(replicas):
         here = slice(size * replica, size * (replica + 1))
-        np.testing.assert_array_equal(seen["images"][replica], PAIRS[:, 0])
-        np.testing.assert_array_equal(seen["texts"][replica], PAIRS[:, 1])
-        np.testing.assert_array_equal(seen["ids"][replica], ROWS[here])
-        np.testing.assert_array_equal(seen["all_ids"][replica], ROWS)
+        np.testing.assert_array_equal(seen["all_image"][replica], PAIRS[:, 0])
+        np.testing.assert_array_equal(seen["all_text"][replica], PAIRS[:, 1])
+        np.testing.assert_array_equal(seen["image_id"][replica], IMAGE_ID[here])
+        np.testing.assert_array_equal(seen["all_image_id"][replica], IMAGE_ID)
         np.testing.assert_array_equal(seen["places"][replica], np.arange(BATCH)[here])
         np.testing.assert_array_equal(seen["all_places"][replica], np.arange(BATCH))
-        assert seen["offset"][replica] == size * replica
 
 
 def test_uneven_batches_are_refused(found) -> None:
@@ -73,5 +72,5 @@ def test_uneven_batches_are_refused(found) -> None:
 
 def test_inside_a_scope_but_outside_a_replica() -> None:
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        inside = losses.convse(PAIRS[:, 0], PAIRS[:, 1], ROWS)
-    np.testing.assert_array_equal(inside, losses.convse(PAIRS[:, 0], PAIRS[:, 1], ROWS))
+        inside = losses.convse(PAIRS[:, 0], PAIRS[:, 1], IMAGE_ID)
+    np.testing.assert_array_equal(inside, losses.convse(PAIRS[:, 0], PAIRS[:, 1], IMAGE_ID))

@@ -10,13 +10,13 @@ from tests.losses import oracle
 from vse_tf.losses import batch_statistics
 
 
-def slow(image, text, rows=None) -> dict[str, float]:
+def slow(image, text, image_id=None) -> dict[str, float]:
     """Loops straight from the definition."""
     batch, right, gaps = len(image), {}, []
     for name, anchors, candidates in (("i2t_accuracy", image, text), ("t2i_accuracy", text, image)):
         first = 0
         for i in range(batch):
-            others = [float(anchors[i] @ candidates[j]) for j in oracle.negatives(i, rows, batch)]
+            others = [float(anchors[i] @ candidates[j]) for j in oracle.negatives(i, image_id, batch)]
             positive = float(anchors[i] @ candidates[i])
             first += all(positive - other > 1e-6 for other in others)
             if others:
@@ -25,12 +25,12 @@ def slow(image, text, rows=None) -> dict[str, float]:
     return {**right, "hardest_negative_gap": sum(gaps) / len(gaps) if gaps else 0.0}
 
 
-@pytest.mark.parametrize("rows", [None, [0, 1, 1, 2, 0, 3, 1, 4], [0] * 7 + [1], [0] * 8], ids=str)
+@pytest.mark.parametrize("image_id", [None, [0, 1, 1, 2, 0, 3, 1, 4], [0] * 7 + [1], [0] * 8], ids=str)
 @pytest.mark.parametrize("seed", range(5))
-def test_equals_the_loops(rows, seed: int) -> None:
+def test_equals_the_loops(image_id, seed: int) -> None:
     image, text = oracle.unit(np.random.default_rng(seed), 8, 3)
-    found = batch_statistics(image, text, None if rows is None else np.float32(rows))
-    expected = slow(image.astype(np.float64), text.astype(np.float64), rows)
+    found = batch_statistics(image, text, None if image_id is None else np.float32(image_id))
+    expected = slow(image.astype(np.float64), text.astype(np.float64), image_id)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].dtype == tf.float32

@@ -10,8 +10,8 @@ import tensorflow as tf
 from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.models.attention_pooling import AttentionPooling, GridNorm
 from vse_tf.models.backbones import backbone_of
-from vse_tf.models.image_tower import build_image_tower
-from vse_tf.models.pooling import pooled_tokens, regions
+from vse_tf.models.image_tower import image_tower_from_settings
+from vse_tf.models.pooling import pool_tokens, regions
 from vse_tf.models.projection import head_of
 
 RANDOM = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_regions_are_in_the_last_maps_grid_and_keep_their_proportions():
 def test_states_side_by_side_are_zeros_at_padding():
     states = [RANDOM.normal(size=(2, 3, 4)).astype(np.float32) for _ in range(2)]
     mask = np.array([[True, True, False], [True, False, False]])
-    got = np.asarray(pooled_tokens(states, mask, "attention"))
+    got = np.asarray(pool_tokens(states, mask, "attention"))
     assert not got[~mask].any()
     parts = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in states]
     np.testing.assert_allclose(got[mask], np.concatenate(parts, axis=-1)[mask], atol=1e-6)
@@ -95,7 +95,7 @@ def test_states_side_by_side_are_zeros_at_padding():
 
 def test_a_tower_learns_its_queries_and_survives_its_config():
     settings = ImageSettings(**SETTINGS, stages=2, queries=3)
-    tower = build_image_tower(settings, ModelSettings(dim=6, head=False))
+    tower = image_tower_from_settings(settings, ModelSettings(dim=6, head=False))
     backbone, head = backbone_of(tower), head_of(tower)
     assert backbone.output_shape == (None, 4, 1024 + 512)
     assert head.get_layer("pooling").kernel.shape == (1536, 3)
@@ -111,14 +111,14 @@ def test_a_tower_learns_its_queries_and_survives_its_config():
 
 
 def test_a_trainable_backbone_is_not_rounded():
-    tower = build_image_tower(ImageSettings(**SETTINGS, trainable=True), ModelSettings(dim=6, head=False))
+    tower = image_tower_from_settings(ImageSettings(**SETTINGS, trainable=True), ModelSettings(dim=6, head=False))
     assert backbone_of(tower)(PIXELS).dtype == tf.float32
 
 
 def test_precomputed_regions_are_pooled_by_queries():
     settings = ImageSettings(encoder="features", pooling="attention", queries=2, units=0)
-    tower = build_image_tower(settings, ModelSettings(dim=6), (7, 5))
+    tower = image_tower_from_settings(settings, ModelSettings(dim=6), (7, 5))
     assert tower.get_layer("head").get_layer("pooling").kernel.shape == (5, 2)
     assert tower(RANDOM.normal(size=(3, 7, 5))).shape == (3, 6)
-    both = build_image_tower(dataclasses.replace(settings, pooling="mean_max"), ModelSettings(dim=6), (7, 5))
+    both = image_tower_from_settings(dataclasses.replace(settings, pooling="mean_max"), ModelSettings(dim=6), (7, 5))
     assert head_of(both).input_shape == (None, 10)

@@ -19,7 +19,7 @@ from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.feature_cache import FeatureCache, backbone_key
 from vse_tf.models.text_feature_cache import TextFeatureCache
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training import trainer
 
 WORDS = ["a", "the", "red", "green", "blue", "circle", "square", "triangle", "small", "large", "left", "right"]
@@ -124,7 +124,7 @@ def test_other_captions_and_other_weights_are_other_features(preset, tmp_path):
 def test_a_backbone_has_one_key_whatever_was_built_before_it(preset):
     settings = TextSettings(encoder=f"hub:{preset}", max_tokens=32, pooling="attention")
     keras.backend.clear_session()
-    keys = {backbone_key(backbone_of(build_text_tower(settings, ModelSettings(), 17))) for _ in range(3)}
+    keys = {backbone_key(backbone_of(text_tower_from_settings(settings, ModelSettings(), 17))) for _ in range(3)}
     assert len(keys) == 1
 
 

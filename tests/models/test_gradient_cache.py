@@ -11,10 +11,10 @@ from vse_tf.losses import build
 from vse_tf.models.backbones import PretrainedBackbone, backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.gradient_cache import check_pieces, piecewise_gradients
-from vse_tf.models.image_tower import build_image_tower
-from vse_tf.models.projection import build_head
+from vse_tf.models.image_tower import image_tower_from_settings
+from vse_tf.models.projection import build_head, head_arguments
 from vse_tf.models.temperature import LearnedTemperature
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.text_tower import text_tower_from_settings
 
 BATCH = 12
 RNG = np.random.default_rng(5)
@@ -32,16 +32,18 @@ def pretrained_tower(settings, trainable):
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
     backbone = PretrainedBackbone(pixels, x, name="backbone", trainable=trainable)
     image = keras.Input((16, 16, 3))
-    return keras.Model(image, build_head((4,), settings.model)(backbone(image)), name="image_tower")
+    return keras.Model(image, build_head((4,), **head_arguments(settings.model))(backbone(image)), name="image_tower")
 
 
 def dual_encoder(loss="convse", *, frozen=False, micro_batch=0, temperature=None, clip_norm=0.5, **changed):
     settings = tiny_settings("unused", **changed)
     keras.utils.set_random_seed(3)
     image = (
-        pretrained_tower(settings, False) if frozen else build_image_tower(settings.image, settings.model, (16, 16, 3))
+        pretrained_tower(settings, False)
+        if frozen
+        else image_tower_from_settings(settings.image, settings.model, (16, 16, 3))
     )
-    text = build_text_tower(settings.text, settings.model, 12)
+    text = text_tower_from_settings(settings.text, settings.model, 12)
     model = DualEncoder(image, text, clip_norm=clip_norm, temperature=temperature, micro_batch=micro_batch)
     optimizer = keras.optimizers.SGD(0.5)
     if settings.model.precision == "mixed_float16":
@@ -136,7 +138,7 @@ def test_a_frozen_backbone_runs_once(monkeypatch):
 
 def test_trained_batch_statistics_are_refused_with_the_reason():
     settings = tiny_settings("unused")
-    text = build_text_tower(settings.text, settings.model, 12)
+    text = text_tower_from_settings(settings.text, settings.model, 12)
     model = DualEncoder(pretrained_tower(settings, True), text, micro_batch=4)
     with pytest.raises(UserError, match=r"train\.micro_batch: the image_tower's layer batch_norm.*batch statistics"):
         check_pieces(model, 4)

@@ -15,9 +15,10 @@ import tensorflow as tf
 from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.errors import UserError
 from vse_tf.keras_configs import check_keras_config
-from vse_tf.models.backbones import ApplicationsPreprocessing, applications, backbone_of
+from vse_tf.models.applications import applications
+from vse_tf.models.backbones import ApplicationsPreprocessing, backbone_of
 from vse_tf.models.feature_cache import backbone_key
-from vse_tf.models.image_tower import build_image_tower, image_size
+from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.projection import head_of
 
 MODEL = ModelSettings(dim=6, head_units=10)
@@ -126,7 +127,7 @@ def convolved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray
 
 
 def test_cnn_is_convolutions_flatten_dense_head() -> None:
-    tower = build_image_tower(ImageSettings(encoder="cnn", units=7, channels=[3, 4]), MODEL, (8, 8, 3))
+    tower = image_tower_from_settings(ImageSettings(encoder="cnn", units=7, channels=[3, 4]), MODEL, (8, 8, 3))
     shaken(tower)
     k1, b1, k2, b2, units, bias, hidden, output, output_bias = (np.float64(w) for w in tower.get_weights())
     x = RNG.uniform(0, 255, (2, 8, 8, 3))
@@ -139,13 +140,13 @@ def test_cnn_is_convolutions_flatten_dense_head() -> None:
 
 @pytest.mark.parametrize(("side", "grid"), [(48, 3), (96, 6), (112, 4), (224, 5), (400, 5)])
 def test_cnn_flattens_at_most_a_small_grid(side: int, grid: int) -> None:
-    tower = build_image_tower(ImageSettings(encoder="cnn", units=0), MODEL, (side, side, 3))
+    tower = image_tower_from_settings(ImageSettings(encoder="cnn", units=0), MODEL, (side, side, 3))
     assert head_of(tower).input_shape == (None, grid * grid * 96)
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5)])
 def test_features_are_averaged_over_regions_and_normalised(shape: tuple[int, ...]) -> None:
-    tower = shaken(build_image_tower(features(), MODEL, shape))
+    tower = shaken(image_tower_from_settings(features(), MODEL, shape))
     x = RNG.normal(size=(3, *shape)).astype(np.float32)
     kernel, bias, hidden, output, output_bias = tower.get_weights()
     feature = unit(x.reshape(3, -1, 5).mean(1))
@@ -174,7 +175,7 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, st
 def test_applications_with_a_weights_file(mobilenet: tuple[keras.Model, str]) -> None:
     network, path = mobilenet
     image = ImageSettings(encoder="applications:MobileNetV2", weights=path, units=8)
-    tower = build_image_tower(image, MODEL, (32, 32, 3))
+    tower = image_tower_from_settings(image, MODEL, (32, 32, 3))
     backbone = backbone_of(tower)
     assert backbone is tower.get_layer("backbone")
     expected = np.mean(network(PIXELS / 127.5 - 1), axis=(1, 2))
@@ -214,7 +215,7 @@ def test_efficientnets_normalisation_survives_assigned_weights(tmp_path: Path) -
     normalization.adapt_variance.assign(deviation)
     network.save_weights(tmp_path / "b0.weights.h5")
     image = ImageSettings(encoder="applications:EfficientNetB0", weights=str(tmp_path / "b0.weights.h5"), units=8)
-    tower = build_image_tower(image, MODEL, (32, 32, 3))
+    tower = image_tower_from_settings(image, MODEL, (32, 32, 3))
     # The plain network without its own normalisation, fed with what the weights were trained on.
     normalization.adapt_mean.assign(np.zeros(3))
     normalization.adapt_variance.assign(np.ones(3))
@@ -228,7 +229,7 @@ def test_efficientnets_normalisation_survives_assigned_weights(tmp_path: Path) -
 
 
 def test_trainable_backbone_learns_statistics_too(presets: dict[str, str]) -> None:
-    tower = build_image_tower(hub(presets["convolution"], trainable=True), MODEL)
+    tower = image_tower_from_settings(hub(presets["convolution"], trainable=True), MODEL)
     backbone = backbone_of(tower)
     before = {weight.path: weight.numpy() for weight in backbone.weights}
     tower.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
@@ -240,7 +241,7 @@ def test_trainable_backbone_learns_statistics_too(presets: dict[str, str]) -> No
 
 
 def test_hub_convolution_is_its_mean_map_after_its_own_scaling(presets: dict[str, str]) -> None:
-    tower = build_image_tower(hub(presets["convolution"]), MODEL)
+    tower = image_tower_from_settings(hub(presets["convolution"]), MODEL)
     assert tower.input_shape == (None, 32, 32, 3)
     shaken(head_of(tower))
     np.testing.assert_allclose(head_of(tower)(3 * backbone_of(tower)(PIXELS)), tower(PIXELS), atol=1e-5)
@@ -251,22 +252,22 @@ def test_hub_convolution_is_its_mean_map_after_its_own_scaling(presets: dict[str
 
 def test_hub_takes_a_class_token_where_there_is_one(presets: dict[str, str]) -> None:
     vit, swin = loaded(presets["vit"]), loaded(presets["swin"])
-    tower = build_image_tower(hub(presets["vit"]), MODEL)
+    tower = image_tower_from_settings(hub(presets["vit"]), MODEL)
     np.testing.assert_allclose(backbone_of(tower)(PIXELS), vit(scaled(PIXELS))[:, 0], atol=1e-5)
     check_frozen(tower, [np.asarray(weight) for weight in vit.weights])
-    tower = build_image_tower(hub(presets["swin"]), MODEL)  # its converter names no size: the backbone's
+    tower = image_tower_from_settings(hub(presets["swin"]), MODEL)  # its converter names no size: the backbone's
     np.testing.assert_allclose(backbone_of(tower)(PIXELS), np.mean(swin(PIXELS / 255), axis=1), atol=1e-5)
 
 
 def test_hub_clip_is_what_clip_compares_with_texts(presets: dict[str, str]) -> None:
-    tower = build_image_tower(hub(presets["clip"]), MODEL)
+    tower = image_tower_from_settings(hub(presets["clip"]), MODEL)
     expected = loaded(presets["clip"]).get_vision_embeddings(scaled(PIXELS))
     np.testing.assert_allclose(backbone_of(tower)(PIXELS), expected, atol=1e-5)
     assert not any("text" in weight.path for weight in tower.weights)
 
 
 def test_hub_gives_several_stages_of_a_convolution_only(presets: dict[str, str]) -> None:
-    tower = build_image_tower(hub(presets["convolution"], stages=2, pooling="mean_max"), MODEL)
+    tower = image_tower_from_settings(hub(presets["convolution"], stages=2, pooling="mean_max"), MODEL)
     network = loaded(presets["convolution"])
     inner = keras.Model(network.input, network.get_layer("top_conv").input)
     parts = [of(x, axis=(1, 2)) for x in (network(scaled(PIXELS)), inner(scaled(PIXELS))) for of in (np.mean, np.max)]
@@ -280,18 +281,20 @@ def test_hub_gives_several_stages_of_a_convolution_only(presets: dict[str, str])
     assert len(backbone_of(tower).weights) == len(network.weights)
     for name in ("vit", "swin", "clip"):
         with pytest.raises(UserError, match=r"image\.stages: 2, but preset .*(0 stages of maps|no maps)"):
-            build_image_tower(hub(presets[name], stages=2), MODEL)
+            image_tower_from_settings(hub(presets[name], stages=2), MODEL)
 
 
 def test_features_of_a_network_that_stays_float32_are_the_same_under_mixed_precision(presets: dict[str, str]) -> None:
     one, other = (
-        backbone_of(build_image_tower(hub(presets["convolution"]), ModelSettings(dim=6, precision=precision)))
+        backbone_of(image_tower_from_settings(hub(presets["convolution"]), ModelSettings(dim=6, precision=precision)))
         for precision in ("float32", "mixed_bfloat16")
     )
     assert np.array_equal(one(PIXELS), other(PIXELS))
     assert backbone_key(one) == backbone_key(other)
-    mixed = backbone_of(build_image_tower(hub(presets["vit"]), ModelSettings(dim=6, precision="mixed_bfloat16")))
-    assert not np.array_equal(mixed(PIXELS), backbone_of(build_image_tower(hub(presets["vit"]), MODEL))(PIXELS))
+    mixed = backbone_of(
+        image_tower_from_settings(hub(presets["vit"]), ModelSettings(dim=6, precision="mixed_bfloat16"))
+    )
+    assert not np.array_equal(mixed(PIXELS), backbone_of(image_tower_from_settings(hub(presets["vit"]), MODEL))(PIXELS))
 
 
 def test_preset_saved_frozen_can_be_trained(presets: dict[str, str], tmp_path: Path) -> None:
@@ -299,14 +302,14 @@ def test_preset_saved_frozen_can_be_trained(presets: dict[str, str], tmp_path: P
     network = loaded(presets["convolution"])
     network.trainable = False
     network.save_to_preset(str(tmp_path / "frozen"))
-    tower = build_image_tower(hub(str(tmp_path / "frozen"), trainable=True), MODEL)
+    tower = image_tower_from_settings(hub(str(tmp_path / "frozen"), trainable=True), MODEL)
     assert len(backbone_of(tower).trainable_weights) > 10
 
 
 @pytest.mark.parametrize("name", ["convolution", "vit", "swin", "clip"])
 def test_hub_tower_needs_its_preset_no_more(presets: dict[str, str], tmp_path: Path, name: str) -> None:
     shutil.copytree(presets[name], tmp_path / "preset")
-    tower = build_image_tower(hub(str(tmp_path / "preset")), MODEL)
+    tower = image_tower_from_settings(hub(str(tmp_path / "preset")), MODEL)
     shutil.rmtree(tmp_path / "preset")
     expected = np.asarray(tower(PIXELS))
     assert "Lambda" not in json.dumps(keras.saving.serialize_keras_object(tower))
@@ -322,7 +325,7 @@ def test_hub_tower_needs_its_preset_no_more(presets: dict[str, str], tmp_path: P
 @pytest.mark.parametrize("image", [ImageSettings(encoder="cnn", units=8, channels=[4, 4]), features()])
 def test_tower_survives_its_config_and_a_graph(image: ImageSettings) -> None:
     x = PIXELS if image.encoder == "cnn" else PIXELS[:, 0, :, 0]
-    tower = build_image_tower(image, MODEL, x.shape[1:])
+    tower = image_tower_from_settings(image, MODEL, x.shape[1:])
     again = rebuilt(tower)
     again.set_weights(tower.get_weights())
     assert np.array_equal(again(x), tower(x))
@@ -335,7 +338,7 @@ def test_mixed_precision_ends_in_float32(presets: dict[str, str], encoder: str) 
         encoder=f"hub:{presets[encoder]}" if encoder in presets else encoder, weights="none", units=8, channels=[4]
     )
     towers = [
-        build_image_tower(image, ModelSettings(dim=6, head_units=10, precision=precision), (32, 32, 3))
+        image_tower_from_settings(image, ModelSettings(dim=6, head_units=10, precision=precision), (32, 32, 3))
         for precision in ("float32", "mixed_bfloat16")
     ]
     towers[1].set_weights(shaken(towers[0]).get_weights())
@@ -354,7 +357,7 @@ def test_mixed_precision_ends_in_float32(presets: dict[str, str], encoder: str) 
 def test_same_seed_same_weights() -> None:
     def weights(seed: int) -> list[np.ndarray]:
         keras.utils.set_random_seed(seed)
-        return build_image_tower(ImageSettings(encoder="cnn", channels=[4]), MODEL, (8, 8, 3)).get_weights()
+        return image_tower_from_settings(ImageSettings(encoder="cnn", channels=[4]), MODEL, (8, 8, 3)).get_weights()
 
     assert all(np.array_equal(a, b) for a, b in zip(weights(3), weights(3), strict=True))
     assert not np.array_equal(weights(3)[0], weights(4)[0])
@@ -415,7 +418,7 @@ def test_image_size_of_a_wrong_encoder(encoder: str, kind: str, message: str) ->
 )
 def test_build_with_a_wrong_setting(settings: dict[str, Any], shape: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_image_tower(ImageSettings(**settings), MODEL, shape)
+        image_tower_from_settings(ImageSettings(**settings), MODEL, shape)
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
@@ -424,35 +427,35 @@ def test_weights_that_do_not_fit(tmp_path: Path, mobilenet: tuple[keras.Model, s
     for path in (str(tmp_path / "text.weights.h5"), mobilenet[1]):
         image = ImageSettings(encoder="applications:MobileNet", weights=path)
         with pytest.raises(UserError, match=r"image\.weights .*without classifier"):
-            build_image_tower(image, MODEL, (32, 32, 3))
+            image_tower_from_settings(image, MODEL, (32, 32, 3))
 
 
 def test_preset_that_does_not_fit(presets: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"image\.encoder: .*no image converter.*BertBackbone"):
-        build_image_tower(hub(presets["text"], size=32), MODEL)
+        image_tower_from_settings(hub(presets["text"], size=32), MODEL)
     with pytest.raises(UserError, match=r"image\.encoder: folder .* is no KerasHub preset"):
-        build_image_tower(hub(str(tmp_path)), MODEL)
+        image_tower_from_settings(hub(str(tmp_path)), MODEL)
     shutil.copytree(presets["vit"], tmp_path / "bare")
     (tmp_path / "bare" / "image_converter.json").unlink()
     with pytest.raises(UserError, match=r"image\.encoder: .*gives no image converter"):
-        build_image_tower(hub(str(tmp_path / "bare")), MODEL)
+        image_tower_from_settings(hub(str(tmp_path / "bare")), MODEL)
     (tmp_path / "bare" / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"image\.encoder: folder .* is no KerasHub preset"):
-        build_image_tower(hub(str(tmp_path / "bare")), MODEL)
+        image_tower_from_settings(hub(str(tmp_path / "bare")), MODEL)
 
 
 def test_another_size_where_the_weights_allow_it(presets: dict[str, str]) -> None:
     for name in ("vgg", "convolution"):  # the one was saved with a fixed size, the other without
-        tower = build_image_tower(hub(presets[name], size=(32, 40)), MODEL)
+        tower = image_tower_from_settings(hub(presets[name], size=(32, 40)), MODEL)
         assert tower(RNG.uniform(0, 255, (2, 32, 40, 3))).shape == (2, 6)
     np.testing.assert_allclose(
-        backbone_of(build_image_tower(hub(presets["vgg"], size=32), MODEL))(PIXELS),
+        backbone_of(image_tower_from_settings(hub(presets["vgg"], size=32), MODEL))(PIXELS),
         vgg_at_32(presets["vgg"]),
         atol=1e-5,
     )
     for name in ("vit", "clip"):
         with pytest.raises(UserError, match=r"image\.size: 64x64, but preset .* takes 32x32"):
-            build_image_tower(hub(presets[name], size=64), MODEL)
+            image_tower_from_settings(hub(presets[name], size=64), MODEL)
 
 
 def vgg_at_32(preset: str) -> np.ndarray:
@@ -470,7 +473,7 @@ def test_real_preset() -> None:
     import keras_hub  # noqa: PLC0415
 
     preset = str(Path(folder) / "efficientnet_lite0_imagenet")
-    tower = build_image_tower(hub(preset), MODEL)
+    tower = image_tower_from_settings(hub(preset), MODEL)
     assert tower.input_shape == (None, 224, 224, 3)
     pixels = RNG.uniform(0, 255, (2, 224, 224, 3)).astype(np.float32)
     convert = keras_hub.layers.ImageConverter.from_preset(preset)

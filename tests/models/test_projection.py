@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vse_tf.config import ModelSettings
 from vse_tf.models.backbones import dtype_policy
 from vse_tf.models.projection import L2Normalize, build_head, head_of
 
@@ -55,24 +54,25 @@ def test_l2_normalize_works_in_float32_whatever_comes_in() -> None:
 
 
 def test_head_is_the_methods() -> None:
-    head = build_head((6,), ModelSettings(dim=4, head_units=5), units=3, normalize=True)
+    head = build_head((6,), 4, head_units=5, feature_units=3, normalize=True)
     for weight in head.weights:  # biases too, which start at zero
         weight.assign(RNG.normal(size=weight.shape))
     kernel, bias, hidden, output, output_bias = (np.asarray(weight, dtype=np.float64) for weight in head.get_weights())
     x = RNG.normal(size=(7, 6))
     expected = unit(np.maximum((unit(x) @ kernel + bias) @ hidden, 0) @ output + output_bias)
     np.testing.assert_allclose(head(x), expected, atol=1e-6)
+    assert [head.get_layer(name).units for name in ("feature_units", "head_units", "head_output")] == [3, 5, 4]
 
 
 def test_single_dense_instead_of_the_head() -> None:
-    head = build_head((6,), ModelSettings(dim=4, head=False))
+    head = build_head((6,), 4, head_units=0)
     kernel, bias = head.get_weights()
     x = RNG.normal(size=(7, 6))
     np.testing.assert_allclose(head(x), unit(x @ kernel + bias), atol=1e-6)
 
 
 def test_initial_values() -> None:
-    head = build_head((60,), ModelSettings(dim=40, head_units=50), units=30)
+    head = build_head((60,), 40, head_units=50, feature_units=30)
     for weight in head.weights:
         value = np.asarray(weight.value)
         if weight.name == "bias":
@@ -85,7 +85,7 @@ def test_initial_values() -> None:
 def test_same_seed_same_weights() -> None:
     def weights(seed: int) -> np.ndarray:
         keras.utils.set_random_seed(seed)
-        return build_head((6,), ModelSettings(dim=4, head_units=5)).get_weights()[0]
+        return build_head((6,), 4, head_units=5).get_weights()[0]
 
     assert np.array_equal(weights(1), weights(1))
     assert not np.array_equal(weights(1), weights(2))
@@ -94,11 +94,11 @@ def test_same_seed_same_weights() -> None:
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_ends_in_float32(precision: str) -> None:
     keras.utils.set_random_seed(0)
-    exact = build_head((6,), ModelSettings(dim=4, head_units=5))
-    mixed = build_head((6,), ModelSettings(dim=4, head_units=5, precision=precision))
+    exact = build_head((6,), 4, head_units=5)
+    mixed = build_head((6,), 4, head_units=5, precision=precision)
     mixed.set_weights(exact.get_weights())
-    assert mixed.get_layer("head_hidden").compute_dtype == precision.removeprefix("mixed_")
-    assert mixed.get_layer("head_hidden").variable_dtype == "float32"
+    assert mixed.get_layer("head_units").compute_dtype == precision.removeprefix("mixed_")
+    assert mixed.get_layer("head_units").variable_dtype == "float32"
     x = RNG.normal(size=(7, 6))
     y = mixed(x)
     assert y.dtype == tf.float32
@@ -108,14 +108,14 @@ def test_mixed_precision_ends_in_float32(precision: str) -> None:
 
 
 def test_dropout_stands_before_the_head_and_in_training_only() -> None:
-    head = build_head((6,), ModelSettings(dim=4, head_units=5, dropout=0.5))
+    head = build_head((6,), 4, head_units=5, dropout=0.5)
     x = RNG.normal(size=(7, 6))
     assert np.array_equal(head(x), head(x))
     assert not np.array_equal(head(x, training=True), head(x, training=True))
 
 
 def test_head_survives_its_config() -> None:
-    head = build_head((6,), ModelSettings(dim=4, head_units=5, dropout=0.1), units=3, normalize=True)
+    head = build_head((6,), 4, head_units=5, feature_units=3, normalize=True, dropout=0.1)
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(head)))
     again = keras.saving.deserialize_keras_object(config)
     again.set_weights(head.get_weights())

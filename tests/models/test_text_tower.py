@@ -17,7 +17,7 @@ from vse_tf.models import hub_backbones
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.masking import FillPadding, MaskedMean, SplitPadding
 from vse_tf.models.projection import head_of
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.text_tower import text_tower_from_settings
 
 VOCABULARY, END = 50, 49
 MODEL = ModelSettings(dim=6, head_units=10)
@@ -108,7 +108,7 @@ def gru(x: np.ndarray, kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarr
 
 
 def test_gru_ends_at_the_last_token() -> None:
-    tower = shaken(build_text_tower(text("gru"), MODEL, VOCABULARY))
+    tower = shaken(text_tower_from_settings(text("gru"), MODEL, VOCABULARY))
     embedding, *weights = (np.float64(weight) for weight in tower.get_weights()[:4])
     expected = [gru(embedding[row[:length]], *weights) for row, length in zip(IDS, LENGTHS, strict=True)]
     np.testing.assert_allclose(encoder_of(tower)(IDS), expected, atol=1e-5)
@@ -117,7 +117,7 @@ def test_gru_ends_at_the_last_token() -> None:
 
 
 def test_bidirectional_gru_averages_both_last_states() -> None:
-    tower = shaken(build_text_tower(text("gru", bidirectional=True), MODEL, VOCABULARY))
+    tower = shaken(text_tower_from_settings(text("gru", bidirectional=True), MODEL, VOCABULARY))
     embedding, *weights = (np.float64(weight) for weight in tower.get_weights()[:7])
     rows = [embedding[row[:length]] for row, length in zip(IDS, LENGTHS, strict=True)]
     expected = [(gru(row, *weights[:3]) + gru(row[::-1], *weights[3:])) / 2 for row in rows]
@@ -131,7 +131,7 @@ def test_padding_changes_nothing(presets: dict[str, str], encoder: str, precisio
     settings = {"bidirectional": text("gru", bidirectional=True)}.get(encoder)
     settings = settings or text(f"hub:{presets[encoder]}" if encoder in presets else encoder)
     model = ModelSettings(dim=6, head_units=10, precision=precision)
-    tower = build_text_tower(settings, model, VOCABULARY)
+    tower = text_tower_from_settings(settings, model, VOCABULARY)
     head_of(tower).get_layer("head_output").bias.assign(RNG.normal(size=6))
     y = tower(IDS)
     assert y.dtype == tf.float32
@@ -149,7 +149,7 @@ def test_padding_changes_nothing(presets: dict[str, str], encoder: str, precisio
 
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])
 def test_rows_of_padding_alone_have_finite_gradients(encoder: str) -> None:
-    tower = build_text_tower(text(encoder), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(encoder), MODEL, VOCABULARY)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tower(IDS) ** 3)
     for gradient in tape.gradient(loss, tower.trainable_variables):
@@ -158,10 +158,10 @@ def test_rows_of_padding_alone_have_finite_gradients(encoder: str) -> None:
 
 def test_initial_values() -> None:
     for encoder in ("gru", "transformer"):
-        tower = build_text_tower(text(encoder, embedding_dim=100, units=16), MODEL, 200)
+        tower = text_tower_from_settings(text(encoder, embedding_dim=100, units=16), MODEL, 200)
         embedding = tower.get_weights()[0]
         assert 0.099 < np.abs(embedding).max() <= 0.1
-    tower = build_text_tower(text("gru", embedding_dim=30, units=20), MODEL, 20)
+    tower = text_tower_from_settings(text("gru", embedding_dim=30, units=20), MODEL, 20)
     _, kernel, _, bias = tower.get_weights()[:4]
     limit = np.sqrt(6 / sum(kernel.shape))
     assert 0.9 * limit < np.abs(kernel).max() <= limit
@@ -172,7 +172,7 @@ def test_initial_values() -> None:
 def test_seed_settles_weights_and_dropout(encoder: str) -> None:
     def run(seed: int) -> list[np.ndarray]:
         keras.utils.set_random_seed(seed)
-        tower = build_text_tower(text(encoder, dropout=0.3), MODEL, VOCABULARY)
+        tower = text_tower_from_settings(text(encoder, dropout=0.3), MODEL, VOCABULARY)
         ids = IDS[:3]
         assert np.array_equal(tower(ids), tower(ids))
         outputs = [np.asarray(tower(ids, training=True)) for _ in range(2)]
@@ -185,16 +185,16 @@ def test_seed_settles_weights_and_dropout(encoder: str) -> None:
 
 
 def test_transformer_learns_word_order_and_needs_matching_heads() -> None:
-    tower = build_text_tower(text("transformer"), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text("transformer"), MODEL, VOCABULARY)
     assert np.abs(np.subtract(tower(np.array([[3, 7]])), tower(np.array([[7, 3]])))).max() > 1e-4
     with pytest.raises(UserError, match=r"text\.heads: 3 does not divide text\.units \(8\)"):
-        build_text_tower(text("transformer", heads=3), MODEL, VOCABULARY)
+        text_tower_from_settings(text("transformer", heads=3), MODEL, VOCABULARY)
 
 
 @pytest.mark.parametrize("encoder", ["gru", "bidirectional", "transformer"])
 def test_tower_survives_its_config(encoder: str, tmp_path: Path) -> None:
     settings = text("gru", bidirectional=True) if encoder == "bidirectional" else text(encoder, dropout=0.2)
-    tower = build_text_tower(settings, ModelSettings(dim=6, head_units=10, dropout=0.1), VOCABULARY)
+    tower = text_tower_from_settings(settings, ModelSettings(dim=6, head_units=10, dropout=0.1), VOCABULARY)
     again = rebuilt(tower)
     again.set_weights(tower.get_weights())
     assert np.array_equal(again(IDS), tower(IDS))
@@ -206,7 +206,7 @@ def test_tower_survives_its_config(encoder: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
 def test_bert_is_the_mean_of_its_token_states(presets: dict[str, str]) -> None:
-    tower = build_text_tower(text(f"hub:{presets['bert']}"), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(f"hub:{presets['bert']}"), MODEL, VOCABULARY)
     network = loaded(presets["bert"])
     expected = []
     for row, length in zip(IDS[:3], LENGTHS, strict=False):
@@ -224,7 +224,7 @@ def test_several_layers_are_their_states_at_tokens_side_by_side(presets: dict[st
     output = network.output["sequence_output"] if isinstance(network.output, dict) else network.output
     chosen = [output, network.get_layer("transformer_layer_0").output, network.get_layer("embeddings_dropout").output]
     states = keras.Model(network.input, chosen)
-    tower = build_text_tower(text(f"hub:{presets[name]}", stages=3, pooling="mean_max"), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(f"hub:{presets[name]}", stages=3, pooling="mean_max"), MODEL, VOCABULARY)
     got = np.asarray(backbone_of(tower)(IDS))
     for row, length, vector in zip(IDS[:3], LENGTHS, got, strict=False):
         ids = row[None, :length]
@@ -240,13 +240,13 @@ def test_several_layers_are_their_states_at_tokens_side_by_side(presets: dict[st
 
 def test_more_layers_than_there_are_is_one_line(presets: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"text\.stages: 4, but preset .* has 3 layers of states"):
-        build_text_tower(text(f"hub:{presets['bert']}", stages=4), MODEL, VOCABULARY)
+        text_tower_from_settings(text(f"hub:{presets['bert']}", stages=4), MODEL, VOCABULARY)
     with pytest.raises(UserError, match=r"text\.stages: 2, but preset .* gives a vector, no states"):
-        build_text_tower(text(f"hub:{presets['clip']}", stages=2), MODEL, VOCABULARY)
+        text_tower_from_settings(text(f"hub:{presets['clip']}", stages=2), MODEL, VOCABULARY)
 
 
 def test_clip_is_what_clip_compares_with_images(presets: dict[str, str]) -> None:
-    tower = build_text_tower(text(f"hub:{presets['clip']}"), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(f"hub:{presets['clip']}"), MODEL, VOCABULARY)
     network = loaded(presets["clip"])
     for row, length in zip(IDS[:3], LENGTHS, strict=False):
         states = network.text_encoder({"token_ids": row[None, :length]})
@@ -256,7 +256,7 @@ def test_clip_is_what_clip_compares_with_images(presets: dict[str, str]) -> None
 
 
 def test_siglip_reads_rows_filled_to_its_length(presets: dict[str, str]) -> None:
-    tower = build_text_tower(text(f"hub:{presets['siglip']}", max_tokens=10), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(f"hub:{presets['siglip']}", max_tokens=10), MODEL, VOCABULARY)
     filled = np.pad(np.where(IDS >= 0, IDS, 1), [(0, 0), (0, 6)], constant_values=1)
     expected = loaded(presets["siglip"]).get_text_embeddings(filled)
     np.testing.assert_allclose(backbone_of(tower)(IDS), expected, atol=1e-5)
@@ -265,7 +265,7 @@ def test_siglip_reads_rows_filled_to_its_length(presets: dict[str, str]) -> None
 @pytest.mark.parametrize("name", ["bert", "roberta", "clip", "siglip"])
 def test_frozen_backbone_stays_and_needs_its_preset_no_more(presets: dict[str, str], tmp_path: Path, name: str) -> None:
     shutil.copytree(presets[name], tmp_path / "preset")
-    tower = build_text_tower(text(f"hub:{tmp_path / 'preset'}"), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(f"hub:{tmp_path / 'preset'}"), MODEL, VOCABULARY)
     shutil.rmtree(tmp_path / "preset")
     backbone = backbone_of(tower)
     feature = np.asarray(backbone(IDS))
@@ -281,7 +281,7 @@ def test_frozen_backbone_stays_and_needs_its_preset_no_more(presets: dict[str, s
 
 
 def test_trainable_backbone_learns(presets: dict[str, str]) -> None:
-    tower = build_text_tower(text(f"hub:{presets['bert']}", trainable=True), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(f"hub:{presets['bert']}", trainable=True), MODEL, VOCABULARY)
     feature = np.asarray(backbone_of(tower)(IDS))
     assert not np.array_equal(backbone_of(tower)(IDS, training=True), feature)  # dropout
     with tf.GradientTape() as tape:
@@ -302,25 +302,25 @@ def test_trainable_backbone_learns(presets: dict[str, str]) -> None:
 )
 def test_wrong_encoder(encoder: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_text_tower(text(encoder), MODEL, VOCABULARY)
+        text_tower_from_settings(text(encoder), MODEL, VOCABULARY)
 
 
 def test_preset_that_does_not_fit(presets: dict[str, str], tmp_path: Path) -> None:
     for name in ("bert", "clip"):
         with pytest.raises(UserError, match=r"text\.max_tokens: 64, but preset .* reads 12"):
-            build_text_tower(text(f"hub:{presets[name]}", max_tokens=64), MODEL, VOCABULARY)
+            text_tower_from_settings(text(f"hub:{presets[name]}", max_tokens=64), MODEL, VOCABULARY)
     with pytest.raises(UserError, match=r"text\.encoder: .*FNetBackbone\) is no text encoder with a mask"):
-        build_text_tower(text(f"hub:{presets['fnet']}"), MODEL, VOCABULARY)
+        text_tower_from_settings(text(f"hub:{presets['fnet']}"), MODEL, VOCABULARY)
     shutil.copytree(presets["bert"], tmp_path / "broken")
     (tmp_path / "broken" / "model.weights.h5").write_text("no weights")
     with pytest.raises(UserError, match=r"text\.encoder: preset .* cannot be loaded"):
-        build_text_tower(text(f"hub:{tmp_path / 'broken'}"), MODEL, VOCABULARY)
+        text_tower_from_settings(text(f"hub:{tmp_path / 'broken'}"), MODEL, VOCABULARY)
 
 
 def test_siglip_without_a_tokenizer_says_so(presets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"text\.encoder: .*needs its tokenizer's padding token"):
-        build_text_tower(text(f"hub:{presets['siglip']}"), MODEL, VOCABULARY)
+        text_tower_from_settings(text(f"hub:{presets['siglip']}"), MODEL, VOCABULARY)
 
 
 def test_masking_layers() -> None:
@@ -340,5 +340,5 @@ def test_a_rebuilt_tower_calls_its_weights_the_same(presets: dict[str, str], enc
     # Checkpoints find weights by these names.
     kind, _, preset = encoder.partition(":")
     chosen = f"hub:{presets[preset]}" if preset else {"bidirectional": "gru"}.get(kind, kind)
-    tower = build_text_tower(text(chosen, bidirectional=kind == "bidirectional"), MODEL, VOCABULARY)
+    tower = text_tower_from_settings(text(chosen, bidirectional=kind == "bidirectional"), MODEL, VOCABULARY)
     assert [weight.path for weight in rebuilt(tower).weights] == [weight.path for weight in tower.weights]

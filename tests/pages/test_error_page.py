@@ -17,7 +17,7 @@ from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.data.sources.precomp import FeatureImages
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.evaluation.metrics import evaluate as recalls
+from vse_tf.evaluation.metrics import recalls
 from vse_tf.pages.error_page import error_page, failures
 from vse_tf.pages.thumbnails import MAX_PIXELS
 
@@ -27,15 +27,15 @@ def encoded_split(counts, dim=3, seed=0, values=None, rows=None):
     rng = np.random.default_rng(seed)
     draw = values if values is not None else np.array([-1, 0, 1])
     image = rng.choice(draw, (len(counts), dim)).astype(np.float32)
-    text_rows = np.repeat(np.arange(len(counts)), counts)
-    text = rng.choice(draw, (len(text_rows), dim)).astype(np.float32)
-    return EncodedSplit(image, text, text_rows, np.arange(len(counts)) if rows is None else np.array(rows))
+    image_id = np.repeat(np.arange(len(counts)), counts)
+    text = rng.choice(draw, (len(image_id), dim)).astype(np.float32)
+    return EncodedSplit(image, text, image_id, np.arange(len(counts)) if rows is None else np.array(rows))
 
 
 def expected(encoded, count):
     """The definition, query by query over the whole matrix."""
     scores = encoded.image.astype(np.float64) @ encoded.text.T.astype(np.float64)
-    right = encoded.text_rows[None] == np.arange(len(scores))[:, None]
+    right = encoded.image_id[None] == np.arange(len(scores))[:, None]
     both = []
     for matrix, mask in ((scores, right), (scores.T, right.T)):
         found = []
@@ -85,7 +85,7 @@ def features_split(counts, name=EVIL):
 
 
 def metrics_of(encoded):
-    return recalls(encoded.image, encoded.text, encoded.text_rows)
+    return recalls(encoded.image, encoded.text, encoded.image_id)
 
 
 def test_nothing_in_captions_and_names_is_obeyed_and_features_show_names():

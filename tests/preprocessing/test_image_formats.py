@@ -216,6 +216,7 @@ HUGE += struct.pack(">I", zlib.crc32(HUGE[12:])) + b"\0\0\0\x10IDAT"
         (FILES["webp_lossy"][0][:-300], "WebP"),
         (encoded(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(90)]), "animated WebP"),
     ],
+    ids=["huge", "text", "empty", "header cut off", "jpeg", "png", "gif", "bmp", "webp", "animated"],
 )
 def test_refusals(contents: bytes, reason: str) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?i){reason}"):

@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.bombs import jpeg_of_scans
 from vse_tf.preprocessing import graph_headers
-from vse_tf.preprocessing.image_headers import FORMATS, REASONS, read_header
+from vse_tf.preprocessing.graph_jpeg import plain_jpeg
+from vse_tf.preprocessing.image_headers import read_header
+from vse_tf.preprocessing.image_limits import FORMATS
 from vse_tf.preprocessing.images import announced_pixels, decode, exif_orientation
 
 STRING = [tf.TensorSpec([], tf.string)]
@@ -74,7 +77,9 @@ SAMPLES = {
     "jpeg_cmyk": encoded(PHOTO.convert("CMYK"), "JPEG", icc_profile=bytes(70_000)),
     "jpeg_big_endian": jpeg_with(app1(exif_block(3, ">", entries=9))),
     "jpeg_stray_bytes": JPEG[:20] + b"\0\0stray\xff\xff\xff\xd0" + app1(exif_block(5, kind=4)) + JPEG[20:],
+    "jpeg_sequential_scans": jpeg_of_scans(293, 23, 4, 0xC0),
     "png": encoded(PHOTO, "PNG"),
+    "png_palette": encoded(PHOTO.quantize(9), "PNG", transparency=3, icc_profile=bytes(900)),
     "png_exif": encoded(CLEAR, "PNG", exif=EXIF),
     "png_animated": encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
     "gif": encoded(PHOTO, "GIF"),
@@ -95,14 +100,15 @@ def python_outcome(contents: bytes) -> Outcome:
         header = read_header(contents)
     except ValueError as error:
         return (str(error),)
-    return header.format, header.width, header.height, header.orientation
+    return header.format, header.width, header.height, header.orientation, header.scans
 
 
 def graph_outcome(contents: bytes) -> Outcome:
     header = header_in_graph(contents)
     if header.code:
-        return (REASONS[int(header.code)],)
-    return FORMATS[int(header.format)], int(header.width), int(header.height), int(header.orientation)
+        return (header.problem(1).numpy().decode(),)
+    numbers = (header.width, header.height, header.orientation, header.scans)
+    return FORMATS[int(header.format)], *(int(number) for number in numbers)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -124,7 +130,7 @@ def test_graph_reads_the_same_header_and_the_same_from_any_part_of_it(name: str)
     contents = SAMPLES[name]
     assert graph_outcome(contents) == python_outcome(contents)
     # The shortest part that is enough, and what is around it.
-    enough = bisect(range(len(contents)), 0, key=lambda length: len(python_outcome(contents[:length])) - 2)
+    enough = bisect(range(len(contents)), 0, key=lambda length: len(python_outcome(contents[:length])) > 1)
     for length in [*range(0, 60), *range(60, min(len(contents), 1000), 37), *range(enough - 12, enough + 2)]:
         assert graph_outcome(contents[:length]) == python_outcome(contents[:length]), length
 
@@ -175,14 +181,14 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_exif_is_orientation_1(name: str) -> None:
     contents = jpeg_with(app1(MALFORMED[name]))
-    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 1)
+    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 1, 1)
 
 
 def test_a_directory_with_a_huge_count_is_read_as_far_as_it_goes() -> None:
     block = exif_block(6)
     block = block[:8] + b"\xff\xff" + block[10:]
     contents = jpeg_with(app1(block))
-    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 6)
+    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 6, 1)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +205,7 @@ def test_a_directory_with_a_huge_count_is_read_as_far_as_it_goes() -> None:
         (encoded(PHOTO.convert("1"), "BMP"), "BMP of a kind"),
         (SAMPLES["bmp"][:30] + b"\x01" + SAMPLES["bmp"][31:], "BMP of a kind"),
     ],
+    ids=["empty", "text", "start", "comments", "zeros", "no width", "gif comments", "animated", "1 bit", "compressed"],
 )
 def test_refusals_name_the_reason_in_one_line(contents: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
@@ -264,7 +271,7 @@ def test_noise_behind_a_magic_number(magic: bytes, noise: bytes) -> None:
 
 def test_the_short_way_is_taken_by_plain_jpegs_alone():
     def taken(contents):
-        plain, width, height = graph_headers._plain_jpeg(tf.constant(contents))
+        plain, _, _, width, height = plain_jpeg(tf.constant(contents))
         return (int(width), int(height)) if plain else None
 
     for name in ("jpeg", "jpeg_grey"):
@@ -276,5 +283,5 @@ def test_the_short_way_is_taken_by_plain_jpegs_alone():
     comment = b"\xff\xfe" + struct.pack(">H", 102) + bytes(100)
     assert taken(jpeg_with(comment)) == taken(JPEG)
     assert taken(jpeg_with(10 * comment)) is None
-    assert taken(jpeg_with(12 * b"\xff\xfe\0\x02")) is None
+    assert taken(jpeg_with(17 * b"\xff\xfe\0\x02")) is None
     assert all(taken(JPEG[:end]) is None for end in range(JPEG.index(b"\xff\xc0") + 9))

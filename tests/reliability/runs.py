@@ -73,7 +73,6 @@ def shapes_arguments(folder: Path, run: Path, **changed: Any) -> list[str]:
 # 80 captions or 96 scenes in batches of 16: five or six steps an epoch.
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "files": (file_arguments, {}),
-    "files, several steps an execution": (file_arguments, {"train__steps_per_execution": 2}),
     "cached features": (
         file_arguments,
         {

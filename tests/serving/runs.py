@@ -11,8 +11,8 @@ from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.data.pipeline import ImageView
 from vse_tf.embedder import save_model
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.image_tower import build_image_tower, image_size
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.image_tower import image_size, image_tower_from_settings
+from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing.text import PresetTokenizer, WordTokenizer
 
 CAPTIONS = ("a brown dog runs through the snow", "two men in a red shirt", "a small dog plays", "the man is in snow")
@@ -37,8 +37,8 @@ def write_run(folder: Path, shape: tuple[int, ...] | None = None, **changed: Any
         tokenizer = WordTokenizer.fit(CAPTIONS, 1, settings.text.max_tokens)
     size = None if shape else image_size(settings.image)
     model = DualEncoder(
-        build_image_tower(settings.image, settings.model, shape or (*size, 3)),
-        build_text_tower(settings.text, settings.model, tokenizer.vocabulary_size),
+        image_tower_from_settings(settings.image, settings.model, shape or (*size, 3)),
+        text_tower_from_settings(settings.text, settings.model, tokenizer.vocabulary_size),
     )
     model.compile("adam")
     model.optimizer.build(model.trainable_variables)

@@ -1,10 +1,12 @@
-"""What the local server sets limits to, which the real one leaves to a proxy: size, inflated size, time to arrive."""
+"""What the local server sets limits to, which the real one leaves to a proxy: size, cost, time to arrive."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import http.client
+import itertools
 import json
 import socket
 import time
@@ -12,7 +14,9 @@ import time
 import pytest
 
 from tests.serving import models
+from tests.serving.pictures import bomb
 from tests.serving.servers import local
+from vse_tf.serving import cost
 from vse_tf.serving.model_config import ModelConfig
 
 LIMIT = 100_000
@@ -81,29 +85,59 @@ def test_gzip_in_several_parts_is_inflated(server):
     assert server.predict("m", two, Content_Encoding="gzip").status == 200
 
 
-@pytest.mark.parametrize("packed", [b"no gzip", gzip.compress(b'{"instances": ["a"]}')[:-12], b"\x1f\x8b\x08"])
+@pytest.mark.parametrize(
+    "packed",
+    # Compressed data holds the time: never without an id.
+    [b"no gzip", gzip.compress(b'{"instances": ["a"]}')[:-12], b"\x1f\x8b\x08"],
+    ids=["text", "cut off", "its first bytes"],
+)
 def test_broken_gzip(server, packed):
     got = server.predict("m", packed, Content_Encoding="gzip")
     assert got.status == 400
     assert "gzip" in got.error
 
 
-def test_a_request_that_drips_in_is_given_up(folder):
+@pytest.mark.parametrize(
+    ("first", "drip"),
+    [
+        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", [b"x"]),
+        (b"", [b"\r\n"]),
+        (b"", [b"\r", b"\n"]),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: localhost\r\n\r\n", [b"\r\n\r\n"]),
+    ],
+    ids=["body", "empty lines", "halves of empty lines", "empty lines after a request"],
+)
+def test_a_request_that_drips_in_is_given_up(folder, first, drip):
     with local([ModelConfig("m", folder)], timeout=1.0) as server, socket.create_connection(server.address) as client:
         client.settimeout(10)
-        client.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        client.sendall(first)
         start = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - start < 20:
-                client.sendall(b"x")
+            for part in itertools.cycle(drip):
+                if time.monotonic() - start > 20:
+                    break
+                client.sendall(part)
                 time.sleep(0.2)
                 client.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
-                    if client.recv(10) == b"":
+                    if client.recv(10_000) == b"":
                         break
                 client.setblocking(True)
         assert time.monotonic() - start < 15
         assert answers(server)
+
+
+def test_a_connection_in_use_outlives_the_timeout(folder):
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(local([ModelConfig("m", folder)], timeout=1.0))
+        connection = stack.enter_context(contextlib.closing(http.client.HTTPConnection(*server.address, timeout=30)))
+        connection.connect()
+        first = connection.sock
+        for _ in range(12):
+            connection.request("GET", "/v1/models/m")
+            assert connection.getresponse().read()
+            assert connection.sock is first
+            time.sleep(0.2)
 
 
 def test_slow_clients_keep_no_worker_busy(folder):
@@ -147,3 +181,97 @@ def test_connections_are_kept(server):
             assert response.status == 200
             response.read()
             assert not response.will_close
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory):
+    """A server with the limits on cost of a real one, and a body limit that leaves them to it."""
+    root = tmp_path_factory.mktemp("models")
+    models.save(models.Dual(1), root / "m" / "1", *models.DUAL)
+    with local([ModelConfig("m", root / "m")], limit=32 * 2**20) as running:
+        yield running
+
+
+def b64(contents):
+    return {"b64": base64.b64encode(contents).decode()}
+
+
+@pytest.mark.parametrize(
+    ("signature", "values", "told"),
+    [
+        ("", [""] * 8193, "The request has 8193 inputs, the limit is 8192"),
+        ("", [""] * 1_000_000, "The request has 1000000 inputs, the limit is 8192"),
+        ("scalar", [0] * 8193, "The request has 8193 inputs"),
+        ("echo", [b64(b"none")] * 8193, "The request has 8193 inputs"),
+        ("echo", [b64(bomb(1))] * 1025, "The request has 1025 images, the limit is 1024"),
+        ("echo", [b64(bomb(7000))] * 6, "6 images announce 294000000 pixels together, the limit is 250000000"),
+        ("", [[]] * 5_000_000, "The request's JSON would take 725 MB in memory, the limit is 700 MB"),
+    ],
+    ids=["inputs", "a million", "numbers", "no images", "images", "pixels", "JSON"],
+)
+def test_what_asks_for_too_much_is_refused(roomy, signature, values, told):
+    for key in ("instances", "inputs"):
+        body = json.dumps({"signature_name": signature, key: values}, separators=(",", ":")).encode()
+        got = roomy.predict("m", body)
+        assert got.status == 413
+        assert told in got.error
+        assert len(got.body) < 300
+        zipped = roomy.predict("m", gzip.compress(body, 1), Content_Encoding="gzip")
+        assert (zipped.status, zipped.error) == (413, got.error)
+    assert answers(roomy)
+
+
+def test_what_is_just_within_the_limits_is_answered(roomy):
+    for signature, values in (
+        ("", [""] * 8192),
+        ("echo", [b64(bomb(7000))] * 5),
+        ("echo", [b64(bomb(1))] * 1024),
+        ("echo", [b64(b"none")] * 8192),
+    ):
+        got = roomy.predict("m", {"signature_name": signature, "instances": values})
+        assert got.status == 200
+        assert len(got.json["predictions"]) == len(values)
+
+
+def test_an_answer_above_the_limit_is_refused(roomy, monkeypatch):
+    monkeypatch.setattr(cost, "MAX_ANSWER_BYTES", 10_000)
+    assert roomy.predict("m", {"instances": ["a"] * 10}).status == 200
+    got = roomy.predict("m", {"instances": ["a"] * 8000})
+    assert got.status == 413
+    assert got.error == "The answer has more than the limit of 10000 bytes; send fewer inputs in a request"
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda long: {"signature_name": long, "instances": ["a"]},
+        lambda long: {"instances": [{long: "a"}]},
+        lambda long: {"instances": [1, long]},
+        lambda long: {"signature_name": "item", "instances": [{long: 1, "title": "a"}]},
+        lambda long: {long: long},
+    ],
+    ids=["signature", "input", "value", "other input", "key"],
+)
+def test_an_error_is_short_whatever_it_quotes(roomy, request_of):
+    got = roomy.predict("m", request_of("ä" * 1_000_000))
+    assert got.status == 400
+    assert len(got.body) < 21_000
+
+
+def test_an_error_about_a_long_address_is_short(roomy):
+    got = roomy.get("/v1/models/" + "x" * 100_000)
+    assert got.status == 404
+    assert len(got.body) < 11_000
+    assert got.error.endswith(" characters)")
+
+
+def test_a_fault_at_the_end_of_many_values_is_found_at_once(roomy):
+    start = time.monotonic()
+    for last, told in (("x", "is not of expected type: float"), ([1], "Encountered list at unexpected")):
+        rows = [[0] * 500 for _ in range(4000)]
+        rows[-1][-1] = last
+        got = roomy.predict("m", {"signature_name": "scalar", "inputs": rows})
+        assert got.status == 400
+        assert told in got.error
+    # One by one, they took a minute.
+    assert time.monotonic() - start < 30

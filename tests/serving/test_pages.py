@@ -2,14 +2,17 @@
 
 import io
 import json
+import os
 import re
 
 import numpy as np
 import pytest
+from jsonargparse import Namespace
 from PIL import Image
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
+from vse_tf import serve
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
@@ -138,6 +141,14 @@ def test_a_bad_question_is_refused_with_a_reason(client, body):
     assert json.loads(response.data)["error"]
 
 
+def test_numbers_of_hundreds_of_digits_are_refused(client):
+    for digits in (b"1" * 401, b"-" + b"1" * 401, b"1" * 5000):
+        for question in (b'{"vector": [1, 2, 3, %b]}', b'{"row": %b}', b'{"row": 0, "k": %b}'):
+            response = client.post("/gallery/nearest", data=question % digits)
+            assert response.status_code == 400
+            assert json.loads(response.data)["error"]
+
+
 def test_a_large_body_is_refused(client):
     assert client.post("/gallery/nearest", data=b" " * (2**20 + 1)).status_code == 413
 
@@ -150,6 +161,65 @@ def test_thumbnails_are_small_pictures_of_the_rows(client):
     assert abs(picture[..., 0].mean() - 80) < 4
     for path in ("5", "6", "-1", "x", "2/..", "99999999999999999999"):
         assert client.get(f"/gallery/thumbnails/{path}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "place", ["absolute", "up", "link", "link up", "pipe", "device", "loop", "folder", "nul", "surrogate"]
+)
+def test_a_photo_that_an_index_must_not_show(tmp_path, vectors, place):
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    parent = tmp_path / "downloaded"
+    (parent / "photos").mkdir(parents=True)
+    path = parent / "photos" / "a.png"
+    name = {"absolute": str(secret), "up": "../../secret.png", "nul": "a\0.png", "surrogate": "\ud800.png"}.get(
+        place, "a.png"
+    )
+    if place == "link":
+        path.symlink_to(secret)
+    elif place == "link up":
+        (parent / "photos" / "up").symlink_to(tmp_path)
+        name = "up/secret.png"
+    elif place == "pipe":
+        os.mkfifo(path)
+    elif place == "device":
+        path.symlink_to("/dev/zero")
+    elif place == "loop":
+        path.symlink_to(path)
+    elif place == "folder":
+        path.mkdir()
+    writer = IndexWriter(parent / "index", "images", DIM)
+    line = json.dumps({"id": "a", "path": name}).encode() + b"\n"
+    writer.commit([writer.write(vectors[:1])], [line], {"id": "a"}, root=parent / "photos")
+    response = app_of(GalleryRoute(Index.open(parent / "index"))).get("/gallery/thumbnails/0")
+    assert response.status_code == 404
+    assert response.json["error"].startswith("no picture of that row")
+    if place in ("absolute", "up", "link", "link up", "device"):
+        assert f"--root {parent}/photos" in response.json["error"]
+    # A user who names the folder means the links in it, but not what lies elsewhere.
+    response = app_of(GalleryRoute(Index.open(parent / "index", parent / "photos"))).get("/gallery/thumbnails/0")
+    assert response.status_code == (200 if place in ("link", "link up") else 404)
+
+
+def test_serve_says_what_root_would_be(tmp_path, vectors, capsys):
+    (tmp_path / "downloaded").mkdir()
+    writer = IndexWriter(tmp_path / "downloaded" / "index", "images", DIM)
+    writer.commit([writer.write(vectors[:1])], [Item("a", path="a.png")], {"id": "a"}, root=tmp_path / "photos")
+    arguments = Namespace(gallery=str(tmp_path / "downloaded" / "index"), root=None, models=None)
+    serve._search_page(arguments)
+    assert f"photos are not shown; 'a.png': it lies outside of {tmp_path}/downloaded" in (
+        told := capsys.readouterr().out
+    )
+    assert told.endswith(f"--root {tmp_path}/photos\n")
+    arguments.root = str(tmp_path / "photos")
+    serve._search_page(arguments)
+    assert capsys.readouterr().out == ""
+
+
+def test_long_captions_are_shortened(tmp_path, vectors):
+    writer = IndexWriter(tmp_path / "index", "captions", DIM)
+    index = writer.commit([writer.write(vectors[:1])], [Item("1", caption="é" * 500_000)], {"id": "a"})
+    assert ask(app_of(GalleryRoute(index)), row=0).json["items"][0]["caption"] == "é" * 10_000 + "…"
 
 
 def test_towers_of_another_model_are_refused(tmp_path, vectors):

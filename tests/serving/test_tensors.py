@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vse_tf.serving import json_text
+from vse_tf.serving import json_text, tensors_out
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.tensors_in import read_inputs, signature_name
 from vse_tf.serving.tensors_out import write_outputs
@@ -265,6 +265,49 @@ def test_long_values_are_cut_in_messages():
     assert json_text.shown({"title": "a", "list": [1, {"b": None}], "empty": {}}) == (
         '{\n    "title": "a",\n    "list": [1, {\n            "b": null\n        }],\n    "empty": {}\n}'
     )
+
+
+def test_a_value_of_many_branches_is_cut_in_messages():
+    value = "leaf"
+    for _ in range(7):
+        value = [value] * 16
+    assert len(json_text.shown(value)) < 20_000
+
+
+def test_numbers_beyond_a_double_are_refused():
+    for number in ("1" * 401, "-" + "9" * 309, "1" * 5000, "1e309", "1E+999", "-1.5e400", "1" * 310 + ".5"):
+        for body in (f'{{"inputs": [{number}]}}', f'{{"inputs": [1], "x": {number}}}'):
+            with pytest.raises(RequestError, match=r"Number too big to be stored in double\.") as caught:
+                json_text.parse(body.encode())
+            assert caught.value.status == 400
+
+
+def test_large_numbers_that_a_double_holds_are_taken():
+    body = b'{"inputs": [1e308, 1.5e-400, -1e+300, 1E007, %b], "text": "1e999"}' % (b"0." + b"1" * 400)
+    (array,) = read_inputs(json_text.parse(body), {"x": "double"})[0].values()
+    assert array.tolist() == [1e308, 0.0, -1e300, 1e7, float("0." + "1" * 400)]
+    assert json_text.parse(b'{"inputs": [%b]}' % (b"7" * 308))["inputs"] == [int("7" * 308)]
+
+
+def test_half_a_pair_is_found_wherever_it_stands():
+    for body in (b'{"a": ["\\ud800"]}', b'{"a": {"\\uD83D": 1}}', b'{"a": [[{"b": "x\\uDE00y"}]]}'):
+        with pytest.raises(RequestError, match="surrogate pair"):
+            json_text.parse(body)
+    assert json_text.parse(b'{"a": ["\\ud83d\\ude00", "\\\\ud800"]}') == {"a": ["\U0001f600", "\\ud800"]}
+
+
+@pytest.mark.parametrize("form", ["inputs", "instances"])
+def test_answers_in_several_parts_are_one(form, monkeypatch):
+    outputs = {
+        "vectors": np.arange(42, dtype=np.float32).reshape(7, 3, 2) / 8,
+        "ids": np.array([f"ä{at}".encode() for at in range(7)], object),
+    }
+    for chosen in (outputs, {"vectors": outputs["vectors"]}, {"ids": outputs["ids"]}, {"none": np.zeros([0, 3])}):
+        expected = write_outputs(chosen, form)
+        json.loads(expected)
+        for part in (1, 6, 7, 40):
+            monkeypatch.setattr(tensors_out, "PART", part)
+            assert write_outputs(chosen, form) == expected
 
 
 def test_the_default_signature():

@@ -18,7 +18,8 @@ import pytest
 
 from export import client as kit
 from export.client import Client
-from tests.serving.servers import free_port
+from tests.serving.servers import free_port, local
+from vse_tf.serving.model_config import models_below
 
 FILE = Path(kit.__file__)
 
@@ -171,7 +172,11 @@ def test_versions_and_labels(server):
         Client(server.url, version=1, label="new")
 
 
-@pytest.mark.parametrize("fault", [BUSY, (429, "x"), (502, b"<html>"), (504, ""), "drop", "cut", "garbage"])
+@pytest.mark.parametrize(
+    "fault",
+    [BUSY, (429, "x"), (502, b"<html>"), "drop", "cut", "garbage"],
+    ids=["503", "429", "502", "drop", "cut", "garbage"],
+)
 def test_what_may_pass_is_tried_again(fault):
     with Faulty(fault, fault, GOOD) as faulty:
         client = Client(faulty.url, pause=0.001, retries=2)
@@ -186,8 +191,10 @@ def test_what_may_pass_is_tried_again(fault):
         ((404, {"error": "no model"}), kit.NotFoundError, "404 .*no model"),
         ((413, b"<html>413 Request Entity Too Large</html>"), kit.TooLargeError, "Request Entity Too Large"),
         ((500, {"error": "a bug"}), kit.BadAnswerError, "500 .*a bug"),
-        ((403, b""), kit.BadAnswerError, "403"),
-        ((200, b"<html>a portal</html>"), kit.BadAnswerError, "a portal"),
+        ((403, b""), kit.BadAnswerError, "403 Forbidden$"),
+        ((504, {"error": "still computing"}), kit.TimedOutError, "504 .*still computing"),
+        ((504, b"<html>"), kit.TimedOutError, "504 Gateway Timeout$"),
+        ((200, b"a portal"), kit.BadAnswerError, "not the answer of a model server: a portal"),
         ((200, []), kit.BadAnswerError, "not the answer"),
         ((200, {"predictions": []}), kit.BadAnswerError, "without outputs"),
         ((200, {"outputs": [[1], [2]]}), kit.BadAnswerError, "1 inputs, but not as many vectors"),
@@ -200,6 +207,47 @@ def test_what_will_not_pass_is_told_at_once(fault, kind, told):
         with pytest.raises(kind, match=told):
             Client(faulty.url, pause=0.001, timeout=0.3).embed_texts(["a"])
         assert len(faulty.bodies) == 1
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 405, 413, 415, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html>\r\n<head><title>An Error</title></head>",
+        b"\xef\xbb\xbf  <!DOCTYPE HTML><p>An Error",
+        b"An Error<br>",
+        b'<?xml version="1.0"?><error/>',
+        b"<" * 300 + b"HTML>An Error",
+    ],
+    ids=["page", "doctype", "fragment", "xml", "late"],
+)
+def test_no_message_holds_html(status, page):
+    with Faulty((status, page)) as faulty:
+        with pytest.raises(kit.ServingError) as caught:
+            Client(faulty.url, retries=1, pause=0.001).embed_texts(["a"])
+        assert "<" not in str(caught.value)
+        assert "An Error" not in str(caught.value)
+        assert str(caught.value).strip(": ") == str(caught.value)
+
+
+def test_status_needs_no_gallery_and_takes_names(export_folder, capsys):
+    towers = [model for model in models_below(export_folder) if model.name != "retrieval"]
+    with local(towers) as server:
+        kit.main(["--url", server.url, "status", "--wait", "5"])
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["model"] for line in lines] == ["image_tower", "text_tower"]
+        kit.main(["--url", server.url, "status", "text_tower"])
+        assert json.loads(capsys.readouterr().out) == {"model": "text_tower", "versions": {"1": "AVAILABLE"}}
+        with pytest.raises(SystemExit) as end:
+            kit.main(["--url", server.url, "status", "retrieval"])
+        assert end.value.code == 2
+
+
+def test_a_model_that_is_still_loading_is_waited_for():
+    ready = (200, {"model_version_status": [{"version": "1", "state": "AVAILABLE"}]})
+    with Faulty((502, b"<html>"), (504, b"<html>"), ready) as faulty:
+        Client(faulty.url, pause=0.01, retries=0).wait("m", 20)
+        assert len(faulty.bodies) == 3
 
 
 def test_retries_end(monkeypatch):
@@ -289,6 +337,7 @@ def test_the_other_commands(server, photos, capsys):
     assert lines("status", "--wait", 1)[1] == {"model": "text_tower", "versions": {"1": "AVAILABLE"}}
     assert lines("search", "green", "--top", 1) == [{"id": "green.png", "score": 1.0, "caption": "a green card"}]
     assert lines("search", "--image", photos["red"])[0]["id"] == "red.png"
+    assert lines("status")[2]["model"] == "retrieval"
     assert [line["image"] for line in lines("image", photos["red"], photos["blue"])] == [
         str(photos["red"]),
         str(photos["blue"]),

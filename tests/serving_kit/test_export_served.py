@@ -13,7 +13,7 @@ from tests.serving.contract.test_images import bomb
 from tests.serving.pictures import every_kind
 from tests.serving.runs import CAPTIONS, write_run
 from tests.serving.servers import local, until
-from tests.serving_kit.test_kit import KIT
+from tests.serving_kit.proxies import KIT
 from vse_tf import export
 from vse_tf.serving.model_config import models_below
 
@@ -34,8 +34,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(run, photos, tmp_path_factory):
     root = tmp_path_factory.mktemp("served") / "models"
-    export.main(["--run", str(run), "--output", str(root), "--gallery", str(photos[0].parent), "--top-k", "3"])
-    shutil.copy(KIT / "batching_params.pbtxt", root / "text_tower" / "1")
+    gallery = ["--gallery", str(photos[0].parent), "--top-k", "3"]
+    batching = ["--batching", str(KIT / "batching_params.pbtxt")]
+    export.main(["--run", str(run), "--output", str(root), *gallery, *batching])
     return root
 
 

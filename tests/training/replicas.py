@@ -12,7 +12,7 @@ import tensorflow as tf
 from tests.tiny import tiny_settings
 from vse_tf.losses import build
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.image_tower import build_image_tower
+from vse_tf.models.image_tower import image_tower_from_settings
 from vse_tf.models.temperature import LearnedTemperature
 from vse_tf.training.distribution import distribute
 from vse_tf.training.optimizer import TowerAdam
@@ -63,7 +63,7 @@ def trained(
     features = tiny_settings("unused", data__source="precomp", image__encoder="features", image__units=8).image
     keras.utils.set_random_seed(3)
     with strategy.scope():
-        towers = (build_image_tower(features, settings.model, (6,), name=name) for name in ("image", "text"))
+        towers = (image_tower_from_settings(features, settings.model, (6,), name=name) for name in ("image", "text"))
         temperature = LearnedTemperature(0.1, bias=-10.0 if name == "sigmoid" else None) if learned else None
         model = DualEncoder(*towers, clip_norm=clip_norm, temperature=temperature, micro_batch=micro_batch)
         # A large epsilon keeps Adam from blowing rounding up where a gradient is nearly 0.

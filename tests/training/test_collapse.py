@@ -32,9 +32,9 @@ def test_every_objective_has_its_value(name):
 
 
 def test_what_to_try_fits_the_objective():
-    for name, message in (("convse++", "--loss.hardness_epochs"), ("triplet_max", "--train.init_from")):
+    for name, advice in (("convse++", "--loss.hardness_epochs"), ("triplet_max", "--train.init_from")):
         watch, value = watched(name)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=advice):
             feed(watch, [value] * 5)
 
 
@@ -51,15 +51,13 @@ def test_a_loss_near_the_value_without_the_gap_goes_on():
     feed(watch, [value * 1.005] * 100, gap=-0.1)
 
 
-def test_steps_in_one_execution_are_counted_over_epochs():
+def test_steps_are_counted_over_epochs():
     watch, value = watched(steps=8)
-    logs = {"loss": np.float32([value]), "hardest_negative_gap": np.float32([0.0])}
-    watch.on_epoch_begin(0)
-    watch.on_train_batch_end(2, logs)
-    watch.on_epoch_begin(1)
-    watch.on_train_batch_end(2, logs)
-    with pytest.raises(UserError, match="for 9 steps"):
-        watch.on_train_batch_end(5, logs)
+    for _ in range(2):
+        watch.on_epoch_begin(0)
+        feed(watch, [value] * 3)
+    with pytest.raises(UserError, match="for 8 steps"):
+        feed(watch, [value] * 2, first=3)
 
 
 def test_a_collapsed_run_stops_with_a_clear_line(tmp_path):

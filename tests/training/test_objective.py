@@ -24,7 +24,7 @@ from vse_tf.training.schedules import Hardness
 def test_every_setting_reaches_its_loss(name):
     own = {
         "convse": {"multiple_positives": True},
-        "convse++": {"hardest": 3, "hardness": 0.5},
+        "convse++": {"hardest": 3},
         "sigmoid": {"bias": -3.0},
     }.get(name, {})
     given = {"temperature": 0.3, "margin": 0.4, "mask_same_image": True, **own}
@@ -34,16 +34,15 @@ def test_every_setting_reaches_its_loss(name):
     assert {key: config[key] for key in taken} == {key: given[key] for key in taken}
 
 
-@pytest.mark.parametrize("way", [{"hardness_steps": 20}, {"hardness_epochs": 2.0}])
-def test_the_hardness_rises_with_the_optimizers_steps(way):
+def test_the_hardness_rises_with_the_optimizers_steps():
     step = tf.Variable(0, dtype=tf.int64)
-    loss = make_loss(LossSettings(name="convse++", hardness=0.8, **way), step, steps_per_epoch=10)
+    loss = make_loss(LossSettings(name="convse++", hardness_epochs=2.0), step, steps_per_epoch=10)
     found = []
     for at in (0, 5, 10, 20, 500):
         step.assign(at)
         found.append(loss.get_config()["hardness"])
-    assert found == pytest.approx([0.0, 0.2, 0.4, 0.8, 0.8])
-    assert Hardness(step, 1000, 1.0)() == 0.5
+    assert found == pytest.approx([0.0, 0.25, 0.5, 1.0, 1.0])
+    assert Hardness(step, 1000)() == 0.5
 
 
 @pytest.mark.parametrize(
@@ -53,8 +52,7 @@ def test_the_hardness_rises_with_the_optimizers_steps(way):
         ({"multiple_positives": True, "mask_same_image": False}, r"loss\.multiple_positives: needs loss\.mask_same"),
         ({"hardest": 3}, r"loss\.hardest: belongs to loss\.name convse\+\+"),
         ({"name": "convse++", "hardest": 0}, r"loss\.hardest: 0"),
-        ({"name": "convse++", "hardness": 1.5}, r"loss\.hardness: 1\.5"),
-        ({"name": "convse++", "hardness_steps": 5, "hardness_epochs": 1}, r"one of the two"),
+        ({"hardness_epochs": 1}, r"loss\.hardness_epochs: belongs to loss\.name convse\+\+"),
         ({"name": "convse++", "hardness_epochs": -1}, r"loss\.hardness_epochs: -1"),
         ({"bias": -3}, r"loss\.bias: belongs to loss\.name sigmoid"),
         ({"name": "convse++", "learn_temperature": True}, r"loss\.learn_temperature: convse\+\+ .*a larger one"),
@@ -123,7 +121,7 @@ def test_a_learned_temperature_moves_is_logged_and_continues(tmp_path):
 
 
 def test_a_hardness_schedule_is_logged_and_continues(tmp_path):
-    argv = {"loss__name": "convse++", "loss__hardness_steps": 10, "train__schedule": "constant"}
+    argv = {"loss__name": "convse++", "loss__hardness_epochs": 2.5, "train__schedule": "constant"}
     for epochs in (1, 3):
         train.main(arguments(tmp_path / "run", **argv, train__epochs=epochs))
     found = [row["train"] for row in rows_of(tmp_path / "run")]
@@ -142,4 +140,4 @@ def test_training_in_pieces_through_the_command(tmp_path):
 
 def test_defaults_are_the_methods():
     defaults = dataclasses.asdict(LossSettings())
-    assert defaults["hardest"] == 1 and defaults["hardness"] == 1.0 and not LossSettings().learned
+    assert defaults["hardest"] == 1 and defaults["hardness_epochs"] == 0.0 and not LossSettings().learned

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import tensorflow as tf
 
 from vse_tf.errors import Interrupted, run_command
 from vse_tf.training.signals import SignalHandler
@@ -124,6 +125,13 @@ def test_a_full_disk_ends_any_command_in_one_line(capsys):
         run_command(full)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: /tmp/some file: No space left on device; free some space and repeat\n"
+
+    def full_for_tensorflow():
+        raise tf.errors.ResourceExhaustedError(None, None, "logs/projector/sprite.png; No space left on device")
+
+    with pytest.raises(SystemExit):
+        run_command(full_for_tensorflow)
+    assert capsys.readouterr().err == "error: No space left on device; free some space and repeat\n"
 
     def denied():
         raise PermissionError(errno.EACCES, "x")

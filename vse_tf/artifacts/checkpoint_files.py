@@ -6,14 +6,17 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vse_tf.errors import UserError
+from vse_tf.files import open_regular, read_json
 
 STATE = "state.h5"
 POSITION = "position.json"
 POINTER = "pointer.json"
+PROGRESS_BYTES = 256 * 2**20
 NAME = re.compile(r"step-\d{9}")
 
 
@@ -55,8 +58,8 @@ class Checkpoint:
 def read_pointer(folder: Path) -> dict[str, str]:
     """The names of the `last` and the `best` checkpoint of a folder, as far as its pointer holds such."""
     try:
-        values = json.loads((folder / POINTER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = read_json(folder / POINTER)
+    except (OSError, ValueError):
         return {}
     pairs = values.items() if isinstance(values, dict) else ()
     # Only a plain name: nothing in a run folder may point out of it.
@@ -93,13 +96,14 @@ def read_description(folder: Path, strict: bool = False) -> Checkpoint:
     """
     path = folder / POSITION
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        # The progress holds a row per epoch.
+        values = read_json(path, PROGRESS_BYTES)
         check = values.pop("check", None)
         if strict and check != _check(values):
             raise ValueError("its check sum is another")
         position = Position(int(values["epoch"]), int(values["step"]), int(values.get("within", 0)))
         return Checkpoint(folder, position, values.get("best"), str(values["sha256"]), values.get("progress", {}))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: damaged checkpoint ({' '.join(str(error).split())})") from None
 
 
@@ -111,8 +115,8 @@ def check_state(checkpoint: Checkpoint) -> None:
     """
     path = checkpoint.folder / STATE
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: damaged checkpoint ({error.strerror})") from None
     if digest != checkpoint.sha256:

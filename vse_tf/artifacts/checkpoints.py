@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,16 @@ from vse_tf.artifacts.checkpoint_files import (
     read_description,
     read_pointer,
 )
-from vse_tf.atomic import whole_folder, write_text, writing
+from vse_tf.atomic import replacing, whole_folder, write_text, writing
 from vse_tf.errors import UserError
+from vse_tf.files import open_regular
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 
 FROZEN = "frozen.h5"
+# Layers of a tower's head by the names they had before. Of the two that were called `head_units`, one has a bias.
+OLD_LAYERS = {"feature_units": "head_units", "head_units": "head_hidden"}
+OLD_WEIGHTS = ("head_hidden/kernel", "head_units/bias")
 ADVICE = "free some space and repeat the command: it continues from the checkpoint before"
 
 
@@ -161,13 +168,34 @@ class Checkpoints:
         Raises:
             UserError: there is no checkpoint, it is damaged, or it does not fit the model.
         """
-        folder = self._find(which)
-        if folder is None:
-            raise UserError(f"{self.folder}: no checkpoint; the run ended before its first epoch did: train again")
+        folder = self._needed(which)
         found = read_description(folder)
         check_state(found)
         self._fill(model, folder, _changing(model) | (_optimizer(model) if training else {}))
         return found.position
+
+    def check(self, model: DualEncoder, which: str = "last") -> None:
+        """See that a checkpoint holds a model's weights, each in its shape and with all its bytes.
+
+        Args:
+            model: the model; its weights need not be allocated.
+            which: `last` or `best`.
+
+        Raises:
+            UserError: there is no checkpoint, it cannot be read, or it does not fit the model.
+        """
+        folder = self._needed(which)
+        for path, variables in ((self.folder / FROZEN, _frozen(model)), (folder / STATE, _changing(model))):
+            if variables:
+                with _opened(path) as file:
+                    for _ in _fitting_values(file, path, variables):
+                        pass
+
+    def _needed(self, which: str) -> Path:
+        folder = self._find(which)
+        if folder is None:
+            raise UserError(f"{self.folder}: no checkpoint; the run ended before its first epoch did: train again")
+        return folder
 
     def _fill(self, model: DualEncoder, folder: Path, variables: dict[str, keras.Variable]) -> None:
         if _frozen(model):
@@ -178,15 +206,9 @@ class Checkpoints:
         frozen = _frozen(model)
         if not frozen or (self.folder / FROZEN).exists():
             return
-        beside = self.folder / f".{FROZEN}.writing"
-        with writing(self.folder / FROZEN, "the frozen weights", ADVICE):
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                beside.write_bytes(_packed(frozen))
-                beside.replace(self.folder / FROZEN)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
+        path = self.folder / FROZEN
+        with writing(path, "the frozen weights", ADVICE), replacing(path) as file:
+            file.write(_packed(frozen))
 
     def _point_to(self, checkpoint: Checkpoint) -> None:
         pointer = {"last": checkpoint.folder.name, "best": checkpoint.best}
@@ -228,7 +250,7 @@ def _frozen(model: DualEncoder) -> dict[str, keras.Variable]:
 
 
 def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
-    """Every variable of the model, seeds included, by a name that a rebuilt model has too."""
+    """All variables of the model, seeds included, by a name that a rebuilt model has too."""
     named: dict[str, keras.Variable] = {}
     for prefix, part in model.parts.items():
         weights = {id(weight) for weight in part.weights}
@@ -239,7 +261,15 @@ def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
             if key in named:
                 raise ValueError(f"two variables of the {prefix} are called {variable.path}")
             named[key] = variable
+    if any(name.endswith(OLD_WEIGHTS) for name in named):
+        current = {old: new for new, old in OLD_LAYERS.items()}
+        named = {_renamed(name, current): variable for name, variable in named.items()}
     return named
+
+
+def _renamed(name: str, layers: dict[str, str]) -> str:
+    """The name of a weight of a tower, its layer renamed."""
+    return re.sub(r"(?<=_tower/)\w+(?=/\w+$)", lambda layer: layers.get(layer[0], layer[0]), name)
 
 
 def _optimizer(model: DualEncoder) -> dict[str, keras.Variable]:
@@ -260,15 +290,41 @@ def _packed(variables: dict[str, keras.Variable]) -> memoryview:
 
 
 def _read(path: Path, variables: dict[str, Any]) -> None:
+    with _opened(path) as file:
+        for variable, value in _fitting_values(file, path, variables):
+            variable.assign(np.asarray(value))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     try:
-        with h5py.File(path, "r") as file:
-            for key, variable in variables.items():
-                value = _dataset(file, key)
-                if value is None or value.shape != tuple(variable.shape):
-                    raise UserError(f"{path}: no {key} of shape {tuple(variable.shape)}; it is another model's")
-                variable.assign(np.asarray(value))
+        with open_regular(path), h5py.File(path, "r") as file:
+            yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from None
+
+
+def _fitting_values(
+    file: h5py.File, path: Path, variables: dict[str, keras.Variable]
+) -> Iterator[tuple[keras.Variable, h5py.Dataset]]:
+    """Each variable with its stored value, which a file of an earlier version holds under an old name."""
+    towers = ("image_tower", "text_tower")
+    old = any(_dataset(file, f"model/{tower}/{name}") for tower in towers for name in OLD_WEIGHTS)
+    for key, variable in variables.items():
+        yield variable, _fitting(file, path, _renamed(key, OLD_LAYERS) if old else key, variable)
+
+
+def _fitting(file: h5py.File, path: Path, key: str, variable: keras.Variable) -> h5py.Dataset:
+    value = _dataset(file, key)
+    if value is None or value.shape != tuple(variable.shape) or value.dtype.kind not in "fiub":
+        raise UserError(f"{path}: no {key} of shape {tuple(variable.shape)}; it is another model's")
+    # HDF5 announces any size without a byte of data, and compresses zeros a thousandfold.
+    filters = value.id.get_create_plist()
+    packed = any(filters.get_filter(i)[0] != h5py.h5z.FILTER_FLETCHER32 for i in range(filters.get_nfilters()))
+    if packed or value.id.get_storage_size() < value.nbytes:
+        raise UserError(f"{path}: {key} announces {value.nbytes} bytes and does not hold them; copy the run again")
+    return value
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset | None:

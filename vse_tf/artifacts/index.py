@@ -6,25 +6,30 @@ is and which model made it. The manifest is written last: what it does not name 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from vse_tf.artifacts.index_manifest import AGAIN, NAME_CHARACTERS, Kind, read_manifest
+from vse_tf.artifacts.index_manifest import MANIFEST as MANIFEST  # noqa: PLC0414
+from vse_tf.artifacts.index_paths import PhotoFolder, own_file
+from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
+from vse_tf.files import open_array, open_regular
 
-Kind = Literal["images", "captions"]
-
-MANIFEST = "manifest.json"
 ITEMS = "items.jsonl"
-FORMAT = 1
+# Of a caption or a path in a text file; in JSON a character takes six times its bytes at most.
+LINE_BYTES = 2**20
+ITEM_BYTES = 8 * LINE_BYTES
 _CHUNK = 2**24
-_AGAIN = "restore it, or make the index again with python -m vse_tf.embed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Item:
 
     Args:
         id: its name in the collection: a photo's path below the image folder, a caption's line number.
-        path: of a photo, relative to the index's `root` or absolute.
+        path: of a photo, relative to the index's `root`.
         caption: of a caption, the text.
         size: bytes of the photo when it was embedded.
         mtime_ns: its modification time then, in nanoseconds.
@@ -59,13 +64,22 @@ class Item:
         Raises:
             ValueError: the line holds no item.
         """
+        if len(line) > ITEM_BYTES:
+            raise ValueError(f"not an item: {len(line)} bytes, more than the limit of {ITEM_BYTES}")
         values = json.loads(line)
         if not isinstance(values, dict) or not isinstance(values.get("id"), str):
             raise ValueError("not an item: a JSON object with a string under id is expected")
         known: dict[str, Any] = {key: values.get(key) for key in cls.__slots__}
-        for key in ("path", "caption"):
+        for key in ("id", "path", "caption"):
             if not isinstance(known[key], str | None):
                 raise ValueError(f"not an item: {key} is not a string")
+            if problem := problem_of_text(known[key] or ""):
+                raise ValueError(f"not an item: {key} is {problem}")
+            if key != "caption" and len(known[key] or "") > NAME_CHARACTERS:
+                raise ValueError(f"not an item: {key} has more than {NAME_CHARACTERS} characters")
+        for key in ("size", "mtime_ns"):
+            if not (known[key] is None or type(known[key]) is int):
+                raise ValueError(f"not an item: {key} is not a whole number")
         return cls(**known)
 
 
@@ -90,14 +104,14 @@ class Index:
     Args:
         folder: the folder.
         manifest: what its manifest.json holds.
-        root: folder that relative photo paths are below (default: the one that the manifest names).
+        root: folder that photo paths are below, which the user names (default: the one that the manifest names).
 
     Attributes:
         kind: `images` or `captions`.
         dim: dimensions of the space.
         count: number of rows.
         shards: the files of vectors, in row order.
-        model: which model made the vectors: `kind` (`run` or `models`), `path`, `id` and what else the writer knew.
+        model: which model made the vectors: `kind` (`run` or `models`), `name`, `path` as seen from the folder, `id`.
         provenance: versions and settings that the writer knew.
 
     Example:
@@ -114,7 +128,7 @@ class Index:
         self.shards = [Shard(shard["name"], shard["rows"], shard["sha256"]) for shard in manifest["shards"]]
         self.model: dict[str, Any] = manifest["model"]
         self.provenance: dict[str, Any] = manifest["provenance"]
-        self.root = str(root) if root is not None else manifest["root"]
+        self.photos = PhotoFolder(folder, manifest.get("root"), root, manifest.get("root_name"))
         self._items: dict[str, Any] = manifest["items"]
 
     @classmethod
@@ -129,11 +143,12 @@ class Index:
             UserError: no index there, or a file is missing, cut short or another one; the message names it.
         """
         folder = Path(folder)
-        index = cls(folder, _read_manifest(folder), root)
+        index = cls(folder, read_manifest(folder), root)
+        with index._open_items() as file:
+            size = os.fstat(file.fileno()).st_size
         path = folder / ITEMS
-        size = told(path, lambda: path.stat().st_size)
         if size != index._items["bytes"]:
-            raise UserError(f"{path}: {size} bytes where the manifest says {index._items['bytes']}; {_AGAIN}")
+            raise UserError(f"{path}: {size} bytes where the manifest says {index._items['bytes']}; {AGAIN}")
         for shard in index.shards:
             map_shard(folder, shard, index.dim)
         return index
@@ -185,11 +200,13 @@ class Index:
         """
         wanted, starts = self._checked(rows), self._line_starts
 
-        def read() -> list[bytes]:
-            with (self.folder / ITEMS).open("rb") as file:
-                return [file.read(starts[row + 1] - file.seek(starts[row])) for row in wanted]
+        with self._open_items() as file:
 
-        return [self._item(row, line) for row, line in zip(wanted, told(self.folder / ITEMS, read), strict=True)]
+            def read(row: int) -> bytes:
+                # A byte more than a line may have, so that a longer one is noticed.
+                return file.read(min(starts[row + 1] - file.seek(starts[row]), ITEM_BYTES + 1))
+
+            return [self._item(row, told(self.folder / ITEMS, read, row)) for row in wanted]
 
     def all_items(self) -> Iterator[Item]:
         """Every item in row order, read line by line.
@@ -198,26 +215,38 @@ class Index:
             UserError: items.jsonl is damaged; the message names the line.
         """
         row = -1
-        with told(self.folder / ITEMS, (self.folder / ITEMS).open, "rb") as file:
-            for row, line in enumerate(file):
+        with self._open_items() as file:
+            for row, line in enumerate(iter(lambda: file.readline(ITEM_BYTES + 1), b"")):
                 yield self._item(row, line)
         self._check_lines(row + 1)
 
     def item_bytes(self) -> Iterator[bytes]:
         """items.jsonl as it is, in pieces of whole lines or of parts of them."""
-        with told(self.folder / ITEMS, (self.folder / ITEMS).open, "rb") as file:
+        with self._open_items() as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
+    @property
+    def root(self) -> str | None:
+        """The folder that photo paths are below; None where nobody says it."""
+        return self.photos.root
+
     def path(self, item: Item) -> Path:
-        """Where the photo of an item is.
+        """Where the photo of an item is, for messages.
 
         Raises:
             ValueError: the item is no photo.
         """
-        if item.path is None:
-            raise ValueError(f"item {item.id} has no path: it is a caption")
-        return Path(self.root or "", item.path)
+        return self.photos.path(_photo_path(item))
+
+    def photo(self, item: Item) -> Path:
+        """The file of an item's photo, to open it.
+
+        Raises:
+            OutsideError: the index names it and the user has not named its folder; see `PhotoFolder`.
+            ValueError: the item is no photo.
+        """
+        return self.photos.file(_photo_path(item))
 
     def verify(self) -> None:
         """Compare every byte with the manifest's hashes.
@@ -228,8 +257,11 @@ class Index:
         named = [(shard.name, shard.sha256) for shard in self.shards]
         for name, expected in [*named, (ITEMS, self._items["sha256"])]:
             path = self.folder / name
-            if told(path, sha256_of, path) != expected:
-                raise UserError(f"{path}: damaged: its contents are not those that were written; {_AGAIN}")
+            if told(path, lambda name=name: sha256_of(own_file(self.folder, name))) != expected:
+                raise UserError(f"{path}: damaged: its contents are not those that were written; {AGAIN}")
+
+    def _open_items(self) -> BinaryIO:
+        return told(self.folder / ITEMS, lambda: open_regular(own_file(self.folder, ITEMS)))
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
@@ -242,24 +274,24 @@ class Index:
         try:
             return Item.of_line(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.folder / ITEMS}: line {row + 1}: {error}; {_AGAIN}") from None
+            raise UserError(f"{self.folder / ITEMS}: line {row + 1}: {error}; {AGAIN}") from None
 
     @cached_property
     def _line_starts(self) -> np.ndarray:
         """Where each line begins, and the end of the file."""
-        path, starts, at = self.folder / ITEMS, [np.zeros(1, np.int64)], 0
-        with told(path, path.open, "rb") as file:
-            while chunk := file.read(_CHUNK):
+        starts, lines, at = [np.zeros(1, np.int64)], 0, 0
+        with self._open_items() as file:
+            while lines <= self.count and (chunk := file.read(_CHUNK)):
                 starts.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + (at + 1))
-                at += len(chunk)
+                lines, at = lines + len(starts[-1]), at + len(chunk)
         found = np.concatenate(starts)
-        self._check_lines(len(found) - 1 if found[-1] == at else -1)
+        self._check_lines(lines if found[-1] == at or lines > self.count else -1)
         return found
 
     def _check_lines(self, lines: int) -> None:
         if lines != self.count:
             found = f"{lines} lines" if lines >= 0 else "a last line that is cut off"
-            raise UserError(f"{self.folder / ITEMS}: {found} where the manifest counts {self.count} rows; {_AGAIN}")
+            raise UserError(f"{self.folder / ITEMS}: {found} where the manifest counts {self.count} rows; {AGAIN}")
 
 
 def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
@@ -275,74 +307,24 @@ def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
     """
     path = folder / shard.name
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = open_array(own_file(folder, shard.name))
     except (OSError, ValueError, EOFError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(f"{path}: unreadable vectors ({reason}); {_AGAIN}") from None
-    if not isinstance(mapped, np.ndarray) or mapped.shape != (shard.rows, dim) or mapped.dtype != np.float32:
+        raise UserError(f"{path}: unreadable vectors ({reason}); {AGAIN}") from None
+    if mapped.shape != (shard.rows, dim) or mapped.dtype != np.float32:
         expected = f"float32 ({shard.rows}, {dim})"
-        raise UserError(f"{path}: not the {expected} vectors that the manifest names; {_AGAIN}")
+        raise UserError(f"{path}: not the {expected} vectors that the manifest names; {AGAIN}")
     return mapped
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.exists():
-        hint = "make one with python -m vse_tf.embed"
-        raise UserError(f"{folder}: no index here (no {MANIFEST}); name an index's folder, or {hint}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        _check(manifest)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: {error}; {_AGAIN}") from None
-    return manifest
-
-
-def _check(manifest: Any) -> None:
-    """Refuse what is not a manifest.
-
-    Raises:
-        ValueError: the first thing that is wrong with it.
-    """
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        raise ValueError("not an index's manifest")
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"format {manifest['format']!r}; this version reads format {FORMAT}")
-    if manifest.get("kind") not in get_args(Kind):
-        raise ValueError(f"kind is {manifest.get('kind')!r}; it is one of {', '.join(get_args(Kind))}")
-    if not _whole(manifest.get("dim"), 1) or not _whole(manifest.get("count"), 0):
-        raise ValueError("dim and count are not whole numbers")
-    if not isinstance(manifest.get("root"), str | None):
-        raise ValueError("root is not a path")
-    for key in ("items", "model", "provenance"):
-        if not isinstance(manifest.get(key), dict):
-            raise ValueError(f"no {key}")
-    if not _whole(manifest["items"].get("bytes"), 0) or not isinstance(manifest["items"].get("sha256"), str):
-        raise ValueError("items without bytes and sha256")
-    shards = manifest.get("shards")
-    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
-        raise ValueError("shards without name, rows and sha256")
-    if (rows := sum(shard["rows"] for shard in shards)) != manifest["count"]:
-        raise ValueError(f"count is {manifest['count']}, the shards hold {rows} rows")
-
-
-def _is_shard(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        # A name only: a manifest must not reach outside its folder.
-        and Path(value["name"]).name == value["name"] != ""
-        and _whole(value.get("rows"), 1)
-        and isinstance(value.get("sha256"), str)
-    )
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _photo_path(item: Item) -> str:
+    if item.path is None:
+        raise ValueError(f"item {item.id} has no path: it is a caption")
+    return item.path
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -352,4 +334,5 @@ def told(path: Path, action: Callable[..., Any], *args: Any, doing: str = "read"
         return action(*args)
     except OSError as error:
         where = error.filename or path
-        raise UserError(f"{where}: cannot be {doing}: {error.strerror or error}") from None
+        advice = "; free some space and repeat" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(f"{where}: cannot be {doing}: {error.strerror or error}{advice}") from None

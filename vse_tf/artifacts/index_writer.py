@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.index import FORMAT, ITEMS, MANIFEST, Index, Item, Kind, Shard, told
-from vse_tf.atomic import write_text
+from vse_tf.artifacts.index import ITEMS, Index, Item, Shard, told
+from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
+from vse_tf.artifacts.index_paths import relative
+from vse_tf.atomic import remove_left_over, replacing, write_text
 
 
 class IndexWriter:
@@ -64,14 +64,10 @@ class IndexWriter:
         digest = hashlib.sha256(contents).hexdigest()
         shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
         path = self.folder / shard.name
-        beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
 
         def put() -> None:
-            try:
-                beside.write_bytes(contents)
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+            with replacing(path) as file:
+                file.write(contents)
 
         told(path, put, doing="written")
         return shard
@@ -83,15 +79,18 @@ class IndexWriter:
         model: Mapping[str, Any],
         root: str | Path | None = None,
         provenance: Mapping[str, Any] | None = None,
+        root_name: str | None = None,
     ) -> Index:
         """Make these shards the index and remove those that it no longer names.
 
         Args:
             shards: in row order.
             items: one for each row, in row order; bytes are taken as pieces of an items.jsonl.
-            model: which model made the vectors: `kind` (`run` or `models`), `path`, `id`, …
-            root: folder that relative photo paths are below.
+            model: which model made the vectors: `kind` (`run` or `models`), `name`, `path`, `id`, …; an absolute path
+                is written as seen from the index's folder, or left out where the two share no folder.
+            root: folder that photo paths are below; written like the model's path.
             provenance: versions and settings, as JSON.
+            root_name: what the folder of the photos was called, where it is not known.
 
         Returns:
             The new index.
@@ -101,34 +100,33 @@ class IndexWriter:
             UserError: a file cannot be written.
         """
         count = sum(shard.rows for shard in shards)
-        beside = self.folder / f".{ITEMS}-{os.getpid()}-{secrets.token_hex(4)}"
 
         def put() -> None:
             digest, size, lines = hashlib.sha256(), 0, 0
-            try:
-                with beside.open("wb") as file:
-                    for item in items:
-                        piece = item if isinstance(item, bytes) else item.line.encode()
-                        digest.update(piece)
-                        size, lines = size + file.write(piece), lines + piece.count(b"\n")
+            with replacing(self.folder / ITEMS) as file:
+                for item in items:
+                    piece = item if isinstance(item, bytes) else item.line.encode()
+                    digest.update(piece)
+                    size, lines = size + file.write(piece), lines + piece.count(b"\n")
                 if lines != count:
                     raise ValueError(f"{lines} items for {count} vectors")
-                manifest = {
-                    "format": FORMAT,
-                    "kind": self.kind,
-                    "dim": self.dim,
-                    "count": count,
-                    "root": None if root is None else str(root),
-                    "items": {"bytes": size, "sha256": digest.hexdigest()},
-                    "shards": [asdict(shard) for shard in shards],
-                    "model": dict(model),
-                    "provenance": dict(provenance or {}),
-                }
-                beside.replace(self.folder / ITEMS)
-                text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-                write_text(self.folder / MANIFEST, text)
-            finally:
-                beside.unlink(missing_ok=True)
+            made_by = dict(model)
+            if Path(made_by.get("path") or "").is_absolute():
+                made_by["path"] = relative(made_by["path"], self.folder)
+            manifest = {
+                "format": FORMAT,
+                "kind": self.kind,
+                "dim": self.dim,
+                "count": count,
+                "root": None if root is None else relative(root, self.folder),
+                "root_name": root_name if root is None else Path(root).name,
+                "items": {"bytes": size, "sha256": digest.hexdigest()},
+                "shards": [asdict(shard) for shard in shards],
+                "model": {key: value for key, value in made_by.items() if value is not None},
+                "provenance": dict(provenance or {}),
+            }
+            write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            remove_left_over(self.folder, "vectors-*.npy")
 
         told(self.folder, put, doing="written")
         named = {shard.name for shard in shards}

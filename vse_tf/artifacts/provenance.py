@@ -30,7 +30,7 @@ def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
     return {
         **software(),
         "seed": settings.train.seed,
-        "settings": values,
+        "settings": without_folders(values),
         "settings_sha256": _sha256(json.dumps(values, sort_keys=True)),
         "data": {name: len(split) for name, split in collection.splits.items()},
         "data_sha256": fingerprint(collection),
@@ -46,8 +46,9 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
         checkpoint: `best` or `last`.
 
     Returns:
-        The run's name, the model's identity, the checkpoint's position and hash, the settings, the run's own provenance
-        (data's fingerprint, seed, versions at that time), and the software that wrote the file.
+        The run's name, the model's identity, the checkpoint's position and hash, the settings (of absolute paths only
+        the names), the run's own provenance (data's fingerprint, seed, versions at that time), and the software that
+        wrote the file.
 
     Raises:
         UserError: no such run or checkpoint.
@@ -65,11 +66,29 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
         "run": run.path.resolve().name,
         "id": run.identity(checkpoint),
         "checkpoint": {"which": checkpoint, **Checkpoints(run.checkpoints).description(checkpoint)},
-        "settings": settings,
+        "settings": without_folders(settings),
         "settings_sha256": _sha256(json.dumps(settings, sort_keys=True)),
         "trained": trained,
         "written": software(),
     }
+
+
+def without_folders(settings: Any) -> Any:
+    """Settings as they may be handed on: of each absolute path only the last name.
+
+    Example:
+        >>> without_folders({"data": {"images": "/home/me/photos"}, "image": {"encoder": "hub:/home/me/preset"}})
+        {'data': {'images': 'photos'}, 'image': {'encoder': 'hub:preset'}}
+    """
+    if isinstance(settings, dict):
+        return {key: without_folders(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [without_folders(value) for value in settings]
+    if isinstance(settings, str):
+        kind = "hub:" if settings.startswith("hub:") else ""
+        path = Path(settings.removeprefix(kind))
+        return kind + path.name if path.is_absolute() else settings
+    return settings
 
 
 def software() -> dict[str, Any]:

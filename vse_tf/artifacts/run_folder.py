@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vse_tf import files
 from vse_tf.artifacts.checkpoint_files import read_description, read_pointer
 from vse_tf.artifacts.lock import RunLock
-from vse_tf.atomic import write_text, writing
+from vse_tf.atomic import check_folder, write_text, writing
 from vse_tf.config import Settings
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.settings_parser import load_settings, save_settings
 
+# Of a model's description or of one file of its tokenizer.
+ASSET_BYTES = 256 * 2**20
 ADVICE = "mend that and repeat the command: it continues from the last checkpoint"
 
 
@@ -56,8 +59,21 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
-        return self.config.exists()
+        """Whether a run was begun here, as far as one may look."""
+        try:
+            return self.config.exists()
+        except OSError:
+            return False
+
+    def claim(self) -> None:
+        """Find out, before any work, whether a run can be written here; lock one that was begun.
+
+        Raises:
+            UserError: the folder cannot be written, or another process trains here.
+        """
+        if self.exists:
+            self.lock.acquire()
+        check_folder(self.path, "train.run_dir")
 
     def create(self, settings: Settings, begun: bool) -> None:
         """Begin a run here, or go on with it: make the folder, lock it and write the settings.
@@ -107,7 +123,10 @@ class RunFolder:
             raise UserError(f"{self.checkpoints}: no checkpoint; the run ended before its first epoch did: train again")
         digest = hashlib.sha256(read_description(self.checkpoints / name).sha256.encode())
         for path in [self.model, *sorted(path for path in self.tokenizer.rglob("*") if path.is_file())]:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            try:
+                digest.update(hashlib.sha256(files.read_regular(path, ASSET_BYTES)).digest())
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}; copy the run folder again") from None
         return digest.hexdigest()
 
     def write_results(self, results: dict[str, Any]) -> None:
@@ -157,6 +176,7 @@ def read_json(path: Path) -> Any:
         UserError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        return files.read_json(path)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from None

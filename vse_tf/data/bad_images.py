@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.config import OnBad
-from vse_tf.data.records import FileImages, Images, Problem
+from vse_tf.data.records import FileImages, Images, Problem, unreadable
 from vse_tf.errors import UserError
+from vse_tf.files import read_regular
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 from vse_tf.preprocessing.images import decode
 
 # Other images tried in a broken one's place before the run gives up.
@@ -72,9 +74,9 @@ class BadImages:
     def reason(self, path: str) -> str:
         """Why the image cannot be used."""
         try:
-            decode(tf.io.read_file(path), self.max_pixels)
-        except tf.errors.NotFoundError:
-            return "missing image"
+            decode(tf.constant(read_regular(path, MAX_BYTES)), self.max_pixels)
+        except OSError as error:
+            return unreadable(error)
         except (tf.errors.OpError, ValueError) as error:
             return f"undecodable: {_first_line(error)}"
         return "could not be read a moment ago"

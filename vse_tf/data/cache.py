@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 
 from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings
+from vse_tf.files import read_json
 
 T = TypeVar("T")
+# What was found out about each of some millions of images.
+CACHED_BYTES = 2**30
 
 
 def cache_folder(settings: DataSettings) -> Path:
@@ -52,8 +55,8 @@ def keep(path: Path, value: Any) -> None:
 def kept(path: Path) -> Any:
     """What `keep` wrote there, or None where there is nothing or it cannot be read."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(path, CACHED_BYTES)
+    except (OSError, ValueError):
         return None
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from vse_tf.atomic import check_folder, replacing, write_array
 from vse_tf.errors import UserError
+from vse_tf.files import open_array
 
 # Items in a shard, and its bytes, at most.
 SHARD, SHARD_BYTES = 1024, 1 << 28
@@ -146,15 +146,14 @@ class FeatureShards:
             UserError: the folder cannot be written.
         """
         path = self._path(view, start)
-        beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                np.save(file, features.astype(self.dtype), allow_pickle=False)
-            beside.replace(path)
+            with replacing(path) as file:
+                write_array(file, features.astype(self.dtype))
         except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise UserError(f"data.cache_dir: cannot write {path}: {error.strerror or error}") from None
+            raise UserError(
+                f"data.cache_dir: cannot write {path}: {error.strerror or error}; free some space, or name another "
+                "folder with --data.cache_dir"
+            ) from None
 
     def read(self, view: str) -> list[np.ndarray]:
         """All shards of a view, memory-mapped.
@@ -166,7 +165,7 @@ class FeatureShards:
 
     def _read(self, path: Path, start: int, end: int) -> np.ndarray:
         try:
-            shard = np.load(path, mmap_mode="r", allow_pickle=False)
+            shard = open_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
         if shard.shape != (self.lengths[start:end].sum(), *self.shape) or shard.dtype != self.dtype:
@@ -192,6 +191,8 @@ def fill(
         views: names of the views.
         compute: for a view and a span, features by view; more views than the one asked for are welcome.
     """
+    if any(shards.missing(view) for view in views):
+        check_folder(shards.folder, "data.cache_dir")
     for view in views:
         for start, end in shards.missing(view):
             if (start, end) not in shards.missing(view):

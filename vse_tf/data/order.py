@@ -18,19 +18,17 @@ class Order:
     """Batches of (image row, caption index, view seed), reshuffled every epoch.
 
     Because the order depends on nothing but its arguments and the epoch's number, any position of a run can be
-    reached at once, on any worker.
+    reached at once, on any worker. Records of one group are next to each other, hence (if the batch size is a multiple
+    of the group's) in one batch.
 
     Args:
         records: the split's records, in row order.
         batch_size: pairs in a global batch; the remainder of an epoch is dropped.
         epoch_over: `captions` (each pair once) or `images` (each image once, one caption drawn).
         seed: seed of all epochs.
-        group_batches: keep records of one group next to each other, hence (where the batch size is a multiple of the
-            group's) in one batch.
-        multiple: the steps of an epoch are cut to a multiple of this.
 
     Raises:
-        UserError: an epoch has fewer pairs than that takes.
+        UserError: an epoch has fewer pairs than a batch.
 
     Example:
         >>> order = Order(split.records, batch_size=128, epoch_over="captions", seed=0)
@@ -44,25 +42,17 @@ class Order:
         batch_size: int,
         epoch_over: Literal["captions", "images"],
         seed: int,
-        group_batches: bool = True,
-        multiple: int = 1,
     ) -> None:
         self.batch_size = batch_size
         self.epoch_over = epoch_over
         self.seed = seed
         self._counts = np.array([len(record.captions) for record in records], np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
-        groups = [r.group if group_batches and r.group is not None else -1 - i for i, r in enumerate(records)]
+        groups = [r.group if r.group is not None else -1 - i for i, r in enumerate(records)]
         self._groups = np.unique(np.array(groups, np.int64), return_inverse=True)[1]
         self._pairs = int(self._counts.sum()) if epoch_over == "captions" else len(records)
-        whole = self._pairs // batch_size
-        self.steps_per_epoch = whole // multiple * multiple
-        if whole and not self.steps_per_epoch:
-            raise UserError(
-                f"train.steps_per_execution: {multiple} is more than the {whole} steps of an epoch; "
-                f"choose at most {whole}"
-            )
-        if not whole:
+        self.steps_per_epoch = self._pairs // batch_size
+        if not self.steps_per_epoch:
             raise UserError(
                 f"train.batch_size: {batch_size} is more than the {self._pairs} pairs of an epoch over "
                 f"{epoch_over}; choose at most {self._pairs}"

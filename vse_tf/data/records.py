@@ -139,6 +139,11 @@ class Problem:
         return f"{self.where}: {self.what}"
 
 
+def unreadable(error: OSError) -> str:
+    """What is wrong with an image whose file cannot be opened."""
+    return "missing image" if isinstance(error, FileNotFoundError) else f"unreadable image: {error.strerror or error}"
+
+
 @dataclass
 class Report:
     """Collects every problem of a source, so that one reading names them all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -15,11 +16,14 @@ from tqdm import tqdm
 
 from vse_tf.config import Verify
 from vse_tf.data.cache import keep, kept
+from vse_tf.files import open_regular
+from vse_tf.preprocessing.image_headers import read_header
+from vse_tf.preprocessing.image_limits import BYTES, MAX_BYTES, NOT_AN_IMAGE, RefusedImageError, above_limit
 
 # Enough for the header of nearly every photo; where it is not, the whole file is read.
 HEADER_BYTES = 65536
 # Part of a kept file: raise it when the rules for what is a good image change.
-RULES = 1
+RULES = 2
 # Files handed to the threads at a time, so that a large set does not become a million futures at once.
 BLOCK = 4096
 
@@ -32,7 +36,9 @@ class Check:
         size: size in bytes of the file that was checked.
         mtime_ns: its modification time in nanoseconds.
         how: the check that was made.
-        pixels: width times height from its header; 0 where that could not be read.
+        width: in pixels, from its header; 0 where that could not be read.
+        height: in pixels.
+        scans: number of times that decoding goes over all pixels.
         reason: why it is no good, or nothing.
         lasting: the same file will give the same result again.
     """
@@ -40,19 +46,21 @@ class Check:
     size: int
     mtime_ns: int
     how: Literal["headers", "decode"]
-    pixels: int
+    width: int
+    height: int
+    scans: int
     reason: str
     lasting: bool = True
 
     def settles(self, how: Verify, max_pixels: int) -> bool:
         """Whether nothing more need be looked at for the wanted check."""
-        return how == "headers" or self.how == "decode" or bool(self.reason) or self.pixels > max_pixels
+        return how == "headers" or self.how == "decode" or bool(self.verdict(max_pixels))
 
     def verdict(self, max_pixels: int) -> str:
         """Why the image cannot be used under this limit, or nothing."""
-        if not self.reason and self.pixels > max_pixels:
-            return f"{self.pixels} pixels, more than data.max_pixels={max_pixels}"
-        return self.reason
+        if not self.reason and self.width * self.height > max_pixels:
+            return f"{self.width * self.height} pixels, more than data.max_pixels={max_pixels}"
+        return self.reason or above_limit(self.width, self.height, self.scans, max_pixels)
 
 
 def verify(
@@ -67,8 +75,8 @@ def verify(
 
     Args:
         paths: image files.
-        how: `headers` reads the first 64 KiB of each (kind, width and height), `decode` decodes each once as training
-            does, `none` looks at nothing.
+        how: `headers` reads the first 64 KiB of each (kind, width and height; of a progressive JPEG all, for its
+            scans), `decode` decodes each once as training does, `none` looks at nothing.
         max_pixels: images whose header announces more pixels are no good.
         cache_dir: results are kept in `verify/` there, by path, size and modification time; a `decode` result serves
             for `headers` too.
@@ -131,7 +139,7 @@ def _decode_check(max_pixels: int) -> Callable[[str], Check]:
 
     def check(path: str) -> Check:
         header, contents = _check_contents(path, None)
-        if header.reason or header.pixels > max_pixels:
+        if header.verdict(max_pixels):
             return header
         reason, lasting = "", True
         try:
@@ -140,34 +148,37 @@ def _decode_check(max_pixels: int) -> Callable[[str], Check]:
         except (tf.errors.OpError, ValueError) as error:
             reason = _first_line(error)
             lasting = isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
-        return Check(header.size, header.mtime_ns, "decode", header.pixels, reason, lasting)
+        return dataclasses.replace(header, how="decode", reason=reason, lasting=lasting)
 
     return check
 
 
 def _check_contents(path: str, limit: int | None) -> tuple[Check, bytes]:
-    from vse_tf.preprocessing.image_headers import NOT_AN_IMAGE, REASONS, read_header  # noqa: PLC0415
-
-    size = mtime_ns = pixels = 0
+    size = mtime_ns = width = height = scans = 0
     contents, reason = b"", ""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a Path a file is a third of the time here
+        with open_regular(path) as file:
             stat = os.fstat(file.fileno())
             size, mtime_ns = stat.st_size, stat.st_mtime_ns
-            contents = file.read() if limit is None else file.read(limit)
+            if size > MAX_BYTES:
+                raise RefusedImageError(BYTES, size)
+            contents = file.read(HEADER_BYTES)
             try:
                 header = read_header(contents)
-            except ValueError as error:
+            except RefusedImageError as error:
                 # A camera's notes can push the frame header of a JPEG past the first part.
-                if len(contents) >= size or str(error) == REASONS[NOT_AN_IMAGE]:
+                if len(contents) >= size or error.code == NOT_AN_IMAGE:
                     raise
-                header = read_header(contents + file.read())
-            pixels = header.width * header.height
+                header = None
+            if header is None or not header.complete or limit is None:
+                contents += file.read(size)
+                header = read_header(contents)
+            width, height, scans = header.width, header.height, header.scans
     except OSError as error:
-        return Check(size, mtime_ns, "headers", 0, f"cannot be read: {error.strerror or error}", False), b""
+        return Check(size, mtime_ns, "headers", 0, 0, 0, f"cannot be read: {error.strerror or error}", False), b""
     except ValueError as error:
         reason = str(error) if size else "empty file"
-    return Check(size, mtime_ns, "headers", pixels, reason), contents
+    return Check(size, mtime_ns, "headers", width, height, scans, reason), contents
 
 
 def _run(
@@ -203,7 +214,7 @@ def _load(file: Path) -> dict[str, Check]:
 
 
 def _save(file: Path, checks: dict[str, Check]) -> None:
-    images = {path: [c.size, c.mtime_ns, c.how, c.pixels, c.reason] for path, c in checks.items()}
+    images = {path: [c.size, c.mtime_ns, c.how, c.width, c.height, c.scans, c.reason] for path, c in checks.items()}
     keep(file, {"rules": RULES, "images": images})
 
 

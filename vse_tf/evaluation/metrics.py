@@ -1,15 +1,19 @@
-"""Recalls from ranks: the field's numbers, under the field's names. Pure NumPy."""
+"""Recalls from ranks: the field's numbers, under the field's names. NumPy only."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from vse_tf.errors import UserError
 from vse_tf.evaluation.ranking import Ranks, ranks
-from vse_tf.evaluation.similarity import BLOCK_BYTES, check_finite
+from vse_tf.evaluation.similarity import BLOCK_BYTES, NonFiniteError, check_finite
+
+if TYPE_CHECKING:
+    from vse_tf.embedder import EncodedSplit
 
 RECALLS_AT = (1, 5, 10)
 I2T_METRICS = ("i2t_r1", "i2t_r5", "i2t_r10", "i2t_medr", "i2t_meanr")
@@ -51,14 +55,14 @@ def recall_metrics(found: Ranks) -> dict[str, float]:
 
 
 def fold_metrics(
-    image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, folds: int, block_bytes: int = BLOCK_BYTES
+    image: ArrayLike, text: ArrayLike, image_id: ArrayLike, folds: int, block_bytes: int = BLOCK_BYTES
 ) -> dict[str, float]:
     """Mean of the metrics over equal, consecutive parts of the gallery (COCO 1K: five folds of 1,000 test images).
 
     Args:
         image: image embeddings `(N, d)`, float32.
         text: caption embeddings `(M, d)`, float32.
-        text_rows: the image row of each caption `(M,)`, in any order.
+        image_id: the row in `image` of each caption's image `(M,)`, in any order.
         folds: number of parts; it divides `N`.
         block_bytes: see `vse_tf.evaluation.ranking.ranks`.
 
@@ -66,20 +70,20 @@ def fold_metrics(
         A value for each of `METRICS`, the medians averaged like the rest.
 
     Raises:
-        UserError: the gallery cannot be cut into so many equal parts.
-        NonFiniteError: an embedding is not finite; its row is counted in the whole gallery.
+        UserError: the gallery cannot be cut into equal parts of this number.
+        NonFiniteError: an embedding is not finite; the row is that of the complete gallery.
         ValueError: shapes do not fit.
 
     Example:
-        >>> fold_metrics(image, text, text_rows, folds=5)["rsum"]
+        >>> fold_metrics(image, text, image_id, folds=5)["rsum"]  # doctest: +SKIP
     """
     image, text = np.asarray(image, dtype=np.float32), np.asarray(text, dtype=np.float32)
-    rows = np.asarray(text_rows)
+    rows = np.asarray(image_id)
     size = fold_size(len(image), folds)
     if rows.shape != (len(text),):
-        raise ValueError(f"text_rows have shape {rows.shape}; expected one image row for each of {len(text)} captions")
+        raise ValueError(f"image_id has shape {rows.shape}; expected one image row for each of {len(text)} captions")
     if rows.size and not 0 <= rows.min() <= rows.max() < len(image):
-        raise ValueError(f"text_rows span {rows.min()} to {rows.max()}; there are {len(image)} images")
+        raise ValueError(f"image_id spans {rows.min()} to {rows.max()}; there are {len(image)} images")
     check_finite("image", image)
     check_finite("text", text)
     every = []
@@ -92,36 +96,57 @@ def fold_metrics(
     return _with_rsum({name: math.fsum(one[name] for one in every) / folds for name in METRICS[:-1]})
 
 
-def evaluate(
-    image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, folds: int = 1, block_bytes: int = BLOCK_BYTES
+def recalls(
+    image: ArrayLike, text: ArrayLike, image_id: ArrayLike, folds: int = 1, block_bytes: int = BLOCK_BYTES
 ) -> dict[str, float]:
-    """Metrics of a gallery's embeddings.
+    """Recalls and ranks of a gallery's embeddings, in both directions.
 
     Args:
         image: image embeddings `(N, d)`, float32.
         text: caption embeddings `(M, d)`, float32.
-        text_rows: the image row of each caption `(M,)`, in any order; any number of captions an image.
-        folds: 1 measures the whole gallery, more takes the mean over so many parts (see `fold_metrics`).
+        image_id: the row in `image` of each caption's image `(M,)`, in any order; any number of captions per image.
+        folds: 1 measures the complete gallery; more take the mean over this number of parts (see `fold_metrics`).
         block_bytes: see `vse_tf.evaluation.ranking.ranks`.
 
     Returns:
         A value for each of `METRICS`.
 
     Raises:
-        UserError: the gallery cannot be cut into so many equal parts.
+        UserError: the gallery cannot be cut into equal parts of this number.
         NonFiniteError: an embedding is not finite; no score is computed.
         ValueError: shapes do not fit, or no image has a caption.
 
     Example:
-        >>> evaluate(image, text, text_rows)["i2t_r1"]
+        >>> image = np.eye(3, dtype="float32")
+        >>> recalls(image, image[[0, 2, 1]], [0, 2, 2])["t2i_r1"]
+        66.66666666666667
     """
     if folds != 1:
-        return fold_metrics(image, text, text_rows, folds, block_bytes)
-    return recall_metrics(ranks(image, text, text_rows, block_bytes))
+        return fold_metrics(image, text, image_id, folds, block_bytes)
+    return recall_metrics(ranks(image, text, image_id, block_bytes))
+
+
+def measure(encoded: EncodedSplit, folds: int = 1) -> dict[str, float]:
+    """`recalls` of an encoded split, with an error that says what a diverged model needs.
+
+    Args:
+        encoded: the embeddings.
+        folds: see `recalls`; 5 for COCO 1K.
+
+    Raises:
+        UserError: an embedding is not finite, or the gallery cannot be cut into equal folds.
+
+    Example:
+        >>> measure(embedder.encode_split(split, bad))["rsum"]  # doctest: +SKIP
+    """
+    try:
+        return recalls(encoded.image, encoded.text, encoded.image_id, folds)
+    except NonFiniteError as error:
+        raise UserError(f"{error}; the model has diverged: train with a lower --train.learning_rate") from None
 
 
 def fold_size(images: int, folds: int) -> int:
-    """Images in each of so many equal folds.
+    """Number of images in each of equal folds.
 
     Raises:
         UserError: `folds` is below 1 or does not divide the number of images; the message names the nearest sizes.

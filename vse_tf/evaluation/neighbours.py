@@ -1,4 +1,4 @@
-"""Nearest neighbours by blockwise products: exact, whatever the block size and the BLAS; see `products`. Pure NumPy."""
+"""Exact nearest neighbours by blockwise products, whatever the block size and the BLAS: see `similarity`. NumPy."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def nearest(query: ArrayLike, gallery: ArrayLike, k: int, block_bytes: int = BLO
 
 
 class Nearest:
-    """The k best-scoring items of every query, over a gallery that comes in parts; `nearest` is its short form.
+    """The k best-scoring items of every query, over a gallery that arrives in parts; `nearest` is its short form.
 
     Args:
         query: embeddings `(q, d)`, float32.
@@ -81,7 +81,7 @@ class Nearest:
         """Compare with the next part of the gallery; its rows are numbered on from the last part's.
 
         Args:
-            gallery: embeddings `(n, d)`, float32, perhaps a memory map.
+            gallery: embeddings `(n, d)`, float32; a memory map is fine.
             unit: they are known to be of unit length, so their lengths need not be computed.
 
         Raises:
@@ -95,13 +95,13 @@ class Nearest:
         first, self.count = self.count, self.count + len(gallery)
         if not self.k:
             return
-        # No sample of right pairs exists here to show a better error than the proven one; the price is a few more
-        # candidates a query.
+        # No sample of right pairs exists here to show a better error than the proven one; it costs a few more
+        # candidates per query.
         slack = proven_error(gallery.shape[1]) * self._norm * gallery_norm.max(initial=0.0)
         for q, g, block in blocks(self.query, gallery, self.block_bytes):
             floor = below(self._score[q, -1].astype(np.float64) - slack[q])
             # Finding a block's k-th best costs as much as its product: a quarter of it gives a floor as well, and only
-            # where that one leaves many the whole is looked at.
+            # where that one leaves many, all of the block is searched.
             for share in (4, 1):
                 above = np.count_nonzero(block >= floor[:, None], axis=1)
                 many = np.flatnonzero(above > max(128, 8 * self.k))
@@ -116,7 +116,7 @@ class Nearest:
                 dots = pair_dots(self.query, gallery, np.full(len(near), row), near)
                 indices = np.concatenate([self._index[row], first + near])
                 scores = np.concatenate([self._score[row], dots.astype(np.float32)])
-                order = np.lexsort((indices, -scores))[: self.k]  # unfilled places hold -inf: they sort last
+                order = np.lexsort((indices, -scores))[: self.k]  # empty places hold -inf and sort last
                 self._index[row], self._score[row] = indices[order], scores[order]
 
     def result(self) -> tuple[Ints, Floats]:

@@ -1,4 +1,4 @@
-"""Ranks by counting, in blocks: exact, whatever the block size and the BLAS; see `products`. Pure NumPy."""
+"""Ranks by counting, in blocks: exact, whatever the block size and the BLAS; see `similarity`. NumPy only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vse_tf.evaluation.similarity import (
     slices,
 )
 
-_STRIP = 128 * 1024  # scores compared at a time: what stays in the processor's cache
+_STRIP = 128 * 1024  # scores compared at a time: they stay in the processor's cache
 _NO_QUERY = -1
 _NONE = np.zeros(0, np.int64)
 
@@ -49,23 +49,23 @@ class Ranks(NamedTuple):
     t2i: Ints
 
 
-def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: int = BLOCK_BYTES) -> Ranks:
+def ranks(image: ArrayLike, text: ArrayLike, image_id: ArrayLike, block_bytes: int = BLOCK_BYTES) -> Ranks:
     """Rank every image's captions and every caption's image by counting, in blocks.
 
     An image's rank is the number of *other images'* captions that score at least as high as the best of its own; its
     other own captions never count against it. A caption's rank is the number of other images that score at least as
     high as its own. Ties count against the model, so a collapsed one (all scores equal) scores nothing. An image
-    without captions asks no question (its `i2t` is -1) but stays in the gallery for every caption.
+    without captions is no query (its `i2t` is -1) but stays in the gallery for every caption.
 
-    Both directions come from one matrix product per block; as many blocks are worked on at once as the BLAS would take
-    threads. The memory in use beyond the two matrices is about twice `block_bytes` for each of them. The cost is that
+    Both directions come from one matrix product per block; blocks are computed in parallel, one on each of the threads
+    that the BLAS would use. Memory beyond the two matrices is about twice `block_bytes` per thread. The cost is that
     of the product plus about a fifth. Scores that are nearly all equal cost another product in float64, and three times
     the memory.
 
     Args:
         image: image embeddings `(N, d)`, float32.
         text: caption embeddings `(M, d)`, float32.
-        text_rows: the image row of each caption `(M,)`, in any order; any number of captions an image.
+        image_id: the row in `image` of each caption's image `(M,)`, in any order; any number of captions per image.
         block_bytes: size of a block of scores in bytes. It changes speed and memory, not the result.
 
     Returns:
@@ -81,7 +81,7 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
         Ranks(i2t=array([0, -1, 0]), t2i=array([0, 0, 2]))
     """
     image, text = as_embeddings(image, "image"), as_embeddings(text, "text")
-    rows = _checked_rows(image, text, text_rows)
+    rows = _checked_rows(image, text, image_id)
     image_norm, text_norm = norms("image", image), norms("text", text)
     check_overflow("image", image_norm, text_norm)
     n, m = len(image), len(text)
@@ -89,19 +89,19 @@ def ranks(image: ArrayLike, text: ArrayLike, text_rows: ArrayLike, block_bytes: 
     best = np.full(n, -np.inf)
     np.maximum.at(best, rows, right)
     error = _product_error(image, text, rows, right, image_norm, text_norm)
-    i2t = _Side.made(best, error * image_norm * text_norm.max(initial=0.0), image.shape[1])
-    t2i = _Side.made(right, error * text_norm * image_norm.max(initial=0.0), image.shape[1])
+    i2t = _Side.from_scores(best, error * image_norm * text_norm.max(initial=0.0), image.shape[1])
+    t2i = _Side.from_scores(right, error * text_norm * image_norm.max(initial=0.0), image.shape[1])
     with own_threads() as threads, ThreadPoolExecutor(threads) as pool:
         memory = [block_memory(block_bytes) for _ in range(threads)]
 
         def count(block: tuple[slice, slice]) -> Ranks:
-            held = memory.pop()
+            scratch = memory.pop()
             r, c = block
-            scores = product_into(held, image[r], text[c])
+            scores = product_into(scratch, image[r], text[c])
             own = np.flatnonzero((rows[c] >= r.start) & (rows[c] < r.stop))
             scores[rows[c][own] - r.start, own] = -np.inf  # neither direction counts a right pair
             found = _counts(scores, _Exact(image[r], text[c]), i2t.of(r), t2i.of(c))
-            memory.append(held)
+            memory.append(scratch)
             return found
 
         counts = Ranks(np.zeros(n, np.int64), np.zeros(m, np.int64))
@@ -133,7 +133,7 @@ def _counts(scores: Floats, exact: _Exact, i2t: _Side, t2i: _Side) -> Ranks:
         reached, near = t2i.reached(scores[part], axis=0)
         of_texts += reached
         near_texts.append(first + near)
-        if sum(map(len, near_images + near_texts)) > _STRIP:  # as a rule there are few, best settled together
+        if sum(map(len, near_images + near_texts)) > _STRIP:  # usually there are few, and one call settles them
             settle()
     settle()
     return Ranks(of_images, of_texts)
@@ -146,7 +146,7 @@ class _Side(NamedTuple):
         right: float64 score of each query's right item (no query: infinite, which no score reaches).
         low: float32 products from here on may be of a score that reaches the right one.
         high: float32 products above are.
-        slack64: float64 scores of equal pairs may differ by so much, and be rounded apart.
+        slack64: largest difference of the float64 scores of equal pairs, which may be rounded apart.
     """
 
     right: Doubles
@@ -155,7 +155,7 @@ class _Side(NamedTuple):
     slack64: Doubles
 
     @classmethod
-    def made(cls, right: Doubles, slack: Doubles, dim: int) -> _Side:
+    def from_scores(cls, right: Doubles, slack: Doubles, dim: int) -> _Side:
         """From the right scores (-inf: no query) and the largest distance of a product from its score, per query."""
         right = np.where(np.isneginf(right), np.inf, right)
         return cls(right, below(right - slack), above(right + slack), slack * (2.0**-28 * dim))
@@ -164,7 +164,7 @@ class _Side(NamedTuple):
         return _Side(self.right[queries], self.low[queries], self.high[queries], self.slack64[queries])
 
     def reached(self, strip: Floats, axis: int) -> tuple[Ints, Ints]:
-        """How many scores of a strip may reach each query's right one, and the flat positions of those too near to say.
+        """How many scores of a strip may reach each query's right one, and flat positions of those too close to call.
 
         Queries are its rows (axis 1) or columns (0).
         """
@@ -175,7 +175,7 @@ class _Side(NamedTuple):
         return counts, np.flatnonzero(reached ^ (strip > self.high[line]))
 
     def correct(self, counts: Ints, near: Ints, query: Ints, exact: Callable[[Ints], Doubles]) -> None:
-        """Take those of the near scores out of the counts that do not reach the right one."""
+        """Remove from the counts the close scores that do not reach the right one."""
         if near.size:
             score, right = exact(near), self.right[query]
             lost = (score.astype(np.float32) < right.astype(np.float32)) & (score < right - self.slack64[query])
@@ -197,7 +197,7 @@ class _Exact:
     def __call__(self, flat: Ints) -> Doubles:
         """The scores at these flat positions of the block."""
         height, width = len(self.image), len(self.text)
-        # A pair alone costs as much as about forty in a float64 product: where most are needed, take the product.
+        # A single pair costs about as much as forty in a float64 product: where many are needed, compute the product.
         if self.full is None and flat.size * 40 > height * width:
             self.full = np.empty((height, width))
             image = self.image.astype(np.float64)
@@ -208,13 +208,13 @@ class _Exact:
         return pair_dots(self.image, self.text, flat // width, flat % width)
 
 
-def _checked_rows(image: Floats, text: Floats, text_rows: ArrayLike) -> Ints:
+def _checked_rows(image: Floats, text: Floats, image_id: ArrayLike) -> Ints:
     check_width(image, text)
-    rows = np.asarray(text_rows)
+    rows = np.asarray(image_id)
     if rows.size and not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(f"text_rows are {rows.dtype}; expected integers")
+        raise ValueError(f"image_id is {rows.dtype}; expected integers")
     if rows.shape != (len(text),):
-        raise ValueError(f"text_rows have shape {rows.shape}; expected one image row for each of {len(text)} captions")
+        raise ValueError(f"image_id has shape {rows.shape}; expected one image row for each of {len(text)} captions")
     wrong = np.flatnonzero((rows < 0) | (rows >= len(image)))
     if wrong.size:
         raise ValueError(f"caption {wrong[0]} names image row {rows[wrong[0]]}; there are {len(image)} images")
@@ -242,13 +242,14 @@ def _product_error(
 
 
 def _row_sums(ones: NDArray[np.uint8]) -> Ints:
-    # As below.
+    # In bytes, as `_column_sums`.
     parts = np.add.reduceat(ones, np.arange(0, ones.shape[1], 255), axis=1, dtype=np.uint8)
-    return parts.sum(axis=1, dtype=np.int64)
+    sums: Ints = parts.sum(axis=1, dtype=np.int64)
+    return sums
 
 
 def _column_sums(ones: NDArray[np.uint8]) -> Ints:
     sums = np.zeros(ones.shape[1], np.int64)
-    for part in slices(len(ones), 255):  # as many as a byte holds: adding bytes is quick
+    for part in slices(len(ones), 255):  # the largest number of ones that fits a byte: adding bytes is fast
         sums += np.add.reduce(ones[part], axis=0, dtype=np.uint8)
     return sums

@@ -16,7 +16,7 @@ _BENCHMARK_COLUMNS = (
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Align metrics as text, one line a gallery.
+    """Align metrics as text, one line per gallery.
 
     Args:
         rows: metrics (see `vse_tf.evaluation.metrics.METRICS`) by the name of their gallery or split. A metric that is
@@ -48,10 +48,10 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def benchmarks_table(metrics: Mapping[str, float]) -> str:
-    """Align the metrics of COCO's larger benchmarks as text, one line a benchmark.
+    """Align the metrics of COCO's larger benchmarks as text, one line per benchmark.
 
     Args:
-        metrics: see `vse_tf.evaluation.eccv.ECCV_METRICS`; others are passed over. One that is missing shows as `-`.
+        metrics: see `vse_tf.evaluation.eccv.ECCV_METRICS`; others are ignored. One that is missing shows as `-`.
 
     Returns:
         ASCII lines for a fixed-width terminal, without a line break at the end.

@@ -1,4 +1,4 @@
-"""Blockwise float32 products of embeddings, and what makes their scores exact. Pure NumPy.
+"""Blockwise float32 products of embeddings, and what makes their scores exact. NumPy only.
 
 The score of a pair is the dot product of its two float32 embeddings, correctly rounded to float32. A BLAS product is
 not that number: OpenBLAS' Haswell and Zen kernels give identical pairs different float32 values within one matrix
@@ -27,9 +27,9 @@ BLOCK_BYTES = 8 * 2**20
 UNIT = 2.0**-24
 """Relative error of one float32 rounding."""
 
-_MOST_THREADS = 16  # more would wait for each other in Python, and each holds a block
+_MOST_THREADS = 16  # more would wait for one another in Python, and each needs a block
 _ALONE = threading.Lock()
-_PAIRS = 32  # pairs multiplied in float64 at a time: what stays in the processor's cache
+_PAIRS = 32  # pairs multiplied in float64 at a time: they stay in the processor's cache
 
 
 class NonFiniteError(ValueError):
@@ -89,7 +89,8 @@ def norms(side: str, values: Floats) -> Doubles:
         squares[row] = np.sum(values[row].astype(np.float64) ** 2)
         if not np.isfinite(squares[row]):
             raise NonFiniteError(side, int(row))
-    return np.sqrt(squares) * (1 + 2 * values.shape[1] * UNIT)
+    lengths: Doubles = np.sqrt(squares) * (1 + 2 * values.shape[1] * UNIT)
+    return lengths
 
 
 def check_overflow(side: str, first: Doubles, second: Doubles) -> None:
@@ -118,11 +119,15 @@ def proven_error(dim: int) -> float:
 
 
 def below(values: Doubles) -> Floats:
-    return np.nextafter(values.astype(np.float32) - np.finfo(np.float32).tiny, np.float32(-np.inf))
+    """float32 numbers that are certainly below these."""
+    lower: Floats = np.nextafter(values.astype(np.float32) - np.finfo(np.float32).tiny, np.float32(-np.inf))
+    return lower
 
 
 def above(values: Doubles) -> Floats:
-    return np.nextafter(values.astype(np.float32) + np.finfo(np.float32).tiny, np.float32(np.inf))
+    """float32 numbers that are certainly above these."""
+    upper: Floats = np.nextafter(values.astype(np.float32) + np.finfo(np.float32).tiny, np.float32(np.inf))
+    return upper
 
 
 def product(first: Floats, second: Floats, out: Floats | None = None) -> Floats:
@@ -136,13 +141,13 @@ def product_into(memory: Floats, first: Floats, second: Floats) -> Floats:
 
 @contextmanager
 def own_threads() -> Iterator[int]:
-    """Products take one thread each while this lasts; gives the number of threads that one would have taken.
+    """Limit the BLAS to one thread per product; yields the number of threads that it would have used.
 
-    So as many products run side by side, and each thread goes on with its own scores while they are in the cache.
-    The threads of a BLAS would all wait for the slowest one, and go on spinning behind a product.
+    That many products can then run in parallel, and each thread uses its scores while they are in the cache.
+    The threads of a BLAS would all wait for the slowest one, and keep spinning after a product.
     """
     blas = ThreadpoolController().select(user_api="blas")
-    # The limit holds for the whole process: who comes second would find, and restore, the limit of the first.
+    # The limit is process-wide: a second caller would find, and restore, the limit of the first.
     with _ALONE:
         threads = max((library["num_threads"] for library in blas.info()), default=2)
         with blas.limit(limits=1):

@@ -5,19 +5,17 @@ from __future__ import annotations
 import tensorflow as tf
 
 from vse_tf.data.pipeline import ImageView
-from vse_tf.preprocessing.graph_headers import without_autograph
+from vse_tf.preprocessing.graph_bytes import without_autograph
 from vse_tf.preprocessing.images import refusal
 
 DAMAGED = "broken or truncated image data"
+# Images that an error names; the others are counted.
+NAMED = 10
 
 
 @without_autograph
 def decode_batch(image_bytes: tf.Tensor, view: ImageView) -> tf.Tensor:
     """Decode a batch as evaluation does.
-
-    An operation that fails ends the whole step without a word about which element it was at. So the images go through
-    a small `tf.data` pipeline inside the graph, which drops those that fail; what is missing afterwards is looked at
-    again for its reason.
 
     Args:
         image_bytes: string `(n,)`, the bytes of image files; n may be 0.
@@ -33,14 +31,33 @@ def decode_batch(image_bytes: tf.Tensor, view: ImageView) -> tf.Tensor:
         >>> decode_batch(tf.constant([Path("photo.jpg").read_bytes()]), ImageView((224, 224))).shape
         TensorShape([1, 224, 224, 3])
     """
+    read, decoded = decode_readable(image_bytes, view)
+    with tf.control_dependencies([check_all_read(image_bytes, read, view)]):
+        return tf.identity(decoded)
+
+
+@without_autograph
+def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decode those images of a batch that can be decoded, one at a time.
+
+    An operation that fails ends the whole step without a word about which element it was at. So the images go through
+    a small `tf.data` pipeline inside the graph, which drops those that fail.
+
+    Args:
+        image_bytes: string `(n,)`, the bytes of image files; n may be 0.
+        view: how images are prepared.
+
+    Returns:
+        The numbers of the images that were decoded, int64 `(m,)`, and float32 `(m, *view.size, 3)` in 0..255.
+    """
     count = tf.shape(image_bytes, tf.int64)[0]
 
     @without_autograph
     def decode(number: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return number, view.of_file(contents, None)
 
-    images = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
-    images = images.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # One image at a time: what is decoded takes up to a thousand times the size of the file.
+    images = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes)).map(decode)
     none = tf.zeros([0], tf.int64), tf.zeros([0, *view.pixels, 3])
     batch = (
         images.ignore_errors(log_warning=False)
@@ -51,20 +68,37 @@ def decode_batch(image_bytes: tf.Tensor, view: ImageView) -> tf.Tensor:
     options = tf.data.Options()
     options.autotune.enabled = False  # a thread a request, which has nothing to tune in one step
     read, decoded = batch.with_options(options).get_single_element()
+    return read, tf.ensure_shape(decoded, [None, *view.pixels, 3])
+
+
+@without_autograph
+def check_all_read(image_bytes: tf.Tensor, read: tf.Tensor, view: ImageView) -> tf.Operation:
+    """Refuse a batch of which some images could not be decoded, naming the first `NAMED` with their reasons.
+
+    Args:
+        image_bytes: string `(n,)`, the bytes of image files.
+        read: int64 `(m,)`, the numbers of those that were decoded.
+        view: how images are prepared.
+
+    Returns:
+        An operation that raises `tf.errors.InvalidArgumentError` unless all were.
+    """
+    count = tf.shape(image_bytes, tf.int64)[0]
     complete = tf.shape(read, tf.int64)[0] == count
 
     def problems() -> tf.Tensor:
         missing = tf.sets.difference(tf.range(count)[tf.newaxis], read[tf.newaxis]).values
         told = tf.map_fn(
             lambda number: _problem(number, image_bytes[number], view.max_pixels),
-            missing,
+            missing[:NAMED],
             fn_output_signature=tf.TensorSpec([], tf.string),
         )
-        return tf.strings.reduce_join(told, separator="; ")
+        more = tf.maximum(tf.size(missing) - NAMED, 0)
+        rest = tf.where(more > 0, tf.strings.join(["; and ", tf.strings.as_string(more), " more"]), "")
+        return tf.strings.join([tf.strings.reduce_join(told, separator="; "), rest])
 
     message = tf.cond(complete, lambda: tf.constant(""), problems)
-    with tf.control_dependencies([tf.debugging.Assert(complete, [message])]):
-        return tf.ensure_shape(tf.identity(decoded), [None, *view.pixels, 3])
+    return tf.debugging.Assert(complete, [message])
 
 
 def _problem(number: tf.Tensor, contents: tf.Tensor, max_pixels: int) -> tf.Tensor:

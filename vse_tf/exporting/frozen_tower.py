@@ -8,17 +8,23 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
+from vse_tf.exporting.slices import in_slices
+
+# Rows that run at once unless the caller says otherwise.
+ROWS = 64
+
 
 class FrozenTower:
     """A tower in inference mode: one traced function and the variables that it reads, nothing else of Keras.
 
     Not a `tf.Module`: assign `variables` to the module that is exported, and its SavedModel holds the weights, but no
-    layer, no training configuration and no optimizer.
+    layer, no training configuration and no optimizer. A large batch runs in slices of `ROWS`.
 
     Args:
         tower: a model of one input.
 
     Attributes:
+        row: what it gives for a row.
         variables: the `tf.Variable`s that the function reads; weights that inference does not need are left out.
 
     Example:
@@ -35,8 +41,16 @@ class FrozenTower:
                 lambda inputs: tower(inputs, training=False), input_signature=[self.spec]
             ).get_concrete_function()
         self.variables = list(self._run.variables)
+        self.row = tf.TensorSpec(self._run.structured_outputs.shape[1:], self._run.structured_outputs.dtype)
 
     def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
+        (outputs,) = in_slices(
+            tf.shape(inputs)[0], ROWS, lambda start, end: [self.at_once(inputs[start:end])], [self.row]
+        )
+        return outputs
+
+    def at_once(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The tower on a batch that is a slice already."""
         # Fused convolutions fail on an empty batch: it runs as a batch of one, which is cut off again.
         shape = tf.shape(inputs)
         one = tf.concat([[1], shape[1:]], 0)

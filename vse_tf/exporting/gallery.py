@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from vse_tf.artifacts.index import MANIFEST, Index, Item
+from vse_tf.artifacts.index import LINE_BYTES, Index, Item, told
+from vse_tf.artifacts.index_manifest import MANIFEST
+from vse_tf.artifacts.index_paths import relative
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem
 from vse_tf.data.sources.files import problem_of_text, read_text
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
+from vse_tf.files import open_regular
 from vse_tf.indexing import items as collection
 
 TABLES = (".csv", ".jsonl", ".ndjson", ".json")
@@ -72,10 +76,10 @@ def read_gallery(
         >>> len(read_gallery("photos", embedder, print))
         8091
     """
-    path = Path(place).expanduser()
-    if (path / MANIFEST).is_file():
+    path = Path(os.path.expanduser(place))  # noqa: PTH111 - it takes every name
+    if os.path.lexists(path / MANIFEST):
         return _of_index(path, embedder, model_id)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - a name may be too long to ask
         raise UserError(f"{path}: no such file or folder; name the gallery's folder, list or index")
     left_out: list[Problem] = []
 
@@ -109,7 +113,15 @@ def _of_index(path: Path, embedder: Embedder, model_id: str | None) -> Gallery:
         raise UserError(f"{path}: the index is empty")
     index.verify()
     facts = {"kind": index.kind, "source": path.name, "index_model": index.model.get("id")}
-    return _gallery(index.matrix(), list(index.all_items()), facts)
+    return _gallery(index.matrix(), [_without_folders(item, path) for item in index.all_items()], facts)
+
+
+def _without_folders(item: Item, index: Path) -> Item:
+    """An item of an older index without the absolute path of its author's machine."""
+    if item.path is None or not os.path.isabs(item.path):  # noqa: PTH117
+        return item
+    name = relative(item.path, index) or Path(item.path).name
+    return replace(item, id=name if item.id == item.path else item.id, path=name)
 
 
 def _gallery(vectors: np.ndarray, items: list[Item], facts: dict[str, Any]) -> Gallery:
@@ -131,13 +143,14 @@ def _photos(
 
 
 def _items(path: Path, leave_out: Note) -> tuple[list[Item], Path]:
+    root = path.parent
     if path.is_file() and path.suffix.lower() in TABLES:
         found: Iterable[Item | Problem] = _table(path)
     elif path.is_file() and not _lists_photos(path):
         found = collection.captions(path)
     else:
-        found = collection.photos(path)
-    root = path if path.is_dir() else path.parent
+        found = photos = collection.photos(path)
+        root = photos.root or root
     items: dict[str, Item] = {}
     for item in found:
         if isinstance(item, Problem):
@@ -150,9 +163,12 @@ def _items(path: Path, leave_out: Note) -> tuple[list[Item], Path]:
 
 
 def _lists_photos(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = next((line.strip() for line in file if line.strip()), "")
-    return first.lower().endswith(collection.SUFFIXES)
+    """Whether the first line that is not blank ends like the name of an image file."""
+    with told(path, open_regular, path) as file:
+        for line in iter(lambda: file.readline(LINE_BYTES), b""):
+            if text := line.decode("utf-8-sig", errors="replace").strip():
+                return text.lower().endswith(collection.SUFFIXES)
+    return False
 
 
 def _table(path: Path) -> Iterator[Item | Problem]:
@@ -168,20 +184,27 @@ def _table(path: Path) -> Iterator[Item | Problem]:
         caption = caption[0] if isinstance(caption, list) and caption else caption
         values = {"id": row.get("id"), "image": row.get("image"), "caption": caption}
         wrong = [key for key, value in values.items() if value is not None and not isinstance(value, str | int)]
-        told = {key: str(value).strip() for key, value in values.items() if value is not None and key not in wrong}
-        problem = next(filter(None, map(problem_of_text, told.values())), "")
+        texts = {key: str(value).strip() for key, value in values.items() if value is not None and key not in wrong}
+        problem = next(filter(None, map(problem_of_text, texts.values())), "")
         if wrong or problem:
             yield Problem(where, problem or f"{wrong[0]} is not a string")
-        elif image := told.get("image"):
-            if image not in seen and (path.parent / image).is_file():
-                yield Item(told.get("id") or image, path=image, caption=told.get("caption") or None)
-            elif image not in seen:
-                yield Problem(where, f"missing image: {image!r}")
+        elif image := texts.get("image"):
+            if image not in seen:
+                yield _photo(path, image, where, texts)
             seen.add(image)
-        elif told.get("caption"):
-            yield Item(told.get("id") or str(number), caption=told["caption"])
+        elif texts.get("caption"):
+            yield Item(texts.get("id") or str(number), caption=texts["caption"])
         else:
             yield Problem(where, "neither image nor caption")
+
+
+def _photo(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | Problem:
+    found = collection.photo_of(image, os.path.join(path.parent, image), where)  # noqa: PTH118
+    if isinstance(found, Problem):
+        return found
+    # Not the author's folders: a caption and a name are what others see.
+    name = relative(image, path.parent) or Path(image).name if Path(image).is_absolute() else image
+    return Item(texts.get("id") or name, path=image, caption=texts.get("caption") or name)
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -6,11 +6,14 @@ import keras
 import tensorflow as tf
 
 from vse_tf.data.pipeline import ImageView
-from vse_tf.exporting.decoding import decode_batch
-from vse_tf.exporting.frozen_tower import FrozenTower
+from vse_tf.exporting.decoding import check_all_read, decode_readable
+from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
 from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.slices import in_slices
 from vse_tf.models.projection import head_of
 
+# Pixels of the images that are encoded at once, ten of 224 x 224: the layers of a network take a hundred times that.
+SLICE_PIXELS = 2**19
 BYTES = tf.TensorSpec([None], tf.string)
 
 
@@ -55,7 +58,21 @@ class ImageModule(tf.Module):
 
     def of_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Bytes of image files `(n,)` to unit vectors `(n, dim)`."""
-        return self._encode(decode_batch(image_bytes, self.view))
+
+        def encode(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
+            read, images = decode_readable(image_bytes[start:end], self.view)
+            # What comes with a bad image is not encoded: the answer is an error.
+            vectors = tf.cond(
+                tf.size(read) == end - start,
+                lambda: self._encode.at_once(images),
+                lambda: tf.zeros([tf.size(read), *self._encode.row.shape], self._encode.row.dtype),
+            )
+            return [read + tf.cast(start, tf.int64), vectors]
+
+        rows = [tf.TensorSpec([], tf.int64), self._encode.row]
+        read, vectors = in_slices(tf.shape(image_bytes)[0], self._slice, encode, rows)
+        with tf.control_dependencies([check_all_read(image_bytes, read, self.view)]):
+            return tf.identity(vectors)
 
     def of_pixels(self, pixels: tf.Tensor) -> tf.Tensor:
         """uint8 `(n, h, w, 3)`, any size, to unit vectors `(n, dim)`."""
@@ -66,7 +83,20 @@ class ImageModule(tf.Module):
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides > 0), [told])]):
             pixels = tf.identity(pixels)
         spec = tf.TensorSpec([*self.view.pixels, 3], tf.float32)
-        return self._encode(tf.map_fn(lambda image: self.view.of_pixels(image, None), pixels, fn_output_signature=spec))
+
+        def encode(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
+            views = tf.map_fn(
+                lambda image: self.view.of_pixels(image, None), pixels[start:end], fn_output_signature=spec
+            )
+            return [self._encode.at_once(views)]
+
+        (vectors,) = in_slices(tf.shape(pixels)[0], self._slice, encode, [self._encode.row])
+        return vectors
+
+    @property
+    def _slice(self) -> int:
+        height, width = self.view.pixels
+        return min(ROWS, max(1, SLICE_PIXELS // (height * width)))
 
     def of_features(self, features: tf.Tensor) -> tf.Tensor:
         """float32 features, `(n, d)` or `(n, regions, d)`, to unit vectors `(n, dim)`."""

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.exporting.frozen_tower import ROWS
 from vse_tf.exporting.image_module import BYTES, ImageModule
 from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.slices import in_slices
 from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
 
 # Components of the gallery that are compared at a time, as float32: 32 MiB.
 BLOCK = 2**23
+# Items in an answer, of all queries together: each comes with its name and its caption.
+MAX_ITEMS = 2**20
 
 
 class RetrievalModule(tf.Module):
@@ -75,8 +79,21 @@ class RetrievalModule(tf.Module):
         return self.search(self.image.of_features(features))
 
     def search(self, query: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The items nearest to unit vectors `(n, dim)`: ids, scores and captions, each `(n, k)`, best first."""
-        scores, rows = self._nearest(query)
+        """The items nearest to unit vectors `(n, dim)`: ids, scores and captions, each `(n, k)`, best first.
+
+        More than `MAX_ITEMS` items in all are an error.
+        """
+        count = tf.shape(query)[0]
+        told = ["queries of ", str(self.k), " items each: ", tf.strings.as_string(count)]
+        told = tf.strings.join([*told, f", at most {max(1, MAX_ITEMS // self.k)} at a time"])
+        with tf.control_dependencies([tf.debugging.Assert(count <= max(1, MAX_ITEMS // self.k), [told])]):
+            query = tf.identity(query)
+        scores, rows = in_slices(
+            count,
+            ROWS,
+            lambda start, end: self._nearest(query[start:end]),
+            [tf.TensorSpec([self.k], tf.float32), tf.TensorSpec([self.k], tf.int32)],
+        )
         return {"ids": tf.gather(self.ids, rows), "scores": scores, "captions": tf.gather(self.captions, rows)}
 
     def _nearest(self, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -39,6 +39,7 @@ class ServedModel:
         signatures: what a client can call.
         probes: at least one a signature.
         facts: what its manifest says beyond dimensions and signatures.
+        batching: a `batching_params.pbtxt` for the version folder, if requests shall be joined.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ServedModel:
     signatures: Signatures
     probes: tuple[Probe, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    batching: bytes | None = None
 
 
 def embedding_probe(signature: str, inputs: Arrays, expected: np.ndarray) -> Probe:

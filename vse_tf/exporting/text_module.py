@@ -7,9 +7,13 @@ from typing import Any
 import tensorflow as tf
 
 from vse_tf.config import TextSettings
-from vse_tf.exporting.frozen_tower import FrozenTower
+from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
 from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.slices import in_slices
 from vse_tf.preprocessing.text import pad
+
+# Splitting a text into words takes 30 times its size: those of a slice together stay at a few hundred MB.
+MAX_TEXT_BYTES = 2**17
 
 
 class TextModule(tf.Module):
@@ -42,8 +46,20 @@ class TextModule(tf.Module):
         return {"serving_default": signature(self.of_text, text=tf.TensorSpec([None], tf.string))}
 
     def of_text(self, text: tf.Tensor) -> tf.Tensor:
-        """Sentences `(n,)` to unit vectors `(n, dim)`."""
-        return self._encode(pad(self.tokenizer(text), *self._lengths))
+        """Sentences `(n,)` to unit vectors `(n, dim)`; one of more than `MAX_TEXT_BYTES` is an error that names it."""
+        sizes = tf.strings.length(text)
+        longest = tf.argmax(tf.concat([sizes, [0]], 0))
+        size = tf.reduce_max(tf.concat([sizes, [0]], 0))
+        told = ["text[", tf.strings.as_string(longest), "]: ", tf.strings.as_string(size)]
+        told = tf.strings.join([*told, f" bytes, at most {MAX_TEXT_BYTES}"])
+        with tf.control_dependencies([tf.debugging.Assert(size <= MAX_TEXT_BYTES, [told])]):
+            text = tf.identity(text)
+
+        def encode(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
+            return [self._encode.at_once(pad(self.tokenizer(text[start:end]), *self._lengths))]
+
+        (vectors,) = in_slices(tf.shape(text)[0], ROWS, encode, [self._encode.row])
+        return vectors
 
 
 class TokenIdsModule(tf.Module):

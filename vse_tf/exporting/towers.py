@@ -18,7 +18,7 @@ from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.served_model import Probe, ServedModel, embedding_probe
 from vse_tf.exporting.text_module import TextModule, TokenIdsModule
 from vse_tf.models.projection import head_of
-from vse_tf.preprocessing.image_headers import FORMATS
+from vse_tf.preprocessing.image_limits import FORMATS
 from vse_tf.preprocessing.text import pad
 
 IMAGE_TOWER, TEXT_TOWER, TEXT_TOWER_IDS = "image_tower", "text_tower", "text_tower_ids"

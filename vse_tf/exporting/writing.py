@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.versions import Release, unwritable
 from vse_tf.errors import UserError
+from vse_tf.exporting import batching
 from vse_tf.exporting.operations import custom_operations
 from vse_tf.exporting.quiet import quiet
 from vse_tf.exporting.served_model import ServedModel
@@ -97,6 +98,10 @@ def _write(folder: Path, model: ServedModel, facts: Mapping[str, Any], tolerance
     }
     with _to(folder):
         manifest.write(folder, told)
+        if model.batching is not None:
+            # A setting of the server's, which the manifest does not name: it may be edited later. It has to be here
+            # before the folder is a version, because the server reads it only when it loads one.
+            (folder / batching.FILE_NAME).write_bytes(model.batching)
 
 
 def _compare(folder: Path, model: ServedModel) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from vse_tf.artifacts.index import MANIFEST, Index, Item, Kind, Shard
+from vse_tf.artifacts.index import Index, Item, Shard
+from vse_tf.artifacts.index_manifest import MANIFEST, Kind
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.artifacts.provenance import software
 from vse_tf.config import OnBad
@@ -118,6 +120,7 @@ class Job:
         problems: list[Problem] = []
         if missing.size:
             fresh, got, problems = self._encode([items[i] for i in missing], advance)
+            problems = [self._shared(problem) for problem in problems]
             vectors[missing[got]], there[missing[got]] = fresh, True
         kept = [item for item, has in zip(items, there, strict=True) if has]
         return self.work.finish(self._write(vectors[there], kept), kept, problems)
@@ -129,6 +132,11 @@ class Job:
             return vectors, np.arange(len(items)), []
         paths = [str(Path(self.root or "", item.path or "")) for item in items]
         return self.encoder.encode_files(paths, self.on_bad, advance)
+
+    def _shared(self, problem: Problem) -> Problem:
+        """A problem without the folder of the photos: the index is handed on."""
+        folder = os.path.join(self.root or "", "")  # noqa: PTH118 - the root may be "/"
+        return Problem(problem.where.removeprefix(folder), problem.what.replace(folder, "") if folder else problem.what)
 
     def _write(self, vectors: np.ndarray, items: list[Item]) -> Shard | None:
         if not len(vectors):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +14,24 @@ import numpy as np
 
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.index import Index
+from vse_tf.artifacts.index_paths import absolute, typed
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.versions import versions
 from vse_tf.config import OnBad
-from vse_tf.data.records import Problem
+from vse_tf.data.records import Problem, unreadable
+from vse_tf.data.sources.files import shown
 from vse_tf.errors import UserError
+from vse_tf.files import read_regular
 from vse_tf.indexing.embedding import Encoder
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 if TYPE_CHECKING:
     from vse_tf.embedder import Embedder
 
 
 BATCH = 64
+# Fewer photos at a time where their files are larger than this together.
+LOT_BYTES = 2**28
 # How the exported image tower names those that it cannot read.
 _BAD = re.compile(r"image_bytes\[(\d+)\]: ([^;\n\]]+)")
 
@@ -59,7 +66,8 @@ class RunEncoder:
     def model(self) -> dict[str, Any]:
         """The run, its checkpoint, and a hash of both."""
         identity = RunFolder(self.run).identity(self.checkpoint)
-        return {"kind": "run", "path": str(self.run.resolve()), "checkpoint": self.checkpoint, "id": identity}
+        path = self.run.resolve()
+        return {"kind": "run", "name": path.name, "path": str(path), "checkpoint": self.checkpoint, "id": identity}
 
     def encode_files(
         self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], Any] = lambda count: None
@@ -109,7 +117,13 @@ class ModelsEncoder:
         if len({(one["id"], one["dim"]) for one in manifests.values()}) > 1:
             raise UserError(f"{self.models}: its towers are of different runs; export again")
         self.dim: int = manifests["image_tower"]["dim"]
-        self.model = {"kind": "models", "path": str(self.models.resolve()), "id": manifests["image_tower"]["id"]}
+        path = self.models.resolve()
+        self.model = {
+            "kind": "models",
+            "name": manifests["image_tower"].get("run") or path.name,
+            "path": str(path),
+            "id": manifests["image_tower"]["id"],
+        }
         inputs = manifests["image_tower"]["signatures"]["serving_default"]["inputs"]
         self._takes_photos = "image_bytes" in inputs
 
@@ -148,11 +162,11 @@ class ModelsEncoder:
             [np.zeros([0, self.dim], np.float32), *(self._text_tower(text=part)["embedding"].numpy() for part in parts)]
         )
 
-    def _photos(self, contents: list[bytes | None]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    def _photos(self, contents: list[bytes | OSError]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """Vectors and places of those that can be read, reasons of the others."""
         import tensorflow as tf  # noqa: PLC0415
 
-        reasons = {place: "missing image" for place, one in enumerate(contents) if one is None}
+        reasons = {place: unreadable(one) for place, one in enumerate(contents) if isinstance(one, OSError)}
         rows = np.array([place for place in range(len(contents)) if place not in reasons], np.int64)
         while rows.size:
             try:
@@ -192,22 +206,31 @@ def _newest(model: Path) -> Path:
     return model / str(found[-1])
 
 
-def _read_ahead(paths: Sequence[str], size: int) -> Iterator[tuple[int, list[bytes | None]]]:
-    """The contents of files lot by lot, None where there is none to read, the next lot read meanwhile."""
+def _read_ahead(paths: Sequence[str], size: int) -> Iterator[tuple[int, list[bytes | OSError]]]:
+    """The contents of files lot by lot, the error where there are none to read, the next lot read meanwhile."""
 
-    def read(path: str) -> bytes | None:
+    def read(path: str) -> bytes | OSError:
         try:
-            return Path(path).read_bytes()
-        except OSError:
-            return None
+            return read_regular(path, MAX_BYTES)
+        except OSError as error:
+            return error
 
-    lots = [paths[at : at + size] for at in range(0, len(paths), size)]
+    def read_lot(start: int) -> list[bytes | OSError]:
+        lot, left = [], LOT_BYTES
+        for path in paths[start : start + size]:
+            lot.append(found := read(path))
+            left -= len(found) if isinstance(found, bytes) else 0
+            if left <= 0:
+                break
+        return lot
+
+    at = 0
     with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(list, map(read, lot)) for lot in lots[:1]]
-        for number in range(len(lots)):
-            contents = coming.pop().result()
-            coming = [reader.submit(list, map(read, lot)) for lot in lots[number + 1 : number + 2]]
-            yield number * size, contents
+        coming = reader.submit(read_lot, 0)
+        while contents := coming.result():
+            coming = reader.submit(read_lot, at + len(contents))
+            yield at, contents
+            at += len(contents)
 
 
 def named_encoder(
@@ -232,18 +255,33 @@ def named_encoder(
 def index_encoder(index: Index, run: str | None = None, models: str | None = None) -> Encoder:
     """The model for queries to an index.
 
+    A run folder is data, and an index may name it. Exported models are programs: they are loaded only from a folder
+    that the user names.
+
     Args:
         index: the index.
         run: `--run`.
-        models: `--models`; without either, the model that made the index.
+        models: `--models`; without either, the run that made the index.
 
     Raises:
-        UserError: both are named, or that model is no longer where it was.
+        UserError: both are named, that run is no longer where it was, or the index was made by exported models.
     """
-    kind, path = index.model.get("kind"), index.model.get("path")
-    checkpoint = index.model.get("checkpoint", "best")
+    checkpoint = "last" if index.model.get("checkpoint") == "last" else "best"
     if run is not None or models is not None:
         return named_encoder(run, models, checkpoint)
-    if kind not in ("run", "models") or not isinstance(path, str) or not Path(path).exists():
-        raise UserError(f"{path}: the model that made {index.folder} is not there; name it with --run or --models")
-    return named_encoder(path, None, checkpoint) if kind == "run" else named_encoder(None, path)
+    path, name = index.model.get("path"), index.model.get("name")
+    place = absolute(path, index.folder) if path else None
+    called = shown(name or path or "an unknown model")
+    if index.model.get("kind") == "models":
+        raise UserError(
+            f"{index.folder} was made by exported models ({called}), which are programs and loaded only where you name "
+            f"them: --models {typed(place) if place else 'with their folder'}"
+        )
+    # Windows takes //host/share for a computer's name.
+    local = place is not None and not place.startswith(("//", "\\\\"))
+    if index.model.get("kind") != "run" or place is None or not local or not os.path.isdir(place):  # noqa: PTH112
+        where = f" in {shown(place)}" if place else ""
+        raise UserError(
+            f"{called}: the model that made {index.folder} is not there{where}; name it with --run or --models"
+        )
+    return RunEncoder(place, checkpoint)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from vse_tf.artifacts.index import Index, told
+from vse_tf.artifacts.index_paths import own_file
 from vse_tf.errors import UserError
+from vse_tf.files import open_regular
 from vse_tf.indexing.search import ExactSearch
 
 KINDS = ("flat", "ivf", "hnsw")
@@ -49,11 +51,15 @@ class FaissSearch:
         faiss = _faiss()
         vectors = hashlib.sha256("".join(shard.sha256 for shard in index.shards).encode()).hexdigest()[:16]
         path = index.folder / f"faiss-{kind}-{vectors}.bin"
-        if path.exists():
+        if os.path.lexists(path):
             try:
-                return cls(index, faiss.read_index(str(path)))
-            except RuntimeError:
-                note(f"{path}: damaged, building it again")
+                open_regular(own_file(index.folder, path.name)).close()
+                found = faiss.read_index(str(path))
+                if (found.d, found.ntotal) == (index.dim, index.count):
+                    return cls(index, found)
+            except (OSError, RuntimeError):
+                pass
+            note(f"{path}: damaged, building it again")
         built = build(index, kind)
         for old in index.folder.glob(f"faiss-{kind}-*.bin"):
             old.unlink(missing_ok=True)
@@ -82,7 +88,7 @@ class FaissSearch:
             Rows `(q, found)` int64 and their scores, float32, best first.
         """
         scores, rows = self.faiss_index.search(np.ascontiguousarray(query, np.float32), min(k, self.index.count))
-        found = int((rows >= 0).all(axis=0).sum())
+        found = int(((rows >= 0) & (rows < self.index.count)).all(axis=0).sum())
         return rows[:, :found], scores[:, :found]
 
 

@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vse_tf.artifacts.index import MANIFEST, Index, Item, told
+from vse_tf.artifacts.index import Index, Item, told
+from vse_tf.artifacts.index_manifest import MANIFEST
+from vse_tf.artifacts.index_paths import absolute, own_file
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 
@@ -21,7 +23,8 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         output: folder of the new index.
 
     Returns:
-        The new index; its photo paths are absolute.
+        The new index; its photo paths are below the folder that holds the photos of all. Where an index does not say
+        where its photos are, they are below the name that their folder had, if there are several.
 
     Raises:
         UserError: no index there, indexes of different models or kinds, or an output that is there already.
@@ -42,21 +45,44 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     writer = IndexWriter(target, first.kind, first.dim)
     for index in indexes:
         for shard in index.shards:
-            told(target, _link, index.folder / shard.name, target / shard.name, doing="written")
+            told(target, _link, own_file(index.folder, shard.name), target / shard.name, doing="written")
     shards = [shard for index in indexes for shard in index.shards]
-    return writer.commit(shards, _items(indexes), first.model, provenance=first.provenance)
+    model = dict(first.model)
+    if model.get("path"):
+        model["path"] = absolute(model["path"], first.folder)
+    root, prefixes = _roots(indexes)
+    items = _items(indexes, prefixes, root)
+    return writer.commit(shards, items, model, root, first.provenance, first.photos.name if not any(prefixes) else None)
 
 
-def _items(indexes: Sequence[Index]) -> Iterator[Item | bytes]:
-    for index in indexes:
-        if index.root is None:
-            yield from index.item_bytes()
+def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
+    """The folder that holds the photos of all indexes, if it is known, and where each one's are below it."""
+    names = [index.photos.name for index in indexes]
+    # Older merged indexes hold absolute paths, without any root.
+    roots = [index.root or ("/" if index.photos.name is None else None) for index in indexes]
+    if indexes[0].kind == "images" and all(roots):
+        known = [str(root) for root in roots]
+        shared = os.path.commonpath(known)
+        return shared, ["" if root == shared else os.path.relpath(root, shared) for root in known]
+    return None, [name or "" for name in names] if len(set(names)) > 1 else [""] * len(names)
+
+
+def _items(indexes: Sequence[Index], prefixes: Sequence[str], root: str | None) -> Iterator[Item | bytes]:
+    for index, prefix in zip(indexes, prefixes, strict=True):
+        # Older indexes of lists hold absolute paths, too.
+        if prefix or (index.kind == "images" and index.photos.name is None):
+            yield from (_moved(item, prefix, root) for item in index.all_items())
         else:
-            yield from (_rooted(index, item) for item in index.all_items())
+            yield from index.item_bytes()
 
 
-def _rooted(index: Index, item: Item) -> Item:
-    return item if item.path is None else dataclasses.replace(item, path=str(index.path(item)))
+def _moved(item: Item, prefix: str, root: str | None) -> Item:
+    if item.path is None:
+        return item
+    path = Path(prefix, item.path)
+    if path.is_absolute():
+        path = Path(os.path.relpath(path, root or path.anchor))
+    return dataclasses.replace(item, path=path.as_posix())
 
 
 def _link(source: Path, target: Path) -> None:

@@ -43,7 +43,7 @@ class Reuse:
             self._table.execute("CREATE TABLE place (line BLOB PRIMARY KEY, place INTEGER) WITHOUT ROWID")
             self._table.execute("CREATE TABLE earlier (id BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path}: cannot be written: {error}") from None
+            raise UserError(f"{path}: cannot be written: {error}; mend that and repeat") from None
 
     def add(self, source: int, items: Iterable[Item], earlier: bool = False, usable: bool = True) -> None:
         """Take in the items of a shard.
@@ -67,7 +67,7 @@ class Reuse:
                     self._table.execute("INSERT OR IGNORE INTO place VALUES (?, ?)", (line, (source << _SHIFT) + row))
             self._table.execute("COMMIT")
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: cannot be written: {error}") from None
+            raise UserError(f"{self.path}: cannot be written: {error}; mend that and repeat") from None
 
     def place(self, item: Item) -> int:
         """Where the vector of an item is, or `NOWHERE`."""

@@ -19,6 +19,7 @@ from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.indexing.items import Items
 from vse_tf.indexing.reuse import Reuse
+from vse_tf.locks import BusyError, ProcessLock
 
 FOLDER = ".embed"
 
@@ -179,18 +180,18 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: another process does, or the folder cannot be made.
     """
     told(folder, lambda: (folder / FOLDER).mkdir(parents=True, exist_ok=True), doing="written")
+    lock = ProcessLock(folder / FOLDER / "lock")
     try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:  # no such locks on this system
+        told(lock.path, lock.acquire, doing="written")
+    except BusyError as busy:
+        raise UserError(
+            f"{folder}: another process{busy.holder and f' ({busy.holder})'} embeds into it; wait, or name another "
+            "--output"
+        ) from None
+    try:
         yield
-        return
-    path = folder / FOLDER / "lock"
-    with told(path, path.open, "w", doing="written") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder}: another process embeds into it; wait, or name another --output") from None
-        yield
+    finally:
+        lock.release()
 
 
 def _scan(
@@ -212,7 +213,7 @@ def _scan(
         if isinstance(found, Problem):
             if fail:
                 raise UserError(f"{found}; mend it, or leave such items out with --on_bad skip")
-            problems.write(_problem_line(found))
+            problems.write(_problem_line(collection.shared(found)))
             continue
         size += lines.write(found.line.encode())
         waiting.append(reuse.place(found))

@@ -1,23 +1,23 @@
 """Similarities in row blocks: exact losses and gradients of large batches in little memory.
 
-A batch of B pairs has B x B similarities. Up to `DENSE_ELEMENTS` of them are held at once, which is fastest. Above,
-rows are worked through in blocks of about `BLOCK_ELEMENTS`, and the backward pass computes each block's similarities
-again instead of keeping them: one more matrix product, and memory that grows with B instead of B squared. The choice
-is made from the shapes. Compute inside a `tf.function`, as `fit` does: run eagerly the result is the same, slower.
+A batch of B pairs has B x B similarities. Up to `DENSE_ELEMENTS` they are computed as one matrix, which is fastest.
+Above, they are computed in blocks of rows of about `BLOCK_ELEMENTS`, and once more in the backward pass instead of
+being stored: one more matrix product, but memory that grows with B instead of B squared. The shapes decide. Run this
+inside a `tf.function`, as `fit` does: eagerly the result is the same, but slower.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import tensorflow as tf
 
 from vse_tf.losses.base import LOWEST, Pairs, positive_similarity, same_image, similarity
 
 DENSE_ELEMENTS = 4096 * 4096
-"""Similarity matrices of more elements than this (64 MiB of float32) are worked through in row blocks."""
+"""Similarity matrices of more elements than this (64 MiB of float32) are computed in row blocks."""
 
 BLOCK_ELEMENTS = 2**23
 """Elements of one block's similarity matrix (32 MiB of float32); a block has at least one row."""
@@ -25,12 +25,14 @@ BLOCK_ELEMENTS = 2**23
 SMALLEST_SUM = 1e-30
 """Sums of exponentials above this have lost nothing to float32's range; its smallest normal number is 1e-38."""
 
-RowLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-"""From similarities `(r, B)`, same-image mask `(r, B)` and positives' similarities `(r,)` to losses `(r,)`, or
-`(r, k)` for k values a row."""
+RowLoss: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+"""From similarities `(r, B)`, same-image mask `(r, B)` and positives' similarities `(r,)` to losses `(r,)`, or to
+`(r, k)` for k values per row."""
+
+T = TypeVar("T")
 
 
-def both_directions(loss: RowLoss, pairs: Pairs, scale: Any = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
+def both_directions(loss: RowLoss, pairs: Pairs, scale: float | tf.Tensor = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
     """Image anchors against all captions, and caption anchors against all images.
 
     Args:
@@ -39,40 +41,40 @@ def both_directions(loss: RowLoss, pairs: Pairs, scale: Any = 1.0) -> tuple[tf.T
         scale: factor on all similarities, for example one over the temperature.
 
     Returns:
-        The losses of the local pairs in each direction, `(b,)` or what `loss` gives: images first, captions second.
+        What `loss` gives for the local pairs, with images as anchors and with captions as anchors.
     """
     positive = positive_similarity(pairs) * scale
     image, text = pairs.image * scale, pairs.text * scale
 
     def dense() -> tuple[tf.Tensor, tf.Tensor]:
-        same = same_image(pairs.ids, pairs.all_ids)
-        to_text = similarity(image, pairs.texts)
-        # On one replica the second direction is the first one's transpose: one matrix product instead of two.
-        to_image = tf.transpose(to_text) if pairs.replicas == 1 else similarity(text, pairs.images)
+        same = same_image(pairs.image_id, pairs.all_image_id)
+        to_text = similarity(image, pairs.all_text)
+        # On one replica the second matrix is the transpose of the first: one matrix product instead of two.
+        to_image = tf.transpose(to_text) if pairs.replicas == 1 else similarity(text, pairs.all_image)
         return loss(to_text, same, positive), loss(to_image, same, positive)
 
     def blocked() -> tuple[tf.Tensor, tf.Tensor]:
-        to_text = _blocked_rows(loss, image, pairs.texts, pairs.ids, pairs.all_ids, positive)
-        return to_text, _blocked_rows(loss, text, pairs.images, pairs.ids, pairs.all_ids, positive)
+        to_text = _blocked_rows(loss, image, pairs.all_text, pairs.image_id, pairs.all_image_id, positive)
+        return to_text, _blocked_rows(loss, text, pairs.all_image, pairs.image_id, pairs.all_image_id, positive)
 
-    return by_size(image, pairs.texts, dense, blocked)
+    return by_size(image, pairs.all_text, dense, blocked)
 
 
 def each_row(
     loss: RowLoss, anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor, all_ids: tf.Tensor, positive: tf.Tensor
 ) -> tf.Tensor:
-    """One direction: the loss of each anchor against all candidates.
+    """The loss of each anchor against all candidates, in one direction.
 
     Args:
         loss: the loss of each row of similarities.
         anchors: `(b, dim)`.
         candidates: `(B, dim)`.
-        ids: `(b,)` identities of the anchors' images.
-        all_ids: `(B,)` identities of the candidates' images.
+        ids: `(b,)` image ids of the anchors.
+        all_ids: `(B,)` image ids of the candidates.
         positive: `(b,)` similarity of each anchor's positive.
 
     Returns:
-        `(b,)`, or `(b, k)` if `loss` gives k values a row.
+        What `loss` gives, `(b,)` or `(b, k)`.
     """
 
     def dense() -> tf.Tensor:
@@ -84,13 +86,14 @@ def each_row(
     return by_size(anchors, candidates, dense, blocked)
 
 
-def by_size(anchors: tf.Tensor, candidates: tf.Tensor, dense: Callable[[], Any], blocked: Callable[[], Any]) -> Any:
-    """Run `dense` or `blocked`, as the number of similarities asks; where a size is unknown, the graph decides."""
+def by_size(anchors: tf.Tensor, candidates: tf.Tensor, dense: Callable[[], T], blocked: Callable[[], T]) -> T:
+    """Run `dense` or `blocked`, depending on the number of similarities; if a size is unknown, the graph decides."""
     rows, columns = anchors.shape[0], candidates.shape[0]
     if rows is not None and columns is not None:
         return dense() if rows * columns <= DENSE_ELEMENTS else blocked()
     elements = tf.shape(anchors, tf.int64)[0] * tf.shape(candidates, tf.int64)[0]
-    return tf.cond(elements <= DENSE_ELEMENTS, dense, blocked)
+    result: T = tf.cond(elements <= DENSE_ELEMENTS, dense, blocked)
+    return result
 
 
 def positives_and_negatives(
@@ -98,38 +101,37 @@ def positives_and_negatives(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The diagonal of z = `image @ text.T`, and log-sum-exp over the negatives of every row and column.
 
-    Both directions come from one pass over one set of exponentials: those of z - c, where c is a bound on all z. An
-    entry's gradient is its exponential divided by its row's sum plus the same divided by its column's. Dense, the
-    exponentials are kept, and the gradient of the diagonal, which is no negative, goes in its place among theirs; in
-    blocks they are computed again: forward one matrix product, backward three.
+    Both directions use the same exponentials: those of z - c, where c is a bound on all z. The gradient of an entry is
+    its exponential over the sum of its row plus its exponential over the sum of its column. The dense form stores the
+    exponentials and puts the gradient of the diagonal, which holds no negatives, in its place among theirs; in blocks
+    they are computed again: one matrix product forward, three backward.
 
-    Where a row lies so far below c that its exponentials vanish (a very low temperature, or an anchor without
-    negatives), everything is computed again with a maximum of each row and column's own.
+    If a row is so far below c that its exponentials vanish (at a very low temperature, or for an anchor without
+    negatives), everything is computed again with the maximum of each row and column instead of c.
 
     Args:
-        image: `(B, dim)` rows, the temperature divided out.
+        image: `(B, dim)` rows, divided by the temperature.
         text: `(B, dim)` columns.
-        ids: `(B,)` identities of the images; entries of equal identities are left out.
+        ids: `(B,)` image ids; entries of equal ids are masked.
 
     Returns:
-        `(B,)` similarities of the pairs, `(B,)` over each row's negatives and `(B,)` over each column's; about `LOWEST`
-        where no negative is left.
+        `(B,)` similarities of the pairs, `(B,)` log-sum-exp over the negatives of each row and `(B,)` of each column;
+        about `LOWEST` if there are no negatives.
     """
     # Inside a branch of `tf.cond` a custom gradient finds only tensors that the branch itself made.
     return by_size(
         image,
         text,
-        lambda: _log_sum_exp(tf.identity(image), tf.identity(text), ids, keep=True),
-        lambda: _log_sum_exp(tf.identity(image), tf.identity(text), ids, keep=False),
+        lambda: _log_sum_exp(tf.identity(image), tf.identity(text), ids, dense=True),
+        lambda: _log_sum_exp(tf.identity(image), tf.identity(text), ids, dense=False),
     )
 
 
 def _log_sum_exp(
-    image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor, keep: bool
+    image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor, dense: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     blocks = _Blocks(image, text)
 
-    @tf.custom_gradient
     def log_sum_exp(image: tf.Tensor, text: tf.Tensor) -> Any:
         def exponentials(z: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
             return tf.where(same, 0.0, tf.exp(z - bound))
@@ -143,11 +145,11 @@ def _log_sum_exp(
             return i + 1, rows.write(i, tf.reduce_sum(found, axis=1)), columns + _column_sums(found, weight)
 
         with _off_the_tape():
-            if keep:
+            if dense:
                 z = similarity(image, text)
                 positive, bound = tf.linalg.diag_part(z), tf.reduce_max(z)
-                kept = exponentials(z, same_image(ids, ids))
-                by_row, by_column = tf.reduce_sum(kept, axis=1), _column_sums(kept, tf.ones_like(kept[:, 0]))
+                stored = exponentials(z, same_image(ids, ids))
+                by_row, by_column = tf.reduce_sum(stored, axis=1), _column_sums(stored, tf.ones_like(stored[:, 0]))
             else:
                 positive = tf.reduce_sum(image * text, axis=1)
                 bound = tf.reduce_max(tf.norm(image, axis=1)) * tf.reduce_max(tf.norm(text, axis=1))
@@ -165,8 +167,8 @@ def _log_sum_exp(
 
             def in_range_gradient() -> tuple[tf.Tensor, tf.Tensor]:
                 row_share, column_share = of_row / by_row, of_column / by_column
-                if keep:
-                    weights = tf.linalg.set_diag(kept * (row_share[:, None] + column_share), of_positive)
+                if dense:
+                    weights = tf.linalg.set_diag(stored * (row_share[:, None] + column_share), of_positive)
                     return tf.matmul(weights, text), tf.matmul(weights, image, transpose_a=True)
 
                 def add_block(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
@@ -182,20 +184,22 @@ def _log_sum_exp(
             def safe_gradient() -> tuple[tf.Tensor, tf.Tensor]:
                 return and_of_positive(*safe.backward(log_rows, log_columns, of_row, of_column))
 
-            return tf.cond(in_range, in_range_gradient, safe_gradient)
+            gradients: tuple[tf.Tensor, tf.Tensor] = tf.cond(in_range, in_range_gradient, safe_gradient)
+            return gradients
 
         return (positive, log_rows, log_columns), gradient
 
-    return log_sum_exp(image, text)
+    result: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = tf.custom_gradient(log_sum_exp)(image, text)
+    return result
 
 
 def _column_sums(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """`(B,)` sums down the columns, rows weighted: as a product, which is faster than a reduction."""
+    """`(B,)` weighted sums of each column, as a matrix product: faster than a reduction."""
     return tf.linalg.matvec(values, weight, transpose_a=True)
 
 
 class _SafeLogSumExp:
-    """`positives_and_negatives` at any range: a maximum for each row and a running one for each column."""
+    """`positives_and_negatives` at any range: with the maximum of each row and a running maximum of each column."""
 
     def __init__(self, blocks: _Blocks, image: tf.Tensor, text: tf.Tensor, ids: tf.Tensor) -> None:
         self.blocks = blocks
@@ -204,7 +208,7 @@ class _SafeLogSumExp:
         self.ids = ids
 
     def forward(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Over each row and over each column."""
+        """Log-sum-exp of each row and of each column."""
 
         def add_block(i: tf.Tensor, rows: Any, peak: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
             at, weight = self.blocks.rows(i)
@@ -220,7 +224,7 @@ class _SafeLogSumExp:
     def backward(
         self, by_row: tf.Tensor, by_column: tf.Tensor, of_row: tf.Tensor, of_column: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Gradients of image and text from what `forward` gave and its gradients."""
+        """Gradients of image and text from the results of `forward` and their gradients."""
 
         def add_block(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
             at, weight = self.blocks.rows(i)
@@ -240,27 +244,27 @@ class _SafeLogSumExp:
 
 
 def hardest_negatives(pairs: Pairs, count: int) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Find each pair's most similar negatives. No gradient: gather what was found and compare it again.
+    """Find the most similar negatives of each pair, without a gradient: gather these and compare them again for one.
 
     Args:
         pairs: the local pairs and the global batch.
-        count: how many; a batch of fewer candidates gives fewer.
+        count: number of negatives k; fewer in a batch of fewer candidates.
 
     Returns:
-        For images and then for captions as anchors: `(b, k)` positions among the candidates, hardest first, and
-        `(b, k)` bool: whether that one is a negative, which it is not where an anchor has fewer than k.
+        For images and for captions as anchors: `(b, k)` positions of the candidates, hardest first, and `(b, k)` bool,
+        false for candidates beyond the number of negatives that an anchor has.
     """
     image, text, images, texts = (tf.stop_gradient(x) for x in pairs[:4])
 
     def masked(anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        return tf.where(same_image(ids, pairs.all_ids), LOWEST, similarity(anchors, candidates))
+        return tf.where(same_image(ids, pairs.all_image_id), LOWEST, similarity(anchors, candidates))
 
     def hardest(similarities: tf.Tensor) -> tf.Tensor:
         return tf.math.top_k(similarities, tf.minimum(count, tf.shape(similarities)[1]))[1]
 
     def dense() -> tuple[tf.Tensor, tf.Tensor]:
-        to_text = masked(image, texts, pairs.ids)
-        to_image = tf.transpose(to_text) if pairs.replicas == 1 else masked(text, images, pairs.ids)
+        to_text = masked(image, texts, pairs.image_id)
+        to_image = tf.transpose(to_text) if pairs.replicas == 1 else masked(text, images, pairs.image_id)
         return hardest(to_text), hardest(to_image)
 
     def in_blocks(anchors: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
@@ -268,26 +272,29 @@ def hardest_negatives(pairs: Pairs, count: int) -> tuple[tuple[tf.Tensor, tf.Ten
 
         def add_block(i: tf.Tensor, found: Any) -> tuple[Any, ...]:
             at, _ = blocks.rows(i)
-            return i + 1, found.write(i, hardest(masked(tf.gather(anchors, at), candidates, tf.gather(pairs.ids, at))))
+            return i + 1, found.write(
+                i, hardest(masked(tf.gather(anchors, at), candidates, tf.gather(pairs.image_id, at)))
+            )
 
         return blocks.join(blocks.loop(add_block, (0, blocks.array(tf.int32)))[1])
 
     with _off_the_tape():
         both = by_size(image, texts, dense, lambda: (in_blocks(image, texts), in_blocks(text, images)))
-        of_image, of_text = ((at, tf.not_equal(pairs.ids[:, None], tf.gather(pairs.all_ids, at))) for at in both)
+        of_image, of_text = (
+            (at, tf.not_equal(pairs.image_id[:, None], tf.gather(pairs.all_image_id, at))) for at in both
+        )
         return of_image, of_text
 
 
 def _blocked_rows(
     loss: RowLoss, anchors: tf.Tensor, candidates: tf.Tensor, ids: tf.Tensor, all_ids: tf.Tensor, positive: tf.Tensor
 ) -> tf.Tensor:
-    """`each_row` in row blocks; the backward pass runs each block again under its own tape."""
+    """`each_row` in row blocks; the backward pass computes each block again under its own tape."""
     blocks = _Blocks(anchors, candidates)
 
     def block(at: tf.Tensor, anchors: tf.Tensor, candidates: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
         return loss(similarity(anchors, candidates), same_image(tf.gather(ids, at), all_ids), positive)
 
-    @tf.custom_gradient
     def rows(anchors: tf.Tensor, candidates: tf.Tensor, positive: tf.Tensor) -> Any:
         def forward(i: tf.Tensor, losses: Any) -> tuple[Any, ...]:
             at, _ = blocks.rows(i)
@@ -321,11 +328,11 @@ def _blocked_rows(
         return losses, gradient
 
     # Inside a branch of `tf.cond` a custom gradient finds only tensors that the branch itself made.
-    return rows(tf.identity(anchors), tf.identity(candidates), tf.identity(positive))
+    return tf.custom_gradient(rows)(tf.identity(anchors), tf.identity(candidates), tf.identity(positive))
 
 
 class _Blocks:
-    """Row blocks of equal size over `(rows, columns)` similarities; the last one repeats the last row with weight 0."""
+    """Row blocks of equal size of a `(rows, columns)` matrix; the last one is filled with the last row at weight 0."""
 
     def __init__(self, anchors: tf.Tensor, candidates: tf.Tensor) -> None:
         rows, columns = (x.shape[0] if x.shape[0] is not None else tf.shape(x)[0] for x in (anchors, candidates))
@@ -337,23 +344,23 @@ class _Blocks:
         self.size = -(-rows // self.blocks)
 
     def rows(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The positions of block i's rows, `(size,)`, and their weights: 1, or 0 for a repetition."""
+        """The positions of the rows of block i, `(size,)`, and their weights: 1, or 0 for a repetition."""
         at = i * self.size + tf.range(self.size)
         return tf.minimum(at, self.count - 1), tf.cast(at < self.count, tf.float32)
 
     def array(self, dtype: tf.DType = tf.float32) -> Any:
-        """An empty array that takes one entry a block."""
+        """An empty array with one entry per block."""
         return tf.TensorArray(dtype, size=self.blocks, element_shape=None, infer_shape=True)
 
     def loop(self, body: Callable[..., tuple[Any, ...]], start: Sequence[Any]) -> Any:
-        """Run the body over all blocks, one at a time: two at once would need twice the memory."""
+        """Run the body for all blocks, one at a time: two at once would need twice the memory."""
         return tf.while_loop(lambda i, *_: i < self.blocks, body, tuple(start), parallel_iterations=1)
 
     def join(self, array: Any) -> tf.Tensor:
-        """The entries of all blocks below one another, without the repetitions."""
+        """The entries of all blocks concatenated, without the repetitions."""
         return array.concat()[: self.count]
 
 
 def _off_the_tape() -> contextlib.AbstractContextManager[Any]:
-    """Keep eager tapes from holding every block; in a graph nothing is held that no gradient asks for."""
+    """Keep eager tapes from recording the blocks; graphs store nothing that no gradient needs."""
     return tf.init_scope() if tf.executing_eagerly() else contextlib.nullcontext()

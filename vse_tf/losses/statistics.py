@@ -1,8 +1,6 @@
-"""What a batch tells about the model while it trains: in-batch accuracy and the gap to the hardest negative."""
+"""Figures of a training batch: in-batch accuracy and the gap between the positive and the hardest negative."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 
@@ -10,35 +8,35 @@ from vse_tf.losses.base import LOWEST, gather, replica_context
 from vse_tf.losses.blockwise import both_directions
 
 CLEAR_LEAD = 1e-6
-"""A positive leads only by more than this: about the rounding of a float32 cosine. A collapsed model scores 0."""
+"""A positive leads by more than this, about the rounding of a float32 cosine: a collapsed model is never right."""
 
 
-def batch_statistics(image: Any, text: Any, row: Any = None) -> dict[str, tf.Tensor]:
+def batch_statistics(image: tf.Tensor, text: tf.Tensor, image_id: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
     """Accuracy and hardest-negative gap over the global batch. No gradient flows back.
 
     Inside a `tf.distribute` replica the candidates are those of all replicas and the values are averaged over all
-    anchors, so every replica returns the same numbers. Costs one forward matrix product a direction at most.
+    anchors, so every replica returns the same numbers. Costs at most one forward matrix product per direction.
 
     Args:
         image: `(batch, dim)` unit image embeddings; inside a replica, those of this replica.
         text: `(batch, dim)` unit caption embeddings.
-        row: `(batch,)` identities of the images; other pairs of an anchor's image are not its negatives. None: all
-            other pairs are.
+        image_id: `(batch,)` ids of the images; other pairs of an anchor's image are not its negatives. None: all other
+            pairs are.
 
     Returns:
         Scalars, float32:
 
-        - `i2t_accuracy`: share of images whose caption is strictly more similar than every negative;
+        - `i2t_accuracy`: share of images whose caption is strictly more similar than all negatives;
         - `t2i_accuracy`: share of captions whose image is;
-        - `hardest_negative_gap`: mean over the anchors of both directions of positive minus hardest negative, anchors
-          without a negative left out.
+        - `hardest_negative_gap`: positive minus hardest negative, the mean over the anchors of both directions that
+          have negatives.
 
-        Ties and non-finite similarities count against the model; without any negative an anchor counts as right.
+        Ties and non-finite similarities count against the model; an anchor without negatives counts as right.
 
     Example:
-        >>> batch_statistics(y_pred[:, 0], y_pred[:, 1], row)["i2t_accuracy"]
+        >>> batch_statistics(y_pred[:, 0], y_pred[:, 1], image_id)["i2t_accuracy"]
     """
-    pairs = gather(tf.stop_gradient(image), tf.stop_gradient(text), row)
+    pairs = gather(tf.stop_gradient(image), tf.stop_gradient(text), image_id)
 
     def of_rows(similarities: tf.Tensor, same: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
         positive = positive[:, None]
@@ -61,7 +59,7 @@ def batch_statistics(image: Any, text: Any, row: Any = None) -> dict[str, tf.Ten
     context = replica_context()
     if context is not None:
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-    batch = tf.cast(tf.shape(pairs.images)[0], tf.float32)
+    batch = tf.cast(tf.shape(pairs.all_image)[0], tf.float32)
     return {
         "i2t_accuracy": sums[0] / batch,
         "t2i_accuracy": sums[1] / batch,

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from vse_tf.losses import import_losses
 from vse_tf.losses.base import PairLoss
 from vse_tf.losses.statistics import batch_statistics
 from vse_tf.models.gradient_cache import piecewise_gradients
@@ -23,8 +24,8 @@ class DualEncoder(keras.Model):
         text_tower: token ids `(batch, length)`, −1 as padding, to unit vectors `(batch, dim)`.
         clip_norm: the global batch's gradient is clipped to this norm; 0 switches it off.
         temperature: makes the loss's temperature (and bias) a weight; None leaves them as the loss has them.
-        micro_batch: pairs of the global batch that are encoded at a time, with the gradient of the whole; 0 encodes
-            the whole batch at once.
+        micro_batch: pairs of the global batch that are encoded at a time, with the gradient of the full batch; 0
+            encodes the full batch at once.
 
     Call arguments:
         inputs: `{"image": …, "text": …}` of the same batch; each may be the output of its tower's frozen backbone
@@ -36,7 +37,7 @@ class DualEncoder(keras.Model):
     Example:
         >>> model = DualEncoder(image_tower, text_tower)
         >>> model.compile(optimizer="adam", loss=ConVSE(temperature=0.1))
-        >>> model.fit(batches)  # of ({"image": …, "text": …}, row)
+        >>> model.fit(batches)  # ({"image": …, "text": …}, image_id)
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class DualEncoder(keras.Model):
 
     @property
     def parts(self) -> dict[str, keras.layers.Layer]:
-        """What holds the model's weights, by name."""
+        """The parts that hold the model's weights, by name."""
         parts = {"image_tower": self.image_tower, "text_tower": self.text_tower, "temperature": self.temperature}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -67,7 +68,8 @@ class DualEncoder(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        # Keras asks for this beside a `compile` of one's own.
+        # Keras calls this if `compile` is overridden. Only an imported loss is found by its registered name.
+        import_losses()
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
@@ -81,7 +83,7 @@ class DualEncoder(keras.Model):
         return keras.ops.stack([image, text], axis=1)
 
     def build(self, input_shape: Any) -> None:
-        # The towers are functional models and come built.
+        # The towers are functional models, which are built already.
         self.built = True
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
@@ -105,34 +107,34 @@ class DualEncoder(keras.Model):
         return cls(**{**config, **parts})
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
-        """One step; the logs are of the global batch and have one axis, as `fit` over several workers needs it."""
-        inputs, rows = data
+        """One step; logs describe the global batch and are vectors of length 1, as `fit` on several workers needs."""
+        inputs, image_id = data
         replicas = tf.distribute.get_replica_context()
         size = self.micro_batch // replicas.num_replicas_in_sync
         if size and size != inputs["text"].shape[0]:
-            loss, embeddings, gradients = piecewise_gradients(self, inputs, rows, size)
+            loss, embeddings, gradients = piecewise_gradients(self, inputs, image_id, size)
         else:
             with tf.GradientTape() as tape:
                 embeddings = self(inputs, training=True)
-                loss = self.compute_loss(x=inputs, y=rows, y_pred=embeddings)
+                loss = self.compute_loss(x=inputs, y=image_id, y_pred=embeddings)
                 scaled = self.optimizer.scale_loss(loss)
             gradients = tape.gradient(scaled, self.trainable_variables)
         logs = {"loss": loss}
         if replicas.num_replicas_in_sync > 1:
             # Keras divided the replica's loss by the number of replicas.
             logs = {"loss": replicas.all_reduce(tf.distribute.ReduceOp.SUM, loss)}
-        logs |= batch_statistics(embeddings[:, 0], embeddings[:, 1], rows)
+        logs |= batch_statistics(embeddings[:, 0], embeddings[:, 1], image_id)
         if isinstance(self.loss, PairLoss):
             logs |= self.loss.scalars()
         logs = {name: tf.reshape(tf.cast(value, tf.float32), [1]) for name, value in logs.items()}
         self.optimizer.apply(self._clipped(gradients), self.trainable_variables)
         return logs
 
-    def _clipped(self, gradients: list) -> list[tf.Tensor]:
-        """The global batch's gradients, clipped, each replica's share of them.
+    def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The clipped gradients of the global batch, divided by the number of replicas.
 
-        The optimizer's own `global_clipnorm` would clip every replica's gradient before they are summed, which is
-        another method. Hence: sum, clip, and divide by the replicas, since the optimizer sums once more.
+        The optimizer's own `global_clipnorm` would clip the gradient of each replica before they are summed, which is
+        another method. So they are summed and clipped here, and divided because the optimizer sums them once more.
         """
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         replicas = tf.distribute.get_replica_context()

@@ -1,45 +1,50 @@
-"""Pretrained backbones from KerasHub presets, for both towers. `keras_hub` takes 13 s to import: only where needed.
+"""Pretrained backbones from KerasHub presets, for both towers. Importing this module takes 3 to 13 s.
 
-Some of KerasHub's backbones (EfficientNet, CLIP in a dual preset) do not hand a `dtype` on to their layers: they stay
-float32 under mixed precision, in the tower as trained and as rebuilt from its config alike.
+Some backbones of KerasHub (EfficientNet, CLIP in a dual preset) do not pass a `dtype` on to their layers: they stay
+float32 under mixed precision, both when trained and when rebuilt from a config.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
 import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
 
+from vse_tf.config import ImageSettings, TextSettings
 from vse_tf.errors import UserError
-from vse_tf.models.backbones import PretrainedBackbone, first_line, nearest
+from vse_tf.files import read_json
+from vse_tf.models.backbones import PretrainedBackbone, first_line
+from vse_tf.models.encoders import Encoder, nearest
 from vse_tf.models.masking import FillPadding, SplitPadding
-from vse_tf.models.pooling import kept, last_stages, pooled, pooled_together, pooled_tokens, spread_states
+from vse_tf.models.pooling import last_stages, pool, pool_maps, pool_tokens, rounded, spread_states
 
 _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class ClassToken(keras.layers.Layer):
-    """The first of the states `(batch, tokens, d)`, in float32: `(batch, d)`."""
+    """The first state of `(batch, tokens, d)`, as float32 `(batch, d)`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs[:, 0]
 
 
-def hub_image_size(preset: str) -> tuple[int, int] | None:
-    """Height and width that a preset's own image converter, or else its backbone, asks for; None where neither does.
+def image_size(preset: str) -> tuple[int, int] | None:
+    """Height and width that a preset's image converter, or else its backbone, expects; None if neither has a size.
 
     Args:
         preset: preset name, handle or folder.
 
     Raises:
-        UserError: there is no such preset, or it holds no image converter.
+        UserError: there is no such preset, or it has no image converter.
     """
     size = _image_converter(preset).image_size
     if size is None:
@@ -56,11 +61,11 @@ def hub_image_backbone(
     stages: int = 1,
     pooling: str = "mean",
 ) -> PretrainedBackbone:
-    """An image backbone of KerasHub with its preset's own scaling: pixels to one feature vector.
+    """An image backbone of KerasHub with the scaling of its preset: pixels to one feature vector.
 
-    The vector is what a CLIP or SigLIP preset itself compares with texts; the class token of a vision transformer
-    that has one; and for all others the mean over the last map or the tokens. Of the preset's image converter the
-    scaling is taken; images come in the encoder's size already (see `vse_tf.preprocessing.images`).
+    For a CLIP or SigLIP preset it is the vector that the preset itself compares with texts, for a vision transformer
+    with a class token that token, and for all others the mean of the last map or of the tokens. The scaling is that of
+    the preset's image converter; the images have the encoder's size already (see `vse_tf.preprocessing.images`).
 
     Args:
         preset: preset name (`resnet_50_imagenet`), handle (`hf://…`, `kaggle://…`) or folder.
@@ -68,13 +73,13 @@ def hub_image_backbone(
         trainable: the weights are fine-tuned.
         precision: numeric precision.
         stages: `image.stages`.
-        pooling: `image.pooling`; without effect where the vector is the preset's own or the class token.
+        pooling: `image.pooling`; ignored if the vector is the preset's own or the class token.
 
     Returns:
         A model named `backbone` from float32 RGB pixels `(batch, h, w, 3)` in 0..255 to float32 `(batch, d)`.
 
     Raises:
-        UserError: no such preset, no image model, not of that size, or of fewer stages.
+        UserError: no such preset, or it is no image model, has another size or fewer stages.
 
     Example:
         >>> hub_image_backbone("resnet_50_imagenet", (224, 224), trainable=False, precision="float32")
@@ -88,17 +93,18 @@ def hub_image_backbone(
     if any(ours != own for ours, own in zip(size, shape, strict=True) if own is not None):
         network = _resized(preset, network, size, shape, precision)
     pixels = keras.Input((*size, 3), name="pixels")
-    scale = 1.0 if converter.scale is None else converter.scale
-    offset = 0.0 if converter.offset is None else converter.offset
-    x = keras.layers.Rescaling(_plain(scale), _plain(offset), dtype="float32", name="preprocessing")(pixels)
+    # As JSON stores them: floats, or lists of floats.
+    scale = np.asarray(1.0 if converter.scale is None else converter.scale, np.float64).tolist()
+    offset = np.asarray(0.0 if converter.offset is None else converter.offset, np.float64).tolist()
+    x = keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")(pixels)
     if stages > 1 and not dual:
         maps = last_stages(_states(network), stages, f"preset {preset!r}")
-        feature = pooled_together(keras.Model(network.input, maps, name=network.name)(x), pooling)
+        feature = pool_maps(keras.Model(network.input, maps, name=network.name)(x), pooling)
     elif stages > 1:
         raise UserError(f"image.stages: {stages}, but preset {preset!r} gives a vector, no maps; set it to 1")
     else:
-        feature = pooled(network.get_vision_embeddings(x)) if dual else _image_feature(network, x, size, pooling)
-    return PretrainedBackbone(pixels, kept(feature, trainable), name="backbone", trainable=trainable)
+        feature = pool(network.get_vision_embeddings(x)) if dual else _image_feature(network, x, size, pooling)
+    return PretrainedBackbone(pixels, rounded(feature, trainable), name="backbone", trainable=trainable)
 
 
 def hub_text_backbone(
@@ -111,23 +117,24 @@ def hub_text_backbone(
 ) -> PretrainedBackbone:
     """A text backbone of KerasHub: token ids to one feature vector.
 
-    The vector is what a CLIP or SigLIP preset itself compares with images (CLIP's state at the end token; SigLIP's at
-    the last position, rows filled up as in its training), and for all others the mean of the states at tokens.
+    For a CLIP or SigLIP preset it is the vector that the preset itself compares with images (CLIP: the state at the end
+    token; SigLIP: at the last position, captions filled up as in its training), for all others the mean of the states
+    at tokens.
 
     Args:
         preset: preset name (`bert_small_en_uncased`), handle (`hf://…`, `kaggle://…`) or folder.
-        max_tokens: length of the longest row.
+        max_tokens: length of the longest caption.
         trainable: the weights are fine-tuned.
         precision: numeric precision.
         stages: `text.stages`.
-        pooling: `text.pooling`; without effect where the vector is the preset's own.
+        pooling: `text.pooling`; ignored if the vector is the preset's own.
 
     Returns:
-        A model named `backbone` from int32 `(batch, length)`, −1 as padding, to float32 `(batch, d)`. Extra padding
-        changes nothing.
+        A model named `backbone` from int32 `(batch, length)`, −1 as padding, to float32 `(batch, d)`. More padding
+        does not change them.
 
     Raises:
-        UserError: no such preset, no text encoder, of fewer layers, or `max_tokens` is beyond its positions.
+        UserError: no such preset, or it is no text encoder, has fewer layers or fewer positions than `max_tokens`.
 
     Example:
         >>> hub_text_backbone("bert_small_en_uncased", max_tokens=64, trainable=False, precision="float32")
@@ -145,12 +152,10 @@ def hub_text_backbone(
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     if type(network).__name__ == "SigLIPBackbone" and limit is not None:
         filled = FillPadding(limit, _padding_id(preset), name="fill_padding")(ids)
-        return PretrainedBackbone(
-            ids, pooled(network.get_text_embeddings(filled)), name="backbone", trainable=trainable
-        )
+        return PretrainedBackbone(ids, pool(network.get_text_embeddings(filled)), name="backbone", trainable=trainable)
     tokens, mask = SplitPadding(name="split_padding")(ids)
     if dual:
-        feature = pooled(network.get_text_embeddings(tokens))
+        feature = pool(network.get_text_embeddings(tokens))
     else:
         feeds = {"token_ids": tokens, "padding_mask": keras.ops.cast(mask, "int32")}
         if "segment_ids" in inputs:
@@ -160,17 +165,17 @@ def hub_text_backbone(
             states = spread_states(network, stages, f"preset {preset!r}")
             network = keras.Model(network.input, states, name=network.name)
         found = network(feeds)
-        feature = pooled_tokens(found if stages > 1 else [found], mask, pooling)
-    return PretrainedBackbone(ids, kept(feature, trainable), name="backbone", trainable=trainable)
+        feature = pool_tokens(found if stages > 1 else [found], mask, pooling)
+    return PretrainedBackbone(ids, rounded(feature, trainable), name="backbone", trainable=trainable)
 
 
-def _image_shape(network: Any) -> tuple[int | None, int | None]:
+def _image_shape(network: keras.Model) -> tuple[int | None, int | None]:
     inputs = [tensor for tensor in network.inputs if len(tensor.shape) == 4]
     return tuple(inputs[0].shape[1:3]) if inputs else (None, None)
 
 
-def _resized(preset: str, network: Any, size: tuple[int, int], shape: Any, precision: str) -> Any:
-    """The network again for another image size, where its weights allow that."""
+def _resized(preset: str, network: keras.Model, size: tuple[int, int], shape: tuple, precision: str) -> keras.Model:
+    """The network for another image size, if its weights allow it."""
     wrong = f"image.size: {size[0]}x{size[1]}, but preset {preset!r} takes {shape[0]}x{shape[1]}; leave image.size out"
     parameters = inspect.signature(type(network).__init__).parameters
     if "image_shape" not in parameters:
@@ -181,7 +186,9 @@ def _resized(preset: str, network: Any, size: tuple[int, int], shape: Any, preci
         raise UserError(wrong) from error
 
 
-def _image_feature(network: Any, x: Any, size: tuple[int, int], pooling: str) -> Any:
+def _image_feature(
+    network: keras.Model, x: keras.KerasTensor, size: tuple[int, int], pooling: str
+) -> keras.KerasTensor:
     struct = network.input
     output = _states(network)(dict.fromkeys(struct, x) if isinstance(struct, dict) else x)
     patch = getattr(network, "patch_size", None)
@@ -192,13 +199,13 @@ def _image_feature(network: Any, x: Any, size: tuple[int, int], pooling: str) ->
         prefixed = output.shape[1] is None or output.shape[1] > grid
         if getattr(network, "use_class_token", prefixed):
             return ClassToken(name="pooling")(output)
-    return pooled_together([output], pooling)
+    return pool_maps([output], pooling)
 
 
-def _states(network: Any) -> Any:
-    """The network up to its states; of a pyramid of maps to the last.
+def _states(network: keras.Model) -> keras.Model:
+    """The network up to its states, or up to the last of a pyramid of maps.
 
-    What lies behind them (BERT's pooler) would have no gradient, and its weights would only be carried along.
+    Layers behind them (BERT's pooler) would have no gradient, and their weights would be stored for nothing.
     """
     outputs = network.output
     if not isinstance(outputs, dict):
@@ -208,8 +215,6 @@ def _states(network: Any) -> Any:
 
 
 def _padding_id(preset: str) -> int:
-    import keras_hub  # noqa: PLC0415 (13 s)
-
     try:
         return int(keras_hub.tokenizers.Tokenizer.from_preset(_located(preset, "text.encoder")).pad_token_id)
     except Exception as error:  # as below
@@ -218,9 +223,7 @@ def _padding_id(preset: str) -> int:
         ) from error
 
 
-def _image_converter(preset: str) -> Any:
-    import keras_hub  # noqa: PLC0415 (13 s)
-
+def _image_converter(preset: str) -> keras_hub.layers.ImageConverter:
     located = _located(preset, "image.encoder")
     try:
         return keras_hub.layers.ImageConverter.from_preset(located)
@@ -231,30 +234,26 @@ def _image_converter(preset: str) -> Any:
         ) from error
 
 
-def _network(preset: str, key: str, precision: str, **kwargs: Any) -> Any:
-    import keras_hub  # noqa: PLC0415 (13 s)
-
+def _network(preset: str, key: str, precision: str, **kwargs: Any) -> keras.Model:
     located = _located(preset, key)
     try:
         network = keras_hub.models.Backbone.from_preset(located, dtype=precision, **kwargs)
     except Exception as error:  # as above
         raise UserError(f"{key}: preset {preset!r} cannot be loaded; {first_line(error)}") from error
     if all(layer.dtype_policy.name == "float32" for layer in network.layers):
-        # A network that keeps the precision to itself: its own would round the pixels and change nothing else.
+        # Its layers ignore the precision: the network's own policy would only round the pixels.
         network.dtype_policy = keras.dtype_policies.get("float32")
     return network
 
 
 def _located(preset: str, key: str) -> str:
-    """The preset as KerasHub takes it, checked as far as that goes without a network."""
-    import keras_hub  # noqa: PLC0415 (13 s)
-
+    """The preset as KerasHub takes it, checked as far as possible without network access."""
     if "://" in preset:
         return preset
     folder = Path(preset).expanduser()
     if folder.is_dir():
         try:
-            json.loads((folder / "config.json").read_text("utf-8"))
+            read_json(folder / "config.json")
         except (OSError, ValueError) as error:
             raise UserError(f"{key}: folder {preset!r} is no KerasHub preset; {first_line(error)}") from error
         return str(folder)
@@ -265,6 +264,12 @@ def _located(preset: str, key: str) -> str:
     raise UserError(f"{key}: no KerasHub preset or folder {preset!r}{hint}; give a preset's name or its folder")
 
 
-def _plain(value: Any) -> Any:
-    """Numbers as JSON has them: a float, or a list of floats."""
-    return [float(item) for item in value] if hasattr(value, "__len__") else float(value)
+def image_encoder(preset: str, image: ImageSettings, input_shape: tuple[int, ...], precision: str) -> Encoder:
+    """The image encoder that the settings describe."""
+    size = (input_shape[0], input_shape[1])
+    return hub_image_backbone(preset, size, image.trainable, precision, image.stages, image.pooling)
+
+
+def text_encoder(preset: str, text: TextSettings, vocabulary_size: int, precision: str) -> Encoder:
+    """The text encoder that the settings describe; it reads the ids of the preset's own tokenizer."""
+    return hub_text_backbone(preset, text.max_tokens, text.trainable, precision, text.stages, text.pooling)

@@ -1,25 +1,30 @@
-"""From the maps or states of a backbone to one feature an image or caption: a vector, or vectors that a head pools."""
+"""From the maps or states of a backbone to the feature of an image or caption: a vector, or vectors to be pooled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
+from vse_tf.config import ImageSettings
 from vse_tf.errors import UserError
 from vse_tf.models.attention_pooling import GridNorm
+from vse_tf.models.encoders import Encoder
 from vse_tf.models.masking import MaskedMax, MaskedMean, ZeroPadding
 from vse_tf.models.projection import L2Normalize
 
+Pool: TypeAlias = Callable[[keras.KerasTensor, str, str], keras.KerasTensor]
+"""Pools a map or states: its arguments are these, the kind of pooling and the layer's name."""
 
-def pooled(x: Any, pooling: str = "mean", name: str = "pooling") -> Any:
-    """A backbone's output as one float32 vector an item.
+
+def pool(x: keras.KerasTensor, pooling: str = "mean", name: str = "pooling") -> keras.KerasTensor:
+    """Pool the output of a backbone to one float32 vector per image or caption.
 
     Args:
-        x: a map `(batch, h, w, d)`, tokens `(batch, n, d)`, or a vector, which stays as it is.
-        pooling: `mean`, or `max`: of every channel.
+        x: a map `(batch, h, w, d)`, tokens `(batch, n, d)`, or vectors `(batch, d)`, which are not changed.
+        pooling: `mean` or `max` of each channel.
         name: name of the layer.
     """
     settings = {"dtype": "float32", "name": name}
@@ -30,53 +35,53 @@ def pooled(x: Any, pooling: str = "mean", name: str = "pooling") -> Any:
     return layer(data_format="channels_last", **settings)(x)
 
 
-def pooled_together(maps: Sequence[Any], pooling: str) -> Any:
-    """Several maps as one float32 vector: each map's mean (and maximum), all of unit length, side by side.
+def pool_maps(maps: Sequence[keras.KerasTensor], pooling: str) -> keras.KerasTensor:
+    """Pool several maps to one float32 vector: the mean (and maximum) of each, of unit length, concatenated.
 
-    A single mean stays as it is. With `attention` nothing is pooled yet: see `regions`.
+    A single mean is not normalised. With `attention` the head pools: see `regions`.
 
     Args:
         maps: maps `(batch, h, w, d)` or tokens `(batch, n, d)`.
         pooling: `mean`, `mean_max` or `attention`.
     """
     if len(maps) == 1 and (pooling == "mean" or len(maps[0].shape) == 2):
-        return pooled(maps[0])
+        return pool(maps[0])
     if pooling == "attention":
         return regions(maps)
-    return _together(maps, pooling, pooled)
+    return _pool_each(maps, pooling, pool)
 
 
-def pooled_tokens(states: Sequence[Any], mask: Any, pooling: str) -> Any:
-    """The same for states `(batch, length, d)` of which only those at tokens count.
+def pool_tokens(states: Sequence[keras.KerasTensor], mask: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
+    """Pool the states `(batch, length, d)` of one or more layers as `pool_maps` does, those at tokens only.
 
     Args:
-        states: the states of one or more layers.
+        states: the states of each layer.
         mask: bool `(batch, length)`, true at tokens.
-        pooling: `mean`, `mean_max`, or `attention`: the states `(batch, length, Σd)`, each of unit length, side by
-            side, zeros at padding.
+        pooling: `mean`, `mean_max`, or `attention`: the states of all layers, each of unit length, concatenated to
+            `(batch, length, Σd)`, zeros at padding.
     """
     if pooling == "attention":
         parts = [L2Normalize(name=f"states_{number}")(x) for number, x in enumerate(states, start=1)]
-        return ZeroPadding(name="states")(_side_by_side(parts, "joined_states"), mask)
+        return ZeroPadding(name="states")(_concatenated(parts, "joined_states"), mask)
     if len(states) == 1 and pooling == "mean":
         return MaskedMean(name="pooling")(states[0], mask)
     layers = {"mean": MaskedMean, "max": MaskedMax}
-    return _together(states, pooling, lambda x, kind, name: layers[kind](name=name)(x, mask))
+    return _pool_each(states, pooling, lambda x, kind, name: layers[kind](name=name)(x, mask))
 
 
-def regions(maps: Sequence[Any]) -> Any:
-    """Several maps as one row of regions, float32 `(batch, n, Σd)`: all in the first one's grid, side by side.
+def regions(maps: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+    """Several maps as regions, float32 `(batch, n, Σd)`: resized to the grid of the first map and concatenated.
 
-    Larger maps are brought to its height and width (antialiased); each is scaled, see `GridNorm`.
+    Larger maps are resized with antialiasing; each map is scaled, see `GridNorm`.
 
     Args:
-        maps: maps `(batch, h, w, d)`, the last one's first, or a single one of tokens `(batch, n, d)`.
+        maps: maps `(batch, h, w, d)`, that of the last stage first, or a single one of tokens `(batch, n, d)`.
     """
     parts = [_regions(x, maps[0].shape, number) for number, x in enumerate(maps, start=1)]
-    return _side_by_side(parts, "regions")
+    return _concatenated(parts, "regions")
 
 
-def _regions(x: Any, wanted: tuple, number: int) -> Any:
+def _regions(x: keras.KerasTensor, wanted: tuple, number: int) -> keras.KerasTensor:
     settings = {"dtype": "float32", "name": f"regions_{number}"}
     if len(x.shape) == 4:
         height, width = wanted[1:3]
@@ -86,47 +91,47 @@ def _regions(x: Any, wanted: tuple, number: int) -> Any:
     return GridNorm(name=f"regions_{number}_norm")(x)
 
 
-def kept(feature: Any, trainable: bool) -> Any:
-    """What a backbone gives: vectors yet to be pooled are float16 where it is frozen.
+def rounded(feature: keras.KerasTensor, trainable: bool) -> keras.KerasTensor:
+    """Round the vectors `(batch, n, d)` of a frozen backbone, which the head pools, to float16.
 
-    They are many, and a cache holds them so: rounded here, they are the same from a cache and from the backbone.
+    A cache stores these large features as float16: rounded here, they are the same with and without a cache.
     """
     if trainable or len(feature.shape) == 2:
         return feature
     return keras.layers.Activation("linear", dtype="float16", name="rounded")(feature)
 
 
-def _side_by_side(parts: Sequence[Any], name: str) -> Any:
+def _concatenated(parts: Sequence[keras.KerasTensor], name: str) -> keras.KerasTensor:
     return parts[0] if len(parts) == 1 else keras.layers.Concatenate(dtype="float32", name=name)(parts)
 
 
-def _together(sources: Sequence[Any], pooling: str, pool: Callable[[Any, str, str], Any]) -> Any:
+def _pool_each(sources: Sequence[keras.KerasTensor], pooling: str, pool_one: Pool) -> keras.KerasTensor:
     parts = []
     for number, x in enumerate(sources, start=1):
         for kind in pooling.split("_"):
             name = f"pooling_{number}_{kind}"
-            parts.append(L2Normalize(name=f"{name}_norm")(pool(x, kind, name)))
+            parts.append(L2Normalize(name=f"{name}_norm")(pool_one(x, kind, name)))
     return keras.layers.Concatenate(dtype="float32", name="pooling")(parts)
 
 
-def last_stages(network: keras.Model, count: int, encoder: str) -> list[Any]:
-    """The last maps of a convolutional network's last stages, the very last first.
+def last_stages(network: keras.Model, count: int, encoder: str) -> list[keras.KerasTensor]:
+    """The last map of each of the last stages of a convolutional network, that of the last stage first.
 
-    A stage is a run of maps of one width that all of the network behind them depends on: what lies inside a residual
-    block, with a way around it, is none of them.
+    A stage is a series of maps of one shape that all later layers depend on; maps inside a residual block, which the
+    shortcut bypasses, do not belong to it.
 
     Args:
         network: a functional model whose output is a map.
         count: number of stages.
-        encoder: the encoder's setting, for the message.
+        encoder: name of the encoder, for the message.
 
     Returns:
         Symbolic outputs `(batch, h, w, d)` of the network.
 
     Raises:
-        UserError: the network is no chain of maps, or has fewer stages.
+        UserError: the network has fewer stages.
     """
-    stages: list[Any] = []
+    stages: list[keras.KerasTensor] = []
     for x in _cut_points(network, 4) if len(network.output.shape) == 4 else ():
         if stages and stages[-1].shape == x.shape:
             stages[-1] = x
@@ -137,23 +142,23 @@ def last_stages(network: keras.Model, count: int, encoder: str) -> list[Any]:
     return stages[: -count - 1 : -1]
 
 
-def spread_states(network: keras.Model, count: int, encoder: str) -> list[Any]:
-    """The states of some of a transformer's layers, the last one's first.
+def spread_states(network: keras.Model, count: int, encoder: str) -> list[keras.KerasTensor]:
+    """The states of some layers of a transformer, those of the last layer first.
 
     Args:
         network: a functional model from token ids to states.
-        count: how many: the last layer's, the word embeddings', and others evenly between.
-        encoder: the encoder's setting, for the message.
+        count: number of layers: the last one, the word embeddings, and others at equal distances between them.
+        encoder: name of the encoder, for the message.
 
     Returns:
         Symbolic outputs `(batch, length, d)` of the network.
 
     Raises:
-        UserError: the network is no chain of layers, or has fewer of them.
+        UserError: the network has fewer layers.
     """
     found = _cut_points(network, 3)
     kinds = [type(x._keras_history.operation) for x in found]
-    # A transformer is a chain of like layers behind its embeddings.
+    # A transformer is a chain of layers of one class behind its embeddings.
     layer = max(set(kinds), key=kinds.count, default=None)
     first = kinds.index(layer) if layer else 0
     states = found[max(first - 1, 0) : first] + [x for x, kind in zip(found, kinds, strict=True) if kind is layer]
@@ -162,14 +167,16 @@ def spread_states(network: keras.Model, count: int, encoder: str) -> list[Any]:
     return [states[round(place)] for place in np.linspace(len(states) - 1, 0, count)]
 
 
-def _cut_points(network: keras.Model, rank: int) -> list[Any]:
-    """The outputs of that rank, in order, that all later layers take their input from, directly or not."""
+def _cut_points(network: keras.Model, rank: int) -> list[keras.KerasTensor]:
+    """The outputs of this rank, in order, that all later layers depend on."""
     operations = [operation for operation in network.operations if not isinstance(operation, keras.layers.InputLayer)]
-    made_at = {id(tensor): at for at, operation in enumerate(operations) for tensor in _tensors(operation.output)}
-    # The last operation that needs each operation's output.
+    made_at = {
+        id(tensor): at for at, operation in enumerate(operations) for tensor in keras.tree.flatten(operation.output)
+    }
+    # The last operation that needs the output of each operation.
     needed = list(range(len(operations)))
     for at, operation in enumerate(operations):
-        for tensor in _tensors(operation.input):
+        for tensor in keras.tree.flatten(operation.input):
             if (source := made_at.get(id(tensor))) is not None:
                 needed[source] = at
     found, reach = [], 0
@@ -180,5 +187,6 @@ def _cut_points(network: keras.Model, rank: int) -> list[Any]:
     return found
 
 
-def _tensors(struct: Any) -> list[Any]:
-    return keras.tree.flatten(struct)
+def image_encoder(name: str, image: ImageSettings, input_shape: tuple[int, ...], precision: str) -> Encoder:
+    """The encoder `features`: precomputed features `(batch, d)` or `(batch, regions, d)` are only pooled."""
+    return lambda features: pool_maps([features], image.pooling)

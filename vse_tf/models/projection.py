@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from vse_tf.config import ModelSettings
@@ -15,11 +16,11 @@ from vse_tf.models.attention_pooling import AttentionPooling
 class L2Normalize(keras.layers.Layer):
     """Scales vectors to unit length, always in float32.
 
-    `y = x / ‖x‖`. A vector shorter than `epsilon` has no direction: it gives zeros and passes no gradient, instead of
-    the 1/epsilon-fold one of `x / max(‖x‖, epsilon)`. NaN and infinite components stay visible as NaN.
+    `y = x / ‖x‖`. A vector shorter than `epsilon` has no direction: the result is zero without a gradient, while
+    `x / max(‖x‖, epsilon)` would multiply the gradient by 1/epsilon. NaN and infinite components give NaN.
 
     Args:
-        epsilon: vectors shorter than this count as zero.
+        epsilon: shorter vectors count as zero.
 
     Call arguments:
         inputs: `(…, dim)`, any float type.
@@ -36,13 +37,13 @@ class L2Normalize(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.epsilon = epsilon
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         squares = ops.sum(ops.square(inputs), axis=-1, keepdims=True)
         usable = squares > self.epsilon**2
-        # The inner `where` keeps the gradient of the branch that is not taken finite.
+        # The inner `where` makes the gradient of the branch that is not taken finite.
         return inputs * ops.where(usable, ops.rsqrt(ops.where(usable, squares, 1.0)), 0.0)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
@@ -51,56 +52,70 @@ class L2Normalize(keras.layers.Layer):
 
 def build_head(
     feature_shape: tuple[int | None, ...],
-    model: ModelSettings,
-    units: int = 0,
+    dim: int = 1024,
+    *,
+    head_units: int = 2048,
+    feature_units: int = 0,
     normalize: bool = False,
     queries: int = 4,
+    dropout: float = 0.0,
+    precision: str = "float32",
     name: str = "head",
 ) -> keras.Model:
     """The part of a tower behind its encoder: feature to unit vector.
 
-    [l2 →] [Dense(units) →] [dropout →] Dense(head_units, no bias) → ReLU → Dense(dim) → l2. With `model.head` false a
-    single Dense(dim) stands in for the two. Kernels are Glorot uniform, biases zero. Source: the reference code of
-    arXiv 2110.08872. In front of all that, vectors `(n, d)` are pooled: see `AttentionPooling`; each average is of unit
-    length, and all of them side by side are the feature.
+    [l2 →] [Dense(feature_units) →] [dropout →] Dense(head_units, no bias) → ReLU → Dense(dim) → l2. Kernels are Glorot
+    uniform, biases zero. Vectors `(n, d)` are pooled first, see `AttentionPooling`: the averages, each of unit length,
+    are concatenated. Source: the reference code of arXiv 2110.08872.
 
     Args:
         feature_shape: shape of the encoder's feature, `(d,)` or `(n, d)`.
-        model: settings of the shared space.
-        units: width of the linear layer in front of the head; 0 leaves it out.
-        normalize: bring the feature to unit length first, as the method does with a pretrained image backbone's.
-        queries: of vectors `(n, d)`: number of averages.
+        dim: dimensions of the result.
+        head_units: width of the hidden layer; 0 replaces both layers by a single Dense(dim).
+        feature_units: width of the linear layer in front of the head; 0 leaves it out.
+        normalize: scale the feature to unit length first, as the method does for a pretrained image backbone.
+        queries: number of averages of vectors `(n, d)`.
+        dropout: dropout rate in front of the head.
+        precision: numeric precision, a Keras dtype policy.
         name: name of the model.
 
     Returns:
-        A model from `(batch, *feature_shape)` to float32 unit vectors `(batch, model.dim)`.
+        A model from `(batch, *feature_shape)` to float32 unit vectors `(batch, dim)`.
 
     Example:
-        >>> build_head((1280,), ModelSettings(dim=256), units=1024, normalize=True)(features).shape
+        >>> build_head((1280,), 256, feature_units=1024, normalize=True)(features).shape
         (32, 256)
     """
-    dtype = model.precision
     feature = x = keras.Input(feature_shape, name="feature")
     if len(feature_shape) > 1:
         x = L2Normalize(name="pooling_norm")(AttentionPooling(queries, name="pooling")(x))
         x = keras.layers.Flatten(dtype="float32", name="pooled")(x)
     if normalize:
         x = L2Normalize(name="feature_norm")(x)
-    if units:
-        x = keras.layers.Dense(units, dtype=dtype, name="head_units")(x)
-    if model.dropout:
-        x = keras.layers.Dropout(model.dropout, dtype=dtype, name="head_dropout")(x)
-    if model.head:
-        x = keras.layers.Dense(model.head_units, use_bias=False, activation="relu", dtype=dtype, name="head_hidden")(x)
-    x = keras.layers.Dense(model.dim, dtype=dtype, name="head_output")(x)
+    if feature_units:
+        x = keras.layers.Dense(feature_units, dtype=precision, name="feature_units")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, dtype=precision, name="head_dropout")(x)
+    if head_units:
+        x = keras.layers.Dense(head_units, use_bias=False, activation="relu", dtype=precision, name="head_units")(x)
+    x = keras.layers.Dense(dim, dtype=precision, name="head_output")(x)
     return keras.Model(feature, L2Normalize(name="embedding")(x), name=name)
 
 
-def head_of(tower: keras.Model) -> keras.Model:
-    """The head of a tower: it takes what the tower's encoder gives and shares the tower's weights.
+def head_arguments(model: ModelSettings) -> dict[str, Any]:
+    """The arguments of `build_head` that the settings of the shared space give."""
+    return {
+        "dim": model.dim,
+        "head_units": model.head_units if model.head else 0,
+        "dropout": model.dropout,
+        "precision": model.precision,
+    }
 
-    Where the encoder is frozen, its features can be computed once and the head trained on them; the tower has then
-    learned it.
+
+def head_of(tower: keras.Model) -> keras.Model:
+    """The head of a tower. It takes the features of the tower's encoder and shares the tower's weights.
+
+    The features of a frozen encoder can be computed once and the head trained on them: this trains the tower.
 
     Args:
         tower: an image or text tower.

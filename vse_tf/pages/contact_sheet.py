@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +29,18 @@ li img, .none { display: block; width: 100%; height: 11rem; object-fit: contain;
 """
 
 
-def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256) -> str:
+Photo = Callable[[Hit], Path]
+
+
+def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256, photo: Photo = attrgetter("path")) -> str:
     """Lay out answers as a page that needs nothing beside it.
 
     Args:
         query: the words, or the path of the photo that was searched by.
         answers: best first.
         side: the longer side of a picture in pixels.
+        photo: the file to open for an answer; it may raise OSError or ValueError. For an index from elsewhere this is
+            `Index.photo`.
 
     Returns:
         HTML; a photo that cannot be shown leaves its place empty.
@@ -42,18 +49,24 @@ def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256) ->
         >>> Path("out.html").write_text(contact_sheet("two dogs in the snow", answers), encoding="utf-8")
     """
     title = query.name if isinstance(query, Path) else query
-    picture = _picture(query, "query", side) if isinstance(query, Path) else ""
-    cells = "".join(f"<li>{_answer(answer, side)}</li>\n" for answer in answers)
+    picture = html_page.picture("query", lambda: thumbnail(query, side)) if isinstance(query, Path) else ""
+    cells = "".join(f"<li>{_answer(answer, side, photo)}</li>\n" for answer in answers)
     return html_page.page(title, _STYLE, f"<h1>{picture} {html_page.text(title)}</h1>\n<ol>\n{cells}</ol>\n")
 
 
-def answers_picture(found: Sequence[tuple[str, Sequence[Hit]]], suffix: str = ".png", side: int = 160) -> bytes:
+def answers_picture(
+    found: Sequence[tuple[str, Sequence[Hit]]],
+    suffix: str = ".png",
+    side: int = 160,
+    photo: Photo = attrgetter("path"),
+) -> bytes:
     """Queries, each with the photos that answer it below, best first, as one picture.
 
     Args:
         found: the words of each query and its answers; an answer without a photo leaves its place empty.
         suffix: `.jpg` or `.jpeg` gives a JPEG, anything else a PNG.
         side: the longer side of a photo in pixels.
+        photo: as for `contact_sheet`.
 
     Returns:
         The picture file's bytes.
@@ -61,25 +74,21 @@ def answers_picture(found: Sequence[tuple[str, Sequence[Hit]]], suffix: str = ".
     Example:
         >>> Path("answers.png").write_bytes(answers_picture([("two dogs in the snow", answers)]))
     """
-    rows = [(words, [(_pixels(hit.path, side), hit.score, False) for hit in hits]) for words, hits in found]
+    rows = [(words, [(_pixels(hit, side, photo), hit.score, False) for hit in hits]) for words, hits in found]
     buffer = io.BytesIO()
     kind = "JPEG" if suffix.lower() in (".jpg", ".jpeg") else "PNG"
     Image.fromarray(captions_to_images(rows)).save(buffer, kind, optimize=True, quality=85)
     return buffer.getvalue()
 
 
-def _pixels(path: Path | None, side: int) -> np.ndarray:
-    try:
-        return np.asarray(Image.open(io.BytesIO(thumbnail(path, side)))) if path else np.full([1, 1, 3], 200, np.uint8)
-    except (OSError, ValueError):
-        return np.full([1, 1, 3], 200, np.uint8)
+def _pixels(hit: Hit, side: int, photo: Photo) -> np.ndarray:
+    with contextlib.suppress(OSError, ValueError):
+        if hit.path is not None:
+            return np.asarray(Image.open(io.BytesIO(thumbnail(photo(hit), side))))
+    return np.full([1, 1, 3], 200, np.uint8)
 
 
-def _answer(answer: Hit, side: int) -> str:
+def _answer(answer: Hit, side: int, photo: Photo) -> str:
     what = answer.item.caption if answer.path is None else answer.item.id
-    picture = "" if answer.path is None else _picture(answer.path, answer.item.id, side)
+    picture = "" if answer.path is None else html_page.picture(answer.item.id, lambda: thumbnail(photo(answer), side))
     return f"{picture}{html_page.text(what or '')}<br><small>{answer.rank} · {answer.score:.3f}</small>"
-
-
-def _picture(path: Path, name: str, side: int) -> str:
-    return html_page.picture(name, lambda: thumbnail(path, side))

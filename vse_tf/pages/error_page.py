@@ -125,13 +125,13 @@ def failures(encoded: EncodedSplit, count: int) -> tuple[list[Failure], list[Fai
     Raises:
         NonFiniteError: an embedding is not finite.
     """
-    text_rows = encoded.text_rows
-    found = ranks(encoded.image, encoded.text, text_rows)
-    order = np.argsort(text_rows, kind="stable")
-    starts = np.searchsorted(text_rows[order], np.arange(len(encoded.image) + 1))
+    image_id = encoded.image_id
+    found = ranks(encoded.image, encoded.text, image_id)
+    order = np.argsort(image_id, kind="stable")
+    starts = np.searchsorted(image_id[order], np.arange(len(encoded.image) + 1))
     return (
         worst(encoded.image, encoded.text, found.i2t, lambda row: order[starts[row] : starts[row + 1]], count),
-        worst(encoded.text, encoded.image, found.t2i, lambda row: text_rows[row : row + 1], count),
+        worst(encoded.text, encoded.image, found.t2i, lambda row: image_id[row : row + 1], count),
     )
 
 
@@ -196,7 +196,7 @@ class _Show:
         self.captions = [caption for row in encoded.rows for caption in split.records[row].captions]
 
     def image_query(self, failure: Failure, gallery: int) -> str:
-        rows = self.encoded.text_rows
+        rows = self.encoded.image_id
         answers = "".join(
             self._caption(row, score, bool(rows[row] == failure.query))
             for row, score in zip(failure.rows, failure.scores, strict=True)

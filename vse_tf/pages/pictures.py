@@ -361,5 +361,6 @@ def _font_files() -> tuple[Path, ...]:
                 place = next((i for i, start in enumerate(_FONT_NAMES) if low.startswith(start)), None)
                 if place is None or not low.endswith((".ttf", ".ttc", ".otf")) or any(cut in low for cut in _FONT_CUTS):
                     continue
-                found.append((place, Path(inside, name)))
+                if (path := Path(inside, name)).is_file():  # not a pipe, which would be waited for
+                    found.append((place, path))
     return tuple(path for _, path in sorted(found)[:_MOST_FONTS])

@@ -7,25 +7,41 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
-FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
+from vse_tf.preprocessing.image_limits import (
+    ANIMATED_WEBP,
+    BROKEN,
+    BYTES,
+    CHUNKS,
+    EXCESS,
+    FORMATS,
+    MAX_BLOCKS,
+    MAX_BYTES,
+    MAX_CHUNKS,
+    MAX_COUNT,
+    MAX_PIXEL_BYTES,
+    MAX_SCANS,
+    MAX_TEXTS,
+    NOT_AN_IMAGE,
+    RUN_BYTES,
+    RUN_CHUNKS,
+    SCANS,
+    SPARE_BYTES,
+    TEXTS,
+    UNREAD_BMP,
+    RefusedImageError,
+)
+
 # First bytes of each format, in the order of FORMATS; a "." stands for any byte.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8.a", b"BM", b"RIFF....WEBP")
 EXIF_PREFIX = b"Exif\0\0"
 ORIENTATION_TAG = 0x0112
-# Real files have a few dozen segments; the limit keeps a hostile file from holding a worker.
-MAX_BLOCKS = 4096
 BMP_MASKS = struct.pack("<3I", 0x00FF0000, 0x0000FF00, 0x000000FF)
-
-NOT_AN_IMAGE, BROKEN, ANIMATED_WEBP, UNREAD_BMP, TOO_LARGE = 1, 2, 3, 4, 5
-REASONS = (
-    "",
-    "not a JPEG, PNG, GIF, BMP or WebP image",
-    "truncated or broken image header",
-    "animated WebP: only still images are read; save one frame of it",
-    "BMP of a kind that is not read: only uncompressed 8, 24 and 32 bit are; save it as PNG",
-    "the header announces more pixels than data.max_pixels allows",
-)
+# JPEG: frames whose pixels may come in one scan, and the two markers that are looked for behind the frame header.
+SEQUENTIAL = (0xC0, 0xC1, 0xC9)
+SCAN, END = b"\xff\xda", b"\xff\xd9"
+TEXT_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,9 @@ class Header:
         height: height in pixels as stored.
         orientation: EXIF orientation 1..8 (JPEG APP1, PNG eXIf, WebP EXIF); 1 where there is none or it is malformed.
         animated: more than one frame (GIF, animated PNG); the first one is what gets decoded.
+        scans: number of times that decoding goes over all pixels (JPEG).
+        end: position behind the last byte that a decoder needs. Only up to there were the scans of a JPEG counted.
+        complete: False where the limits need bytes that `contents` did not have: hand over the whole file.
     """
 
     format: str
@@ -45,6 +64,9 @@ class Header:
     height: int
     orientation: int = 1
     animated: bool = False
+    scans: int = 1
+    end: int = 0
+    complete: bool = True
 
     @property
     def pixels(self) -> int:
@@ -53,36 +75,55 @@ class Header:
 
 
 def read_header(contents: bytes) -> Header:
-    """Kind, size and orientation of an image file, without decoding it.
+    """Kind, size and orientation of an image file, without decoding it; the limits of `image_limits` are applied.
 
     Args:
         contents: the file's bytes. The first 64 KiB are enough for most files: a JPEG needs all segments up to its
-            frame header; the frames of a GIF and EXIF behind the pixels (PNG, WebP) are only found in the whole file.
+            frame header, a progressive one the rest too (see `Header.complete`); the frames of a GIF, and EXIF and
+            texts behind the pixels (PNG, WebP), are only found in the whole file.
 
     Returns:
         The header.
 
     Raises:
-        ValueError: not an image of a supported kind, a truncated or broken header, an animated WebP, or a BMP that is
-            not read; the message is one line.
+        RefusedImageError: a ValueError: not an image of a supported kind, a truncated or broken header, an animated
+            WebP, a BMP that is not read, or too many bytes, scans, texts or chunks; the message is one line.
 
     Example:
         >>> read_header(Path("photo.jpg").read_bytes())
-        Header(format='jpeg', width=640, height=480, orientation=6, animated=False)
+        Header(format='jpeg', width=640, height=480, orientation=6, animated=False, scans=1, end=41273, complete=True)
     """
+    if len(contents) > MAX_BYTES:
+        raise RefusedImageError(BYTES, len(contents))
     name = next((name for name, magic in zip(FORMATS, MAGIC, strict=True) if _starts(contents, magic)), None)
     if name is None:
-        raise ValueError(REASONS[NOT_AN_IMAGE])
+        raise RefusedImageError(NOT_AN_IMAGE)
     try:
-        width, height, exif, animated = _READERS[name](contents)
+        found = _READERS[name](contents)
     except (IndexError, struct.error):
-        raise ValueError(REASONS[BROKEN]) from None
-    if width < 1 or height < 1:
-        raise ValueError(REASONS[BROKEN])
-    return Header(name, width, height, _orientation(exif), animated)
+        raise RefusedImageError(BROKEN) from None
+    if found.width < 1 or found.height < 1:
+        raise RefusedImageError(BROKEN)
+    if found.scans > MAX_SCANS:
+        raise RefusedImageError(SCANS, found.scans)
+    if found.texts > MAX_TEXTS:
+        raise RefusedImageError(TEXTS, found.texts)
+    if found.packed > MAX_PIXEL_BYTES * found.width * found.height + SPARE_BYTES:
+        raise RefusedImageError(EXCESS, found.packed)
+    orientation, end = _orientation(found.exif), len(contents) if found.end < 0 else found.end
+    return Header(name, found.width, found.height, orientation, found.animated, found.scans, end, found.complete)
 
 
-_Facts = tuple[int, int, bytes, bool]  # width, height, EXIF block, animated
+class _Facts(NamedTuple):
+    width: int
+    height: int
+    exif: bytes = b""
+    animated: bool = False
+    scans: int = 1
+    end: int = -1
+    complete: bool = True
+    texts: int = 0
+    packed: int = 0
 
 
 def _starts(data: bytes, magic: bytes) -> bool:
@@ -90,42 +131,73 @@ def _starts(data: bytes, magic: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> _Facts:
-    """Walk the segments to the frame header (SOFn) as libjpeg does: stray bytes between segments are passed over."""
-    at, exif = 2, b""
+    """Walk the segments to the first scan (SOS) as libjpeg does: stray bytes between segments are passed over."""
+    at, exif, frame = 2, b"", 0
     for _ in range(MAX_BLOCKS):
-        if data[at] != 0xFF or data[at + 1] == 0xFF:
-            at += 1
-            continue
-        marker = data[at + 1]
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7:
-            at += 2
-            continue
-        if marker in (0xD8, 0xD9, 0xDA):
+        try:
+            if data[at] != 0xFF or data[at + 1] == 0xFF:
+                at += 1
+                continue
+            marker = data[at + 1]
+            if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7:
+                at += 2
+                continue
+            if marker in (0xD8, 0xD9, 0xDA):
+                break
+            length = max(2, *struct.unpack_from(">H", data, at + 2))
+            if not frame and 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                struct.unpack_from(">5x4x", data, at)
+                frame = at
+            elif not frame and marker == 0xE1 and not exif and data[at + 4 : at + 10] == EXIF_PREFIX:
+                exif = data[at + 4 : at + 2 + length]
+            at += 2 + length
+        except (IndexError, struct.error):
             break
-        length = max(2, *struct.unpack_from(">H", data, at + 2))
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height, exif, False
-        if marker == 0xE1 and not exif and data[at + 4 : at + 10] == EXIF_PREFIX:
-            exif = data[at + 4 : at + 2 + length]
-        at += 2 + length
-    raise ValueError(REASONS[BROKEN])
+    if not frame:
+        raise RefusedImageError(BROKEN)
+    height, width = struct.unpack_from(">HH", data, frame + 5)
+    # All components in the first scan of a sequential frame: there can be no other.
+    complete = data[at : at + 2] == SCAN and len(data) >= max(at + 5, frame + 10)
+    if complete and data[frame + 1] in SEQUENTIAL and data[at + 4] == data[frame + 9]:
+        return _Facts(width, height, exif)
+    # Between and inside scans neither marker means anything else. An end inside a comment between scans would hide what
+    # follows, so nothing behind the first end is decoded.
+    found = data.find(END, frame)
+    end = len(data) if found < 0 else found + len(END)
+    scans = min(data.count(SCAN, frame, end), MAX_COUNT)
+    return _Facts(width, height, exif, scans=scans, end=end, complete=found >= 0)
 
 
 def _png(data: bytes) -> _Facts:
+    """Walk the chunks up to the end of the pixel data, then, as far as there are any steps left, to EXIF or the end."""
     if data[12:16] != b"IHDR":
-        raise ValueError(REASONS[BROKEN])
+        raise RefusedImageError(BROKEN)
     width, height = struct.unpack_from(">II", data, 16)
-    at, exif, animated = 33, b"", False
-    for _ in range(MAX_BLOCKS):
-        kind = data[at + 4 : at + 8]
-        if len(kind) < 4 or kind in (b"IEND", b"eXIf"):
+    at, exif, animated, texts = 33, b"", False, 0
+    first = last = 0  # start and end of the pixel data
+    for _ in range(MAX_CHUNKS):
+        head = data[at : at + 8]
+        kind = head[4:]
+        if len(head) < 8 or kind == b"IEND":
+            last = last or at
             break
+        step = 12 + int.from_bytes(head[:4], "big")
+        if first and not last and kind != b"IDAT":
+            last = at
+        if kind == b"IDAT":
+            first = first or at
+            for _ in range(min(max(RUN_BYTES // step, 1), RUN_CHUNKS) - 1):
+                if data[at + step : at + step + 8] != head:
+                    break
+                at += step
+        elif kind == b"eXIf" and not exif:
+            exif = data[at + 8 : at + step - 4]
         animated = animated or kind == b"acTL"
-        at += 12 + struct.unpack_from(">I", data, at)[0]
-    if data[at + 4 : at + 8] == b"eXIf":
-        exif = data[at + 8 : at + 8 + struct.unpack_from(">I", data, at)[0]]
-    return width, height, exif, animated
+        texts += kind in TEXT_CHUNKS
+        at += step
+    if not last:
+        raise RefusedImageError(CHUNKS)
+    return _Facts(width, height, exif, animated, complete=first > 0, texts=texts, packed=last - first if first else 0)
 
 
 def _gif(data: bytes) -> _Facts:
@@ -133,18 +205,20 @@ def _gif(data: bytes) -> _Facts:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = _gif_frame(data, 13 + _gif_table(flags), MAX_BLOCKS)
     if at < 0:
-        raise ValueError(REASONS[BROKEN])
+        raise RefusedImageError(BROKEN)
     left, top, frame_width, frame_height, flags = struct.unpack_from("<4HB", data, at + 1)
     if not (frame_width and frame_height):
-        raise ValueError(REASONS[BROKEN])
+        raise RefusedImageError(BROKEN)
     at += 11 + _gif_table(flags)
-    while at < len(data) and data[at]:
-        at += 1 + data[at]
     try:
-        animated = _gif_frame(data, at + 1, len(data)) > 0
+        for _ in range(MAX_COUNT):
+            if not data[at]:
+                break
+            at += 1 + data[at]
+        animated = _gif_frame(data, at + 1, MAX_BLOCKS) > 0
     except IndexError:
         animated = False
-    return max(width, left + frame_width), max(height, top + frame_height), b"", animated
+    return _Facts(max(width, left + frame_width), max(height, top + frame_height), animated=animated)
 
 
 def _gif_table(flags: int) -> int:
@@ -173,8 +247,8 @@ def _bmp(data: bytes) -> _Facts:
     masks = struct.unpack_from("12s", data, 54)[0] if compression in (3, 6) else BMP_MASKS
     plain = (bits in (8, 24) and compression == 0) or (bits == 32 and compression in (0, 3, 6))
     if size < 40 or not plain or masks != BMP_MASKS:
-        raise ValueError(REASONS[UNREAD_BMP])
-    return width, abs(height), b"", False
+        raise RefusedImageError(UNREAD_BMP)
+    return _Facts(width, abs(height))
 
 
 def _webp(data: bytes) -> _Facts:
@@ -182,7 +256,7 @@ def _webp(data: bytes) -> _Facts:
     if kind == b"VP8X":
         flags, wide, high = struct.unpack_from("<B3x3s3s", data, 20)
         if flags & 0x02:
-            raise ValueError(REASONS[ANIMATED_WEBP])
+            raise RefusedImageError(ANIMATED_WEBP)
         at = 12
         for _ in range(MAX_BLOCKS if flags & 0x08 else 0):
             if len(data) < at + 8:
@@ -192,14 +266,14 @@ def _webp(data: bytes) -> _Facts:
                 exif = data[at + 8 : at + 8 + length]
                 break
             at += 8 + length + (length & 1)
-        return int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1, exif, False
+        return _Facts(int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1, exif)
     if kind == b"VP8L" and data[20] == 0x2F:
         (packed,) = struct.unpack_from("<I", data, 21)
-        return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1, exif, False
+        return _Facts((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1)
     if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF, exif, False
-    raise ValueError(REASONS[BROKEN])
+        return _Facts(width & 0x3FFF, height & 0x3FFF)
+    raise RefusedImageError(BROKEN)
 
 
 def _orientation(block: bytes) -> int:

@@ -11,15 +11,11 @@ import math
 import tensorflow as tf
 
 from vse_tf.errors import UserError
-from vse_tf.preprocessing.graph_headers import (
-    GraphHeader,
-    announced_pixels,
-    exif_orientation,
-    read_graph_header,
-    without_autograph,
-)
+from vse_tf.preprocessing.graph_bytes import cut, without_autograph
+from vse_tf.preprocessing.graph_headers import GraphHeader, announced_pixels, exif_orientation, read_graph_header
 from vse_tf.preprocessing.image_formats import stored_pixels
-from vse_tf.preprocessing.image_headers import FORMATS, REASONS, TOO_LARGE, Header, read_header
+from vse_tf.preprocessing.image_headers import Header, read_header
+from vse_tf.preprocessing.image_limits import FORMATS
 
 __all__ = [
     "Header",
@@ -83,7 +79,7 @@ def refusal(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
         >>> refusal(tf.constant(b"hello"), 100_000_000).numpy()
         b'not a JPEG, PNG, GIF, BMP or WebP image'
     """
-    return _problem(read_graph_header(tf.convert_to_tensor(contents)), max_pixels)[1]
+    return read_graph_header(contents).problem(max_pixels)
 
 
 @without_autograph
@@ -189,7 +185,7 @@ def centre_view(image: tf.Tensor, size: Size, resize: int | None = None) -> tf.T
     # round(spare / 2), halves to even, in whole numbers.
     start = spare // 2 + (spare % 2) * (spare // 2 % 2)
 
-    def cut() -> tf.Tensor:
+    def untouched() -> tf.Tensor:
         return tf.cast(_crop(image, tf.concat([start, size], 0)), tf.float32)
 
     def resample() -> tf.Tensor:
@@ -202,7 +198,7 @@ def centre_view(image: tf.Tensor, size: Size, resize: int | None = None) -> tf.T
         offset = tf.cast(low, tf.float64) * ratio - tf.cast(start, tf.float64)
         return _resampled(_crop(image, tf.concat([low, high - low], 0)), size, ratio, offset)
 
-    view = tf.cond(tf.reduce_all(resized == source), cut, resample)
+    view = tf.cond(tf.reduce_all(resized == source), untouched, resample)
     return tf.ensure_shape(view, [*size, 3])
 
 
@@ -330,22 +326,13 @@ def _admit(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, GraphHeader
     """Refuse what must not reach a decoder; the contents handed back are only there once the check has passed."""
     contents = tf.convert_to_tensor(contents)
     header = read_graph_header(contents)
-    code, message = _problem(header, max_pixels)
+    message = header.problem(max_pixels)
     if tf.executing_eagerly():
-        if code:
-            raise tf.errors.InvalidArgumentError(None, None, message.numpy().decode())
-        return contents, header
-    with tf.control_dependencies([tf.debugging.Assert(code == 0, [message])]):
-        return tf.identity(contents), header
-
-
-def _problem(header: GraphHeader, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """What keeps an image from being decoded, as a code and in words; 0 and nothing where it may be."""
-    large = (header.code == 0) & (header.pixels > max_pixels)
-    code = tf.where(large, tf.constant(TOO_LARGE, tf.int64), header.code)
-    sides = [tf.strings.as_string(header.width), " x ", tf.strings.as_string(header.height)]
-    announced = tf.strings.join(["; header: ", *sides, f", at most {max_pixels} pixels"])
-    return code, tf.strings.join([tf.gather(REASONS, code), tf.where(large, announced, "")])
+        if text := message.numpy().decode():
+            raise tf.errors.InvalidArgumentError(None, None, text)
+        return cut(contents, 0, header.end), header
+    with tf.control_dependencies([tf.debugging.Assert(message == "", [message])]):
+        return cut(contents, 0, header.end), header
 
 
 def _oriented(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -21,11 +21,13 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.errors import UserError
-from vse_tf.keras_configs import check_keras_config
+from vse_tf.files import read_json, read_regular
+from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, load_assets
 
 PADDING = -1
 UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # no caption gives these words: normalise splits off < and >
 RULE = 1  # version of normalise: a vocabulary counted under another rule does not fit this one
+MOST_TOKENS = 2**16  # as the settings have it
 DESCRIPTION, VOCABULARY, PRESET = "tokenizer.json", "vocabulary.txt", "preset"
 
 # Scripts written without spaces. U+30FC and U+FF70 (Japanese long-vowel marks) and U+3006 belong to no script.
@@ -176,7 +178,7 @@ class WordTokenizer(tf.Module):
             raise UserError(f"{Path(folder) / DESCRIPTION}: rule {rule}, this version has {RULE}; retrain")
         path = Path(folder) / VOCABULARY
         try:
-            lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+            lines = read_regular(path, ASSET_BYTES).decode("utf-8").removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: {error}; copy the whole folder again") from error
         if lines[:3] != [UNKNOWN, START, END]:
@@ -241,7 +243,7 @@ class PresetTokenizer(tf.Module):
         preset = preset.removeprefix("hub:")
         try:
             if (Path(preset) / DESCRIPTION).is_file() and not (Path(preset) / "config.json").exists():
-                tokenizer = _load_assets(Path(preset))  # a tokenizer saved alone, which from_preset refuses
+                tokenizer = load_assets(Path(preset), links=True)  # a tokenizer saved alone, which from_preset refuses
             else:
                 tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
         except Exception as error:  # whatever a missing file, a network or a damaged preset makes KerasHub raise
@@ -276,9 +278,10 @@ class PresetTokenizer(tf.Module):
         """
         settings = _description(folder, "preset")
         try:
-            tokenizer = _load_assets(Path(folder) / PRESET)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{Path(folder) / PRESET}: {error}; copy the whole folder again") from error
+            tokenizer = load_assets(Path(folder) / PRESET, links=False)
+        except Exception as error:  # whatever a damaged vocabulary makes KerasHub raise
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{Path(folder) / PRESET}: {reason}; copy the whole folder again") from error
         return cls(tokenizer, settings["max_tokens"])
 
 
@@ -367,20 +370,6 @@ def _canonical(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.strip(tf.strings.regex_replace(texts, r"\s+", " "))
 
 
-def _load_assets(folder: Path) -> Any:
-    # Tokenizer.from_preset refuses a folder without a backbone's config.json; these two steps are the rest of it.
-    import keras  # noqa: PLC0415
-    import keras_hub  # noqa: PLC0415 (13 s; registers the tokenizers' names)
-
-    config = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-    check_keras_config(config)
-    tokenizer = keras.saving.deserialize_keras_object(config)
-    if not isinstance(tokenizer, keras_hub.tokenizers.Tokenizer):
-        raise ValueError(f"{DESCRIPTION} describes no KerasHub tokenizer")
-    tokenizer.load_preset_assets(str(folder))
-    return tokenizer
-
-
 def _describe(folder: str | Path, settings: dict[str, Any]) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / DESCRIPTION).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -389,11 +378,14 @@ def _describe(folder: str | Path, settings: dict[str, Any]) -> None:
 def _description(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     path = Path(folder) / DESCRIPTION
     try:
-        settings = json.loads(path.read_text("utf-8"))
+        settings = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no tokenizer can be read here: {error}; give a folder that training wrote") from error
     kinds = [kind] if kind else ["words", "preset"]
-    good = isinstance(settings, dict) and settings.get("kind") in kinds and isinstance(settings.get("max_tokens"), int)
-    if not good:
-        raise UserError(f"{path}: needs `kind` ({' or '.join(kinds)}) and `max_tokens`; copy the file again")
+    values = settings if isinstance(settings, dict) else {}
+    length = values.get("max_tokens")
+    if values.get("kind") not in kinds or type(length) is not int or not 0 < length <= MOST_TOKENS:
+        raise UserError(
+            f"{path}: needs `kind` ({' or '.join(kinds)}) and `max_tokens` (up to {MOST_TOKENS}); copy the file again"
+        )
     return settings

@@ -6,16 +6,18 @@ import errno
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import waitress
 from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
 from werkzeug.wrappers import Request, Response
 
 from vse_tf.errors import UserError
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.rest import Answer, RestApi, error_answer
+from vse_tf.serving.same_origin import HEADERS, check_origin, own_names
 
 Route = Callable[[Request], Response | None]
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -32,24 +34,34 @@ _NOT_FOUND = """<HTML><HEAD>
 """
 
 
-def make_app(api: RestApi, max_body_bytes: int, routes: Sequence[Route] = ()) -> WsgiApp:
+def make_app(
+    api: RestApi, max_body_bytes: int, routes: Sequence[Route] = (), names: Collection[str] | None = None
+) -> WsgiApp:
     """The WSGI application.
 
     Args:
         api: answers everything below `/v1/`.
         max_body_bytes: larger bodies are refused, before and after inflating.
         routes: asked in their order about every other path; the first that returns a response gives it.
+        names: the host names of this server (default: `same_origin.own_names()`); requests for others are refused.
 
     Example:
         >>> werkzeug.test.Client(make_app(api, 2**20)).get("/v1/models/text_tower").status_code
         200
     """
+    names = own_names() if names is None else names
 
     @Request.application
     def application(request: Request) -> Response:
+        response = answer(request)
+        response.headers.update(HEADERS)
+        return response
+
+    def answer(request: Request) -> Response:
         # The path as it was sent: a server that unquotes it first cannot tell a model's name from its address.
         target = request.environ.get("REQUEST_URI", request.full_path)
         try:
+            check_origin(request.environ, names)
             if api.is_ours(target):
                 return _response(api.answer(request.method, target, _body(request, max_body_bytes)))
             for route in routes:
@@ -80,7 +92,7 @@ def make_server(app: WsgiApp, host: str, port: int, workers: int, max_body_bytes
     Raises:
         UserError: the address cannot be bound.
     """
-    channel = type("Channel", (_Channel,), {"timeout": timeout})
+    channel = type("Channel", (_Channel,), {"timeout": timeout, "error_task_class": _ErrorTask})
     seconds = max(1, round(timeout))
     try:
         server = waitress.create_server(
@@ -119,9 +131,20 @@ class _Channel(HTTPChannel):
         now = time.monotonic()
         if self._since is not None and now - self._since > self.timeout:
             self.will_close = True
+        begun = self.request
         result = super().received(data)
-        self._since = None if self.request is None else self._since or now
+        # waitress takes empty lines for an empty request and begins anew: they are no request, so the clock runs on.
+        empty = (begun is None or begun.empty) and not data.strip(b"\r\n")
+        self._since = None if self.request is None and not empty else self._since or now
         return result
+
+
+class _ErrorTask(ErrorTask):
+    """What waitress itself answers to a request that it cannot read."""
+
+    def execute(self) -> None:
+        self.response_headers.extend(HEADERS.items())
+        super().execute()
 
 
 def _body(request: Request, limit: int) -> bytes:

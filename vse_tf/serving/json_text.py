@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 from vse_tf.serving.request_error import RequestError
@@ -22,9 +25,11 @@ _WORDS = {
     "Illegal trailing comma before end of array": "Invalid value.",
 }
 _DECODER = json.JSONDecoder()
+# A number beyond what a double holds has so many digits or such an exponent.
+_LONG_NUMBER = re.compile(rb"[0-9]{309}|[0-9][eE]\+?[0-9]{3}")
 _SPACE = " \t\r\n"
 # An error message is for reading: a long value in it is cut.
-_TEXT, _ITEMS, _LEVELS = 200, 16, 8
+_TEXT, _ITEMS, _LEVELS, _VALUES = 200, 16, 8, 500
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -51,28 +56,27 @@ def parse(body: bytes) -> dict[str, Any]:
     if not text:
         raise RequestError("JSON Parse error: The document is empty")
     try:
-        value, _ = _DECODER.raw_decode(text)
+        value, _ = (_CAREFUL if _LONG_NUMBER.search(body) else _DECODER).raw_decode(text)
     except json.JSONDecodeError as error:
         at = len(text[: error.pos].encode("utf-8", "surrogateescape"))
         raise RequestError(f"JSON Parse error: {_WORDS.get(error.msg, error.msg)} at offset: {at}") from None
     except RecursionError:
         raise RequestError("JSON Parse error: Values are nested too deeply.") from None
     except ValueError:
-        # Python's own limit on the digits of a whole number
+        # _CAREFUL's, or Python's own limit on the digits of a whole number
         raise RequestError("JSON Parse error: Number too big to be stored in double.") from None
-    if "\\ud" in text.lower() and _has_lone_surrogate(value, broken):
+    if (b"\\ud" in body or b"\\uD" in body) and _has_lone_surrogate(value, broken):
         raise RequestError("JSON Parse error: The surrogate pair in string is invalid.")
     if not isinstance(value, dict):
         raise RequestError(f"JSON Value: {shown(value)} Is not object")
     return value
 
 
-def shown(value: Any, level: int = 1) -> str:
+def shown(value: Any) -> str:
     """A value for an error message: objects over several lines, lists on one; what is long is cut.
 
     Args:
         value: what `json` made of it.
-        level: depth of the value's members.
 
     Example:
         >>> print(shown({"title": "a"}))
@@ -80,16 +84,21 @@ def shown(value: Any, level: int = 1) -> str:
             "title": "a"
         }
     """
-    if isinstance(value, (dict, list)) and level > _LEVELS:
+    return _shown(value, 1, iter(range(_VALUES)))
+
+
+def _shown(value: Any, level: int, left: Iterator[int]) -> str:
+    if next(left, None) is None or (isinstance(value, (dict, list)) and level > _LEVELS):
         return "..."
     if isinstance(value, dict):
         lines = [
-            f"{'    ' * level}{shown(name)}: {shown(item, level + 1)}" for name, item in list(value.items())[:_ITEMS]
+            f"{'    ' * level}{_shown(name, level, left)}: {_shown(item, level + 1, left)}"
+            for name, item in islice(value.items(), _ITEMS)
         ]
         lines += ["    " * level + "..."] if len(value) > _ITEMS else []
         return "{\n" + ",\n".join(lines) + "\n" + "    " * (level - 1) + "}" if lines else "{}"
     if isinstance(value, list):
-        items = [shown(item, level + 1) for item in value[:_ITEMS]]
+        items = [_shown(item, level + 1, left) for item in value[:_ITEMS]]
         return f"[{', '.join([*items, '...'] if len(value) > _ITEMS else items)}]"
     if isinstance(value, str):
         return json.dumps(value if len(value) <= _TEXT else value[:_TEXT] + "...", ensure_ascii=False)
@@ -98,10 +107,30 @@ def shown(value: Any, level: int = 1) -> str:
     return json.dumps(value)
 
 
+def _in_bounds(kind: type[int] | type[float]) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        if math.isinf(float(text)):
+            raise ValueError
+        return kind(text)
+
+    return number
+
+
+_CAREFUL = json.JSONDecoder(parse_int=_in_bounds(int), parse_float=_in_bounds(float))
+
+
 def _has_lone_surrogate(value: Any, broken: str) -> bool:
     """Whether a string holds an escaped half of a pair, which no bytes stand for."""
+    left = [value]
     try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8", broken)
+        while left:
+            each = left.pop()
+            if isinstance(each, str):
+                each.encode("utf-8", broken)
+            elif isinstance(each, list):
+                left.extend(each)
+            elif isinstance(each, dict):
+                left.extend(chain(each, each.values()))
     except UnicodeEncodeError:
         return True
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from werkzeug.wrappers import Request, Response
 
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.artifacts.versions import versions
 from vse_tf.errors import UserError
 from vse_tf.evaluation.similarity import NonFiniteError
@@ -23,6 +25,7 @@ from vse_tf.pages.thumbnails import thumbnail
 PAGE = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 2**20
 MAX_ANSWERS = 1000
+CAPTION_CHARACTERS = 10_000
 THUMBNAIL_SIDE = 320
 _TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
 _FILES = {"/": "index.html", "/page/page.css": "page.css", "/page/page.js": "page.js"}
@@ -79,7 +82,7 @@ class GalleryRoute:
     `GET /gallery` tells kind, count and dim, and which models embed words and photos.
     `POST /gallery/nearest` takes `{"vector": [...]}` or `{"row": 7}`, and `"k"`, and gives `{"items": [{"row", "id",
     "caption", "score"}]}`, best first; asked by row it gives the row's own item as `query`.
-    `GET /gallery/thumbnails/7` is the photo of row 7, small, as JPEG.
+    `GET /gallery/thumbnails/7` is the photo of row 7, small, as JPEG, where it may be opened (`PhotoFolder`).
 
     Args:
         index: the index.
@@ -96,6 +99,7 @@ class GalleryRoute:
         self.image_model = image_model
         self._search = ExactSearch(index)
         self._thumbnail = lru_cache(maxsize=1024)(self._make_thumbnail)
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, request: Request) -> Response | None:
         """Answer a request below `/gallery`; None for any other path."""
@@ -119,11 +123,12 @@ class GalleryRoute:
             asked = _question(request.get_data(cache=False))
             vector, own = self._vector(asked)
             rows, scores = self._search(vector[None], asked.get("k", 10))
-        except (ValueError, IndexError, RecursionError) as error:
+        except (ValueError, IndexError, RecursionError, OverflowError) as error:
             return _refusal(str(error), 400)
         items = [
-            {"row": int(row), **_told(item), "score": float(score)}
-            for row, score, item in zip(rows[0], scores[0], self.index.items(rows[0]), strict=True)
+            # One item at a time: each may be large, and only a part of it is shown.
+            {"row": int(row), **_told(self.index.item(row)), "score": float(score)}
+            for row, score in zip(rows[0], scores[0], strict=True)
         ]
         return _json({"items": items, **({"query": _told(own)} if own else {})})
 
@@ -142,12 +147,16 @@ class GalleryRoute:
     def _picture(self, row: int) -> Response:
         try:
             jpeg = self._thumbnail(row)
-        except (OSError, ValueError, IndexError):
+        except OutsideError as error:
+            return _refusal(f"no picture of that row: {error.filename}: {error.strerror}", 404)
+        except (OSError, ValueError, IndexError, UserError):
             return _refusal("no picture of that row", 404)
         return Response(jpeg, content_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "max-age=300"})
 
     def _make_thumbnail(self, row: int) -> bytes:
-        return thumbnail(self.index.path(self.index.item(row)), THUMBNAIL_SIDE)
+        # Decoded, a photo takes a hundred times its file.
+        with self._one_at_a_time:
+            return thumbnail(self.index.path(self.index.item(row)), THUMBNAIL_SIDE)
 
 
 def _question(body: bytes) -> dict[str, Any]:
@@ -174,7 +183,11 @@ def _question(body: bytes) -> dict[str, Any]:
 
 
 def _told(item: Item) -> dict[str, Any]:
-    return {"id": item.id, **({} if item.caption is None else {"caption": item.caption})}
+    return {"id": item.id, **({} if item.caption is None else {"caption": _shortened(item.caption)})}
+
+
+def _shortened(caption: str) -> str:
+    return caption if len(caption) <= CAPTION_CHARACTERS else f"{caption[:CAPTION_CHARACTERS]}…"
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from vse_tf.serving import json_text
+from vse_tf.serving.cost import Budget, give_back, json_cost, work_cost
 from vse_tf.serving.registry import Registry
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.tensors_in import read_inputs, signature_name
@@ -18,6 +19,8 @@ _VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _RUN = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>[a-z]+)", re.IGNORECASE)
 _STATUS = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<part>metadata))?", re.IGNORECASE)
 _LARGEST_VERSION, _MOST_DIGITS = 2**63 - 1, 19
+# Characters of an error message: names, addresses and what a graph says come from the request and may be long.
+_LONGEST_ERROR = 10_000
 
 
 class Answer(NamedTuple):
@@ -40,6 +43,7 @@ class RestApi:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self._budget = Budget()
 
     def is_ours(self, target: str) -> bool:
         """Whether a path is below `/v1/`."""
@@ -53,12 +57,16 @@ class RestApi:
             target: path and query as they were sent, percent signs and all: a model's name may need them.
             body: the request's body, inflated.
         """
+        large = self._budget.large
         try:
             return self._answer(method, target, body)
         except RequestError as refusal:
             return error_answer(refusal)
         except RecursionError:
             return error_answer(RequestError("JSON Parse error: Values are nested too deeply."))
+        finally:
+            if self._budget.large != large:
+                give_back()
 
     def _answer(self, method: str, target: str, body: bytes) -> Answer:
         found = {"POST": _RUN, "GET": _STATUS}[method].fullmatch(target) if method in ("GET", "POST") else None
@@ -86,11 +94,14 @@ class RestApi:
         raise malformed
 
     def _predict(self, name: str, version: int | None, label: str | None, body: bytes) -> Answer:
-        document = json_text.parse(body)
-        signature = signature_name(document)
-        model = self.registry.find(name, version, label)
-        arrays, form = read_inputs(document, model.inputs(signature))
-        return Answer(200, write_outputs(model.run(signature, arrays), form))
+        with self._budget.hold(json_cost(body)):
+            document = json_text.parse(body)
+            signature = signature_name(document)
+            model = self.registry.find(name, version, label)
+            arrays, form = read_inputs(document, model.inputs(signature))
+            del document
+        with self._budget.hold(work_cost(arrays)):
+            return Answer(200, write_outputs(model.run(signature, arrays), form))
 
     def _metadata(self, name: str, version: int | None, label: str | None) -> Answer:
         model = self.registry.find(name, version, label)
@@ -99,7 +110,8 @@ class RestApi:
 
     def _examples(self, name: str, version: int | None, label: str | None, method: str, body: bytes) -> Answer:
         """The two methods that take tf.Example protos: no model of this package has a signature for them."""
-        document = json_text.parse(body)
+        with self._budget.hold(json_cost(body)):
+            document = json_text.parse(body)
         if "examples" not in document:
             raise RequestError(
                 f"JSON Value: {json_text.shown(document)} When method is {method}, key 'examples' is expected and was "
@@ -116,7 +128,9 @@ class RestApi:
 def error_answer(refusal: RequestError) -> Answer:
     """`{"error": message}` with the refusal's status."""
     # What a broken string brought along cannot be written: it is replaced.
-    message = refusal.message.encode("utf-8", "replace").decode()
+    message = refusal.message[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
+    if len(refusal.message) > _LONGEST_ERROR:
+        message += f"... ({len(refusal.message)} characters)"
     return _json_answer({"error": message}, refusal.status)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vse_tf.serving.cost import check_count
 from vse_tf.serving.json_text import shown
 from vse_tf.serving.request_error import RequestError
 
@@ -61,7 +62,8 @@ def read_inputs(document: dict[str, Any], inputs: Mapping[str, str]) -> tuple[Ar
         An array for each input (strings as an object array of bytes), and the format that the answer has to have.
 
     Raises:
-        RequestError: neither or both of `instances` and `inputs`, a wrong name, type or shape, or broken base64.
+        RequestError: neither or both of `instances` and `inputs`, a wrong name, type or shape, broken base64, or too
+            many inputs.
 
     Example:
         >>> read_inputs({"instances": ["a", "b"]}, {"text": "string"})
@@ -78,6 +80,7 @@ def read_inputs(document: dict[str, Any], inputs: Mapping[str, str]) -> tuple[Ar
             raise RequestError(f"JSON Value: {shown(document)} Expecting 'instances' to be an list/array")
         if not items:
             raise RequestError(f"JSON Value: {shown(document)} No values in 'instances' array")
+        check_count(len(items))
         return _from_instances(items, inputs), "instances"
     if "inputs" in document:
         return _from_inputs(document["inputs"], inputs), "inputs"
@@ -129,6 +132,7 @@ def _is_object(value: Any) -> bool:
 
 
 def _tensor(value: Any, kind: str) -> np.ndarray:
+    check_count(len(value) if isinstance(value, list) else 1)
     array = _array(value, kind)
     if array is None:
         raise _reason(value, kind)
@@ -239,6 +243,9 @@ def _walk(value: Any, level: int, shape: list[int], kind: str) -> int:
         raise RequestError(
             f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
         )
+    # The last level at once, which is much faster than one by one, unless the fault is there.
+    if level == len(shape) - 1 and _leaves(value, kind) is not None:
+        return len(value)
     return sum(_walk(item, level + 1, shape, kind) for item in value)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import numpy as np
 
+from vse_tf.serving.cost import joined
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.tensors_in import Format
 
 # Strings of outputs with such a name leave as base64.
 BYTES_SUFFIX = "_bytes"
+# Values whose texts are made at a time.
+PART = 2**16
 _SERVINGS_NAMES = {"float16": "half", "float32": "float", "float64": "double", "object": "string"}
 _WRITABLE = {"int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"}
 
@@ -31,15 +34,28 @@ def write_outputs(outputs: Mapping[str, np.ndarray], form: Format) -> bytes:
         JSON in UTF-8. One output comes bare, several as objects.
 
     Raises:
-        RequestError: a type that JSON has no room for (float16), or `instances` with outputs that have no common batch.
+        RequestError: a type that JSON has no room for (float16), `instances` with outputs that have no common batch, or
+            an answer above the limit.
 
     Example:
         >>> write_outputs({"embedding": np.ones([1, 2], np.float32)}, "instances")
         b'{"predictions": [[1.0, 1.0]]}'
     """
+    return joined(part.encode("utf-8", "surrogateescape") for part in _parts(outputs, form))
+
+
+def _parts(outputs: Mapping[str, np.ndarray], form: Format) -> Iterator[str]:
+    # A string output that is no UTF-8 leaves as the bytes it is.
     if form == "inputs":
-        parts = {name: _nested(_texts(name, array), array.shape) for name, array in outputs.items()}
-        return _encoded("outputs", next(iter(parts.values())) if len(parts) == 1 else _object(parts))
+        yield '{"outputs": '
+        for number, (name, array) in enumerate(outputs.items()):
+            yield ("{", ", ")[number > 0] + f"{json.dumps(name)}: " if len(outputs) > 1 else ""
+            if array.ndim:
+                yield from _listed(len(array), {name: array})
+            else:
+                yield _nested(_texts(name, array), ())
+        yield "}}" if len(outputs) > 1 else "}"
+        return
     sizes: dict[str, int] = {}
     for name, array in outputs.items():
         if not array.ndim:
@@ -48,17 +64,25 @@ def write_outputs(outputs: Mapping[str, np.ndarray], form: Format) -> bytes:
         if len(array) != expected:
             raise RequestError(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {expected}")
         sizes[name] = len(array)
-    columns = {name: _rows(_texts(name, array), array.shape) for name, array in outputs.items()}
-    if len(columns) == 1:
-        rows = next(iter(columns.values()))
-    else:
-        rows = [_object(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return _encoded("predictions", f"[{', '.join(rows)}]")
+    yield '{"predictions": '
+    yield from _listed(next(iter(sizes.values()), 0), outputs)
+    yield "}"
 
 
-def _encoded(key: str, text: str) -> bytes:
-    # A string output that is no UTF-8 leaves as the bytes it is.
-    return f'{{"{key}": {text}}}'.encode("utf-8", "surrogateescape")
+def _listed(count: int, outputs: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A list of the rows of outputs with a common batch, in parts: all texts of numbers at once would be many GB."""
+    largest = max((math.prod(array.shape[1:]) for array in outputs.values()), default=1)
+    step = max(1, PART // max(1, largest))
+    yield "["
+    for start in range(0, max(1, count), step):
+        columns = {name: array[start : start + step] for name, array in outputs.items()}
+        texts = {name: _rows(_texts(name, array), array.shape) for name, array in columns.items()}
+        if len(texts) == 1:
+            rows = next(iter(texts.values()))
+        else:
+            rows = [_object(dict(zip(texts, row, strict=True))) for row in zip(*texts.values(), strict=True)]
+        yield ", " * (start > 0) + ", ".join(rows)
+    yield "]"
 
 
 def _object(parts: Mapping[str, str]) -> str:

@@ -23,9 +23,9 @@ from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.feature_cache import FeatureCache, training_views
 from vse_tf.models.gradient_cache import check_pieces
-from vse_tf.models.image_tower import build_image_tower, image_size
+from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.text_feature_cache import TextFeatureCache
-from vse_tf.models.text_tower import build_text_tower
+from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing import text
 from vse_tf.training.distribution import distribute, skip_symbolic_build
 from vse_tf.training.objective import make_loss, make_temperature
@@ -99,32 +99,16 @@ class RunParts:
         if self._text_cache:
             self.validation = self._text_cache.split(self.validation)
             self.training = self._text_cache.split(self.training)
-        self.order = Order(
-            self.training.records,
-            train.batch_size,
-            data.epoch_over,
-            train.seed,
-            data.group_batches,
-            train.steps_per_execution,
-        )
+        self.order = Order(self.training.records, train.batch_size, data.epoch_over, train.seed)
 
     def with_image_features(self, split: Split) -> Split:
         """A split to measure: with cached features of its images, where the settings ask for them."""
         return self._image_cache.split(split) if self._image_cache else split
 
     def compile(self) -> None:
-        """Compile the model with the optimizer and the loss that the settings describe, and build the optimizer.
-
-        Raises:
-            UserError: the settings do not go together with the number of replicas.
-        """
+        """Compile the model with the optimizer and the loss that the settings describe, and build the optimizer."""
         settings, train, model, strategy = self.settings, self.settings.train, self.model, self.strategy
         steps_per_epoch = self.order.steps_per_epoch
-        if train.steps_per_execution > 1 and strategy.num_replicas_in_sync > 1:
-            raise UserError(
-                f"train.steps_per_execution: {train.steps_per_execution}, but TensorFlow does only one step of "
-                f"{strategy.num_replicas_in_sync} replicas in a call; set it to 1"
-            )
         jit_compile: bool | Literal["auto"] = train.jit_compile
         if jit_compile == "auto":
             # On a CPU XLA made the step on cached features four times slower (256 pairs, 4M weights) and helped no GRU.
@@ -141,7 +125,6 @@ class RunParts:
                 optimizer=optimizer,
                 loss=make_loss(settings.loss, optimizer.iterations, steps_per_epoch),
                 jit_compile=jit_compile,
-                steps_per_execution=train.steps_per_execution,
             )
             optimizer.build(model.trainable_variables)
             skip_symbolic_build(model, strategy)
@@ -184,8 +167,8 @@ class RunParts:
         image_shape = (*size, 3) if size else self.training.images.load(np.zeros([1], np.int64)).shape[1:]
         with self.strategy.scope():
             model = DualEncoder(
-                build_image_tower(settings.image, settings.model, image_shape),
-                build_text_tower(settings.text, settings.model, self.tokenizer.vocabulary_size),
+                image_tower_from_settings(settings.image, settings.model, image_shape),
+                text_tower_from_settings(settings.text, settings.model, self.tokenizer.vocabulary_size),
                 clip_norm=settings.train.clip_norm,
                 temperature=make_temperature(settings.loss),
                 micro_batch=micro_batch,

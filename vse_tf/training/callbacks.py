@@ -12,7 +12,7 @@ from tqdm import tqdm
 from vse_tf.artifacts.checkpoints import Position
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.evaluation.measuring import measure
+from vse_tf.evaluation.metrics import measure
 from vse_tf.training.builder import RunParts
 from vse_tf.training.progress import Logs, RunProgress, scalars
 from vse_tf.training.signals import SignalHandler
@@ -29,23 +29,20 @@ class StepTracker(keras.callbacks.Callback):
         super().__init__()
         self.progress = progress
         self.start = progress.position
-        self._first_step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._first_step = self.start.step_in_epoch if epoch == self.start.epoch else 0
-        if not self._first_step:
+        step_in_epoch = self.start.step_in_epoch if epoch == self.start.epoch else 0
+        if not step_in_epoch:
             self.progress.count, self.progress.sums = 0, {}
-        self.progress.position = Position(epoch, self.progress.position.step, self._first_step)
+        self.progress.position = Position(epoch, self.progress.position.step, step_in_epoch)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        progress, before, values = self.progress, self.progress.position, scalars(logs)
-        # Several steps may have passed in one execution.
-        step_in_epoch = self._first_step + batch + 1
-        step = before.step + step_in_epoch - before.step_in_epoch
-        progress.position = Position(before.epoch, step, step_in_epoch)
+        progress, values = self.progress, scalars(logs)
+        epoch, step = progress.position.epoch, progress.position.step + 1
+        progress.position = Position(epoch, step, progress.position.step_in_epoch + 1)
         if not np.isfinite(values["loss"]):
             raise UserError(
-                f"the loss is {values['loss']} at step {step} (epoch {before.epoch + 1}); lower --train.learning_rate, "
+                f"the loss is {values['loss']} at step {step} (epoch {epoch + 1}); lower --train.learning_rate, "
                 "set --train.clip_norm, or raise --loss.temperature"
             )
         progress.count += 1
@@ -126,7 +123,7 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self._bar.update(self.progress.position.step - self._bar.n)
+        self._bar.update()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         row = self.progress.rows[-1]

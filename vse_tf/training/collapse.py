@@ -37,19 +37,13 @@ class CollapseWatch(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.steps = steps
         self._collapsed = 0
-        self._last = -1
-
-    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._last = -1
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        # With steps_per_execution a call is made after several steps.
-        steps, self._last = batch - self._last, batch
         values = scalars(logs)
         value = self.loss.collapse_value(self.batch_size)
         near = abs(values["loss"] - value) <= NEAR * value
         one_point = abs(values["hardest_negative_gap"]) <= ONE_POINT
-        self._collapsed = self._collapsed + steps if near and one_point else 0
+        self._collapsed = self._collapsed + 1 if near and one_point else 0
         if self._collapsed >= self.steps:
             raise UserError(
                 f"the run has collapsed: for {self._collapsed} steps the loss has been {values['loss']:.4g}, the value "

@@ -18,7 +18,7 @@ def make_loss(loss: LossSettings, iterations: keras.Variable, steps_per_epoch: i
         iterations: the optimizer's count of steps, which a hardness schedule follows.
         steps_per_epoch: optimizer steps in an epoch.
     """
-    rise = loss.hardness_steps or round(loss.hardness_epochs * steps_per_epoch)
+    rise = round(loss.hardness_epochs * steps_per_epoch)
     return losses.build(
         loss.name,
         temperature=loss.temperature,
@@ -27,7 +27,7 @@ def make_loss(loss: LossSettings, iterations: keras.Variable, steps_per_epoch: i
         mask_same_image=loss.mask_same_image,
         multiple_positives=loss.multiple_positives,
         hardest=loss.hardest,
-        hardness=Hardness(iterations, rise, loss.hardness) if rise else loss.hardness,
+        hardness=Hardness(iterations, rise) if rise else 1.0,
     )
 
 
@@ -35,4 +35,5 @@ def make_temperature(loss: LossSettings) -> LearnedTemperature | None:
     """The model's temperature (and bias), where the settings let it learn them."""
     if not loss.learned:
         return None
-    return LearnedTemperature(loss.temperature, loss.temperature_limits, loss.bias if loss.name == "sigmoid" else None)
+    bias = loss.bias if "bias" in losses.LOSSES[loss.name].settings else None
+    return LearnedTemperature(loss.temperature, loss.temperature_limits, bias)

@@ -61,11 +61,7 @@ class TowerAdam(keras.optimizers.Adam):
 def make_optimizer(train: TrainSettings, model: DualEncoder, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimizer that the settings describe, for this model's trainable variables."""
     rates = _rates(train, model)
-    return TowerAdam(
-        learning_rate(train, steps_per_epoch),
-        rates=None if set(rates) == {1.0} else rates,
-        epsilon=train.optimizer_epsilon,
-    )
+    return TowerAdam(learning_rate(train, steps_per_epoch), rates=None if set(rates) == {1.0} else rates)
 
 
 def _rates(train: TrainSettings, model: DualEncoder) -> list[float]:

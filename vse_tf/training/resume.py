@@ -13,7 +13,8 @@ from vse_tf.artifacts.checkpoints import Checkpoint, Checkpoints
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TrainSettings
 from vse_tf.errors import UserError
-from vse_tf.settings_parser import differences, flat
+from vse_tf.removed_settings import REMOVED
+from vse_tf.settings_parser import changed_removed_settings, differences, flat
 from vse_tf.training.builder import RunParts
 from vse_tf.training.distribution import is_chief, same_everywhere
 from vse_tf.training.progress import RunProgress
@@ -60,6 +61,13 @@ def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | Non
         raise UserError(
             f"train.run_dir: {run.path} holds a run already and train.resume is never; choose another folder"
         )
+    removed = changed_removed_settings(run.config)
+    if removed:
+        named = ", ".join(f"{key} {value!r}" for key, value in removed.items())
+        raise UserError(
+            f"{run.path} holds a run with {named}, which this version no longer has, so it cannot be continued; "
+            "choose another --train.run_dir"
+        )
     differing = _differing(run, settings)
     if differing and train.resume != "force":
         named = ", ".join(f"{key} (was {was!r}, is {now!r})" for key, (was, now) in differing.items())
@@ -93,7 +101,9 @@ def resume_conditions(settings: Settings, data_sha256: str, steps_per_epoch: int
         data_sha256: fingerprint of its data.
         steps_per_epoch: steps in an epoch.
     """
-    fixed = {k: v for k, v in flat(settings).items() if k not in MAY_DIFFER | RATE_SETTINGS}
+    # With the removed settings, which this version has at their defaults: checkpoints of earlier versions stay valid.
+    values = {key: removed.default for key, removed in REMOVED.items()} | flat(settings)
+    fixed = {k: v for k, v in values.items() if k not in MAY_DIFFER | RATE_SETTINGS}
     return {
         "seed": settings.train.seed,
         "settings_sha256": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),

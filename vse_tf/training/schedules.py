@@ -51,27 +51,25 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Hardness:
-    """Hardness of the negatives: rises linearly from 0 (all of them) over some steps, then stays.
+    """Hardness of the negatives: rises linearly from 0 (all negatives) to 1 (the hardest) and stays there.
 
-    It is a function of the optimizer's own count of steps, so a resumed run continues where it stood.
+    It depends on the optimizer's own count of steps, so a resumed run continues where it stopped.
 
     Args:
         iterations: the optimizer's `iterations`.
-        steps: steps of the rise.
-        hardness: where it ends.
+        steps: number of steps from 0 to 1.
 
     Example:
         >>> ConVSEPlusPlus(hardness=Hardness(optimizer.iterations, steps=1000))
     """
 
-    def __init__(self, iterations: keras.Variable, steps: int, hardness: float = 1.0) -> None:
+    def __init__(self, iterations: keras.Variable, steps: int) -> None:
         self.iterations = iterations
         self.steps = steps
-        self.hardness = hardness
 
     def __call__(self) -> tf.Tensor:
         """The hardness of the step that comes next."""
-        return self.hardness * ops.minimum(1.0, ops.cast(self.iterations, "float32") / self.steps)
+        return ops.minimum(1.0, ops.cast(self.iterations, "float32") / self.steps)
 
 
 def learning_rate(train: TrainSettings, steps_per_epoch: int) -> Rate:

@@ -62,9 +62,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         train, position, last_step = self.parts.settings.train, self.progress.position, self._last_step
         step = position.step_in_epoch
-        # Several steps may have passed in one execution.
-        due = step // train.log_steps > last_step // train.log_steps
-        if not due and step != self.parts.order.steps_per_epoch:
+        if step % train.log_steps and step != self.parts.order.steps_per_epoch:
             return
         now = time.perf_counter()
         values = {f"train/{name}": value for name, value in scalars(logs).items()}
@@ -90,7 +88,7 @@ class TensorBoard(keras.callbacks.Callback):
         if train.projector:
             rows = encoded.rows[: train.projector]
             labels = [split.records[row].captions[0] for row in rows]
-            first = np.unique(encoded.text_rows, return_index=True)[1][: len(rows)]
+            first = np.unique(encoded.image_id, return_index=True)[1][: len(rows)]
             thumbnails = None if thumbnails is None else thumbnails[: len(rows)]
             write_projector(self.folder, thumbnails, labels, encoded.image[: len(rows)], encoded.text[first])
 
@@ -184,7 +182,7 @@ def _neighbours(
 ) -> dict[str, pictures.Picture]:
     """Sheets of the nearest captions of some images, and of the nearest images of each one's first caption."""
     captions = [caption for row in encoded.rows for caption in split.records[row].captions]
-    own = encoded.text_rows
+    own = encoded.image_id
     by_image = [
         [(captions[i], float(score), own[i] == image) for i, score in zip(near, scores, strict=True)]
         for image, near, scores in zip(images, *nearest(encoded.image[images], encoded.text, 5), strict=True)

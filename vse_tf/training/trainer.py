@@ -13,7 +13,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem
 from vse_tf.data.sources import read
 from vse_tf.embedder import save_model
-from vse_tf.evaluation.measuring import measure
+from vse_tf.evaluation.metrics import measure
 from vse_tf.setting_paths import absolute_paths
 from vse_tf.training.builder import RunParts
 from vse_tf.training.distribution import is_chief, make_strategy, worker_sum
@@ -72,8 +72,8 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
     begun = run.exists
-    if chief and begun:
-        run.lock.acquire()
+    if chief:
+        run.claim()
 
     # Build.
     collection = read(settings.data, progress=chief)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from source_files import make_images
 
+from vse_tf.data.sources import files
 from vse_tf.data.sources.files import ImageFolder, one_path, read_json, read_text, several_paths, shown
 from vse_tf.errors import UserError
 
@@ -160,3 +161,32 @@ def test_foreign_values_are_shown_short_and_printable():
         assert len(text) <= 120
         assert text.isprintable()
         text.encode()
+
+
+@pytest.mark.parametrize("read", [files.read_text, files.read_json, lambda path: files.read_array(path, str(path))])
+def test_pipes_devices_and_looping_links_are_one_line(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "folder").mkdir()
+    wanted = {"pipe": "a pipe", "device": "a device", "loop": "symbolic links", "folder": "a folder", "gone": "No such"}
+    for name, reason in wanted.items():
+        with pytest.raises(UserError, match=rf"{name}: .*{reason}"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, '{"id": ' + "9" * 5000 + "}"])
+def test_deep_nesting_and_long_numbers_are_broken_json(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match="broken JSON"):
+        files.read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("shape", ["(-1,)", "(-2, -3)", "(1000000000000,)", "(True,)", "(2**63,)"])
+def test_an_array_whose_header_lies_is_one_line(tmp_path, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    (tmp_path / "a.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"1234"
+    )
+    with pytest.raises(UserError, match=r"a\.npy: not an \.npy file of plain numbers"):
+        files.read_array(tmp_path / "a.npy", str(tmp_path / "a.npy"))

@@ -250,3 +250,22 @@ def test_ten_thousand_words_are_a_caption(folder):
     text = "word " * 10_000
     collection = load(folder, csv_text([("a.jpg", text)]))
     assert captions(collection) == {"train": [(text.strip(),)]}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("length", [100_001, 131_072, 1_000_000])
+def test_a_caption_that_is_too_long_is_called_so(tmp_path, suffix, length):
+    rows = [("a.jpg", "short"), ("a.jpg", "x" * length), ("b.jpg", "y" * 100_000)]
+    make_images(tmp_path, "a.jpg", "b.jpg")
+    path = tmp_path / f"c.{suffix}"
+    if suffix == "csv":
+        path.write_text("image,caption\n" + "".join(f"{image},{caption}\n" for image, caption in rows))
+    else:
+        path.write_text("".join(json.dumps({"image": image, "caption": caption}) + "\n" for image, caption in rows))
+    line = 3 if suffix == "csv" else 2
+    message = rf"c\.{suffix}: line {line}: caption too long: {length} characters, at most 100000 are read"
+    with pytest.raises(UserError, match=message) as error:
+        read_quietly(settings_for(tmp_path, "table", annotations=str(path)))
+    assert "broken" not in str(error.value)
+    kept = read_quietly(settings_for(tmp_path, "table", annotations=str(path), on_bad="skip", val_fraction=0.0))
+    assert sorted(len(caption) for split in kept.splits.values() for caption in split.captions) == [5, 100_000]

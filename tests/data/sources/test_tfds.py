@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from vse_tf.config import TfdsSettings
 from vse_tf.data.sources import tfds as module
 from vse_tf.errors import UserError
 
+pytestmark = pytest.mark.lowest
+
 IMAGES = [image_bytes("jpeg", seed=0), image_bytes("png", seed=1), image_bytes("jpeg", seed=2)]
+DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 TEXTS = [["one", "zwei 😀", "一只猫"], ["same", "same"], ["last"]]
 
 
@@ -200,7 +205,7 @@ def test_two_readers_at_once_write_once(tmp_path, data_dir, read_splits):
     [
         ({"name": None}, r"--data\.tfds\.name"),
         ({"name": "vse_no_such_set"}, r"--data\.tfds\.name vse_no_such_set: TensorFlow Datasets has no such set"),
-        ({"name": "not a name"}, r"--data\.tfds\.name not a name: "),
+        ({"name": "not a name"}, r"--data\.tfds\.name 'not a name': give a data set"),
         ({"name": "vse_tiny_captions:9.9.9"}, r"--data\.tfds\.name vse_tiny_captions:9\.9\.9: "),
         ({"caption_feature": "text"}, r"--data\.tfds\.caption_feature text: .* there are: image, .*captions/text"),
         ({"caption_feature": "captions"}, r"--data\.tfds\.caption_feature captions: it is no text"),
@@ -212,6 +217,95 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path, data_dir, options, mess
     with pytest.raises(UserError, match=message) as info:
         load(tmp_path, data_dir, **options)
     assert "\n" not in str(info.value)
+
+
+@pytest.fixture
+def prepared(tmp_path, data_dir):
+    """A copy that may be changed, beside a module that leaves a mark when it is imported."""
+    shutil.copytree(data_dir, tmp_path / "data")
+    return next((tmp_path / "data").rglob("features.json")).parent
+
+
+IMAGE = "tensorflow_datasets.core.features.image_feature.Image"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace(IMAGE, "vse_marker.Feature"),
+        lambda text: text.replace(f'"pythonClassName": "{IMAGE}"', '"python_class_name": "vse_marker.Feature"'),
+        lambda text: '{"type": "vse_marker.Feature", "content": {}}',
+        lambda text: json.dumps({"type": DICT, "content": {"image": {"type": "vse_marker.X", "content": {}}}}),
+        lambda text: json.dumps(
+            {"pythonClassName": DICT, "jsonFeature": {"json": json.dumps({"x": {"type": "vse_marker.X"}})}}
+        ),
+        lambda text: text.replace('"pixels":', '"../../pixels":'),
+        lambda text: text.replace(IMAGE, "tensorflow_datasets.core.features.vse_marker.Feature"),
+        lambda text: "[" * 100_000,
+    ],
+    ids=["class", "snake", "legacy", "nested legacy", "json in json", "path", "own package", "deep"],
+)
+@pytest.mark.parametrize("name", ["vse_tiny_captions", "VseTinyCaptions", "vse_tiny_captions:1.2.3", "vse_other"])
+def test_a_prepared_set_imports_nothing(tmp_path, prepared, monkeypatch, edit, name):
+    (tmp_path / "vse_marker.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = prepared / "features.json"
+    path.write_text(edit(path.read_text()))
+    if name == "vse_other":
+        prepared.parent.rename(tmp_path / "data" / name)
+    with pytest.raises(UserError, match=r"features\.json: .*not read"):
+        load(tmp_path, str(tmp_path / "data"), name=name)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("template", ["../../{SPLIT}", "/dev/zero", "gs://bucket/x"])
+def test_a_prepared_set_names_files_of_its_own(tmp_path, prepared, template):
+    path = prepared / "dataset_info.json"
+    description = json.loads(path.read_text())
+    description["splits"][0]["filepathTemplate"] = template
+    path.write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"dataset_info\.json: .*leads out"):
+        load(tmp_path, str(tmp_path / "data"))
+
+
+def test_a_split_is_no_path(tmp_path, prepared):
+    path = prepared / "dataset_info.json"
+    path.write_text(path.read_text().replace('"name": "train"', '"name": "../train"'))
+    with pytest.raises(UserError, match="no plain name"):
+        load(tmp_path, str(tmp_path / "data"))
+
+
+def test_a_prepared_set_holds_regular_files(tmp_path, prepared):
+    shard = next(prepared.glob("*train.tfrecord*"))
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(UserError, match="not a regular file"):
+        load(tmp_path, str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"name": "huggingface:glue"}, "give a data set"),
+        ({"name": "kaggle:x/y"}, "give a data set"),
+        ({"name": "coco_captions/2014:1.1.0/file_format=x"}, "give a data set"),
+        ({"name": "../vse_tiny_captions"}, "give a data set"),
+        ({"data_dir": "gs://bucket"}, "is an address"),
+        ({"data_dir": __file__}, "not a folder"),
+    ],
+)
+def test_names_and_folders_are_local_and_plain(tmp_path, data_dir, options, wanted):
+    with pytest.raises(UserError, match=wanted):
+        load(tmp_path, **({"data_dir": data_dir} | options))
+
+
+@pytest.mark.parametrize("line", ['["../../../secret.jpg", "x"]', '["/etc/passwd"]', "[]", "5", "[", '[["a"]]'])
+def test_a_cache_of_somebody_else_names_no_other_files(tmp_path, data_dir, line):
+    load(tmp_path, data_dir)
+    path = tmp_path / "cache" / "tfds" / "vse_tiny_captions" / "1.2.3" / "validation" / "captions.jsonl"
+    path.write_text(line)
+    with pytest.raises(UserError, match="delete the folder"):
+        load(tmp_path, data_dir)
 
 
 def test_not_prepared_and_not_to_be_downloaded(tmp_path):
@@ -232,7 +326,7 @@ def test_a_preparation_that_fails(tmp_path, monkeypatch):
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path, data_dir):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match=r"the images cannot be written .*--data\.cache_dir"):
+    with pytest.raises(UserError, match=r"data\.cache_dir: .*cache is not a folder"):
         load(tmp_path, data_dir)
 
 

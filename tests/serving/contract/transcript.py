@@ -1,18 +1,16 @@
-"""The recorded answers of a real `tensorflow_model_server`, read from the transcript beside the project."""
+"""The recorded answers of a real `tensorflow_model_server` 2.20.0, read from `transcript.txt`."""
 
 from __future__ import annotations
 
 import ast
 import gzip
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SHARED = Path(os.environ.get("VSE_TF_SHARED") or Path(__file__).resolve().parents[4] / "shared")
-TRANSCRIPT = SHARED / "tf_serving" / "transcript.txt"
+TRANSCRIPT = Path(__file__).with_name("transcript.txt")
 
 _ENTRY = re.compile(r"^### (\S+) (.+)\n(?:>>> (.*)\n)?<<< (\d+) .*?(\{.*\})\n", re.MULTILINE)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
 from vse_tf.errors import UserError
+from vse_tf.setting_types import Paths
 
-__all__ = ["read"]
+__all__ = ["named_paths", "read"]
 
 
 def read(settings: DataSettings, progress: bool = True) -> Collection:
@@ -59,3 +60,27 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
 
             return read_tfds(settings, progress)
     raise UserError(f"--data.source {settings.source!r}: choose one of shapes, karpathy, coco, table, precomp, tfds")
+
+
+def named_paths(settings: DataSettings) -> list[str]:
+    """The files and folders that reading the data opens as the settings name them, each with its key.
+
+    Args:
+        settings: the section `data`.
+
+    Example:
+        >>> named_paths(DataSettings(source="table", annotations="captions.csv"))
+        ['data.annotations captions.csv']
+    """
+    if settings.source == "shapes":
+        named: list[tuple[str, Paths]] = []
+    elif settings.source == "tfds":
+        named = [("tfds.name", settings.tfds.name), ("tfds.data_dir", settings.tfds.data_dir)]
+    else:
+        named = [("annotations", settings.annotations), ("images", settings.images)]
+        if settings.source == "coco":
+            named += [(f"split_ids.{split}", files) for split, files in (settings.split_ids or {}).items()]
+    named.append(("cache_dir", settings.cache_dir))
+    return [
+        f"data.{key} {path}" for key, paths in named for path in ([paths] if isinstance(paths, str) else paths or [])
+    ]

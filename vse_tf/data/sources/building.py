@@ -17,6 +17,8 @@ from vse_tf.errors import UserError
 # Other names that the field gives to the validation split.
 SPLIT_ALIASES = {"validation": "val", "valid": "val", "dev": "val"}
 SPLIT_ORDER = ("train", "val", "test")
+# Above any caption; what follows an unclosed quotation mark to a file's end is longer.
+LONGEST_CAPTION = 100_000
 SPLIT_NAME = re.compile(r"[\w.+-]+")
 
 
@@ -118,6 +120,9 @@ class Gathering:
         text = text.strip()
         if not text:
             self.report.add(where, "empty caption")
+            return
+        if len(text) > LONGEST_CAPTION:
+            self.report.add(where, f"caption too long: {len(text)} characters, at most {LONGEST_CAPTION} are read")
             return
         identity = text if identity is None else identity
         if identity in entry.known:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, kind, split_names, whole
-from vse_tf.data.sources.files import ImageFolder, read_json, several_paths
+from vse_tf.data.sources.files import ImageFolder, read_array, read_json, several_paths
 from vse_tf.errors import UserError
 
 FILE_SPLITS = {"captions_train": "train", "captions_val": "val", "captions_test": "test"}
@@ -166,15 +164,9 @@ def _split_of(split_ids: dict[str, list[str]], report: Report) -> dict[int, str]
 def _load_ids(path: Path, split: str) -> list[int]:
     """The distinct ids of a file; that an id is named twice changes nothing."""
     key = f"{path} (data.split_ids.{split})"
-    try:
-        ids = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{key}: {error.strerror or 'not an .npy file'}") from None
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{key}: not an .npy file of plain numbers ({str(error).splitlines()[0]})") from None
-    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
-        held = f"values of type {ids.dtype}" if isinstance(ids, np.ndarray) else "several arrays"
-        raise UserError(f"{key}: it holds {held}; an array of whole annotation ids is expected")
+    ids = read_array(path, key)
+    if ids.dtype.kind not in "iu":
+        raise UserError(f"{key}: it holds values of type {ids.dtype}; an array of whole annotation ids is expected")
     return list(dict.fromkeys(ids.ravel().tolist()))
 
 

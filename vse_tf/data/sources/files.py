@@ -10,6 +10,10 @@ from typing import Any
 
 from vse_tf.config import Paths
 from vse_tf.errors import UserError
+from vse_tf.files import open_array, read_regular
+
+# A caption file of ten million images is smaller; it is read into memory.
+CAPTION_BYTES = 8 * 2**30
 
 
 def several_paths(value: Paths, key: str, what: str) -> list[Path]:
@@ -26,7 +30,7 @@ def several_paths(value: Paths, key: str, what: str) -> list[Path]:
     paths = [value] if isinstance(value, str) else list(value or [])
     if not paths or not all(paths):
         raise UserError(f"no {what} given; name it with --{key}")
-    return [_expand(path) for path in paths]
+    return [expanded(path) for path in paths]
 
 
 def one_path(value: Paths, key: str, what: str) -> Path:
@@ -55,10 +59,9 @@ def read_text(path: Path, key: str = "data.annotations") -> str:
         UserError: it cannot be read, or is UTF-16.
     """
     try:
-        contents = path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UserError(f"{path}: {reason}; name the file with --{key}") from None
+        contents = read_regular(path, CAPTION_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; name the file with --{key}") from None
     if contents.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
     return contents.decode("utf-8-sig", errors="surrogateescape")
@@ -87,6 +90,24 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         # Numbers of thousands of digits, brackets nested thousands deep.
         raise UserError(f"{path}: broken JSON: {error}") from None
+
+
+def read_array(path: Path, key: str) -> Any:
+    """An `.npy` file, mapped.
+
+    Args:
+        path: the file.
+        key: what the message begins with: the file, and the setting that named it.
+
+    Raises:
+        UserError: it cannot be read, or is no `.npy` file of plain numbers.
+    """
+    try:
+        return open_array(path)
+    except OSError as error:
+        raise UserError(f"{key}: {error.strerror or 'not an .npy file'}") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{key}: not an .npy file of plain numbers ({str(error).splitlines()[0]})") from None
 
 
 def problem_of_text(text: str) -> str:
@@ -197,7 +218,8 @@ class ImageFolder:
             raise ValueError(f"bad image path: {shown(name)} is not a file")
 
 
-def _expand(path: str) -> Path:
+def expanded(path: str) -> Path:
+    """A path as a setting names it, `~` resolved where that is possible."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

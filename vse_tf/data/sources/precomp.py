@@ -14,7 +14,7 @@ from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder, remember
 from vse_tf.data.records import Collection, Images, Report
 from vse_tf.data.sources.building import Entry, Gathering, collect, split_names
-from vse_tf.data.sources.files import one_path, read_text
+from vse_tf.data.sources.files import one_path, read_array, read_text
 from vse_tf.errors import UserError
 
 IMAGES, CAPTIONS = "_ims.npy", "_caps.txt"
@@ -127,14 +127,9 @@ def _read_split(
 
 
 def _open_array(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or 'not an .npy file'}") from None
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: not an .npy file of plain numbers ({str(error).splitlines()[0]})") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or not array.size:
-        held = f"an array {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
+    array = read_array(path, str(path))
+    if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or not array.size:
+        held = f"an array {array.shape} of {array.dtype}"
         raise UserError(f"{path}: it holds {held}; numbers (images, d) or (images, regions, d) are expected")
     return array
 

@@ -100,6 +100,15 @@ def _key(image: str, files: dict[str, str], folder: ImageFolder) -> str:
 
 
 def _csv_rows(path: Path, text: str, table: TableSettings, report: Report) -> Iterator[_Row]:
+    # Python's own limit (131,072) is one for the process, and ends the reading; too long a caption is a bad caption.
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    try:
+        yield from _fields(path, text, table, report)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _fields(path: Path, text: str, table: TableSettings, report: Report) -> Iterator[_Row]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:

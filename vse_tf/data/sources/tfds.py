@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vse_tf.atomic import write_text
+from vse_tf.atomic import check_folder, write_text
 from vse_tf.config import DataSettings, TfdsSettings
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
+from vse_tf.data.sources.files import expanded
+from vse_tf.data.sources.tfds_folder import check_prepared
 from vse_tf.errors import UserError
+from vse_tf.files import open_regular, read_json
+from vse_tf.locks import BusyError, ProcessLock
 from vse_tf.preprocessing.image_headers import read_header
 
 CAPTIONS, DONE = "captions.jsonl", "done.json"
+IMAGE_NAME = re.compile(r"\d{8,}\.\w+")
 # Asked for where a data set cannot say which splits it has.
 USUAL_SPLITS = ("train", "validation", "test")
 
@@ -50,6 +57,8 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
         _find_feature(builder, key, path)
     root = cache_folder(settings) / "tfds" / builder.info.full_name
     if not _is_current(builder, root, features):
+        # Now, and not after a download of hours.
+        check_folder(root, "data.cache_dir")
         try:
             root.mkdir(parents=True, exist_ok=True)
             _prepare(builder, settings.tfds)
@@ -64,20 +73,32 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
             ) from None
     report = Report()
     gathering = Gathering(report)
-    splits = json.loads((root / DONE).read_text())["splits"]
+    splits = _done(root)["splits"]
     names = split_names(splits, builder.info.full_name)
     if settings.restval_as_train and "restval" in names:
         names["restval"] = "train"
     for split in splits:
-        with (root / split / CAPTIONS).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines):
-                file, *captions = json.loads(line)
-                where = f"{builder.info.full_name}: {split}[{number}]"
-                entry = gathering.image(str(root.absolute() / split / file), names[split], where)
-                for place, caption in enumerate(captions if entry else ()):
-                    if entry:
-                        gathering.caption(entry, caption, where, place)
+        for number, (file, captions) in enumerate(_written_examples(root / split / CAPTIONS)):
+            where = f"{builder.info.full_name}: {split}[{number}]"
+            entry = gathering.image(str(root.absolute() / split / file), names[split], where)
+            for place, caption in enumerate(captions if entry else ()):
+                if entry:
+                    gathering.caption(entry, caption, where, place)
     return collect_files("tfds", gathering.entries, settings, report, progress)
+
+
+def _written_examples(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """File name and captions of each example; a cache folder may be somebody else's, so a name must be one of ours."""
+    try:
+        with open_regular(path) as lines:
+            for line in lines:
+                file, *captions = json.loads(line)
+                if not isinstance(file, str) or not IMAGE_NAME.fullmatch(file):
+                    raise ValueError(f"it names the image {str(file)[:100]!r}")
+                yield file, captions
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{path}: {reason}; delete the folder {path.parent} and repeat") from None
 
 
 def _make_builder(settings: TfdsSettings) -> Any:
@@ -85,7 +106,8 @@ def _make_builder(settings: TfdsSettings) -> Any:
 
     if not settings.name:
         raise UserError("no data set given; name one with --data.tfds.name, for example coco_captions")
-    data_dir = str(Path(settings.data_dir).expanduser()) if settings.data_dir else None
+    check_prepared(settings.name, settings.data_dir)
+    data_dir = str(expanded(settings.data_dir)) if settings.data_dir else None
     try:
         return tfds.builder(settings.name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
@@ -115,7 +137,9 @@ def _is_current(builder: Any, root: Path, features: dict[str, str]) -> bool:
     """Whether everything has been written out before, from the same features and as many examples."""
     done = _done(root)
     splits = done.get("splits") or []
-    if not splits or done != features | {"splits": splits}:
+    if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
+        return False
+    if any("/" in name or name.startswith(".") for name in splits) or done != features | {"splits": splits}:
         return False
     return all(_is_written(builder, split, root, features) for split in splits)
 
@@ -129,7 +153,7 @@ def _is_written(builder: Any, split: str, root: Path, features: dict[str, str]) 
 
 def _done(folder: Path) -> dict[str, Any]:
     try:
-        done = json.loads((folder / DONE).read_text())
+        done = read_json(folder / DONE)
     except (OSError, ValueError):
         return {}
     return done if isinstance(done, dict) else {}
@@ -167,16 +191,18 @@ def _write_split(builder: Any, split: str, root: Path, features: dict[str, str],
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock between processes, where the system has them; it goes with the process, however that ends."""
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; where another has it, say so and wait."""
+    lock = ProcessLock(path)
     try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:
+        lock.acquire()
+    except BusyError as busy:
+        print(f"{path.parent}: another process ({busy.holder}) writes these images; waiting for it", file=sys.stderr)
+        lock.acquire(wait=True)
+    try:
         yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    finally:
+        lock.release()
 
 
 def _examples(builder: Any, split: str, features: dict[str, str]) -> Iterator[tuple[bytes, list[str]]]:

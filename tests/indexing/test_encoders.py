@@ -1,0 +1,54 @@
+"""Photo files on their way to a model: only regular ones are opened, and few large ones at a time."""
+
+import os
+
+import pytest
+
+from tests.indexing.collections import draw
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.photo_files import PhotoFiles
+from vse_tf.data.pipeline import ImageView
+from vse_tf.indexing import encoders
+
+
+@pytest.fixture
+def paths(tmp_path):
+    draw(tmp_path / "a.png", 0)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(2**40)
+    names = ("a.png", "pipe.png", "loop.png", "huge.png", "gone.png")
+    return [*(str(tmp_path / name) for name in names), "/dev/zero", "file:///etc/hostname"]
+
+
+REASONS = ("not a regular file but a pipe", "symbolic links", "more than the limit", "missing", "a device", "missing")
+
+
+def test_a_run_opens_regular_files_only(paths):
+    bad = BadImages("skip", 10**8)
+    (photos, rows), *more = PhotoFiles(ImageView((8, 8), 8)).batches(paths, 8, bad)
+    assert not more
+    assert photos.shape == (1, 8, 8, 3)
+    assert rows.tolist() == [0]
+    for path, reason in zip(paths[1:], REASONS, strict=True):
+        assert reason in bad.problems[path].what
+
+
+def test_exported_models_get_regular_files_only(paths):
+    ((start, contents),) = encoders._read_ahead(paths, 8)
+    assert start == 0
+    assert contents[0].startswith(b"\x89PNG")
+    assert all(isinstance(one, OSError) for one in contents[1:])
+
+
+@pytest.mark.parametrize("limit", [1, 150, 10**6])
+def test_files_are_read_in_order_and_few_large_ones(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(encoders, "LOT_BYTES", limit)
+    paths = [str(draw(tmp_path / f"{i}.png", i)) for i in range(7)]
+    found = list(encoders._read_ahead(paths, 3))
+    assert [one for _, lot in found for one in lot] == [open(path, "rb").read() for path in paths]  # noqa: PTH123, SIM115
+    sizes = [len(lot) for _, lot in found]
+    assert [start for start, _ in found] == [sum(sizes[:i]) for i in range(len(sizes))]
+    assert sizes == {1: [1] * 7, 10**6: [3, 3, 1]}.get(limit, sizes)
+    assert list(encoders._read_ahead([], 3)) == []

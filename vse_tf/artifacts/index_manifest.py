@@ -1,0 +1,101 @@
+"""`manifest.json` of an index, read without trusting who wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vse_tf.artifacts.index_paths import own_file
+from vse_tf.data.sources.files import problem_of_text
+from vse_tf.errors import UserError
+from vse_tf.files import read_json
+
+Kind = Literal["images", "captions"]
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+# A billion rows in shards of 16,384 need 11 MB.
+MANIFEST_BYTES = 2**26
+NAME_CHARACTERS = 8192
+MAX_DIM = 2**20
+AGAIN = "restore it, or make the index again with python -m vse_tf.embed"
+_LEAST_LINE = len('{"id":""}\n')
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an index, checked value by value.
+
+    Raises:
+        UserError: no index there, or not a manifest; the message says what is wrong with it.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = read_json(own_file(folder, MANIFEST), MANIFEST_BYTES)
+        _check(manifest)
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "make one with python -m vse_tf.embed"
+        raise UserError(f"{folder}: no index here (no {MANIFEST}); name an index's folder, or {hint}") from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{path}: {reason}; {AGAIN}") from None
+    return manifest
+
+
+def _check(manifest: Any) -> None:
+    """Refuse what is not a manifest.
+
+    Raises:
+        ValueError: the first thing that is wrong with it.
+    """
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise ValueError("not an index's manifest")
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format {manifest['format']!r}; this version reads format {FORMAT}")
+    if manifest.get("kind") not in get_args(Kind):
+        raise ValueError(f"kind is {manifest.get('kind')!r}; it is one of {', '.join(get_args(Kind))}")
+    if not _whole(manifest.get("dim"), 1) or not _whole(manifest.get("count"), 0):
+        raise ValueError("dim and count are not whole numbers")
+    if manifest["dim"] > MAX_DIM:
+        raise ValueError(f"dim is above {MAX_DIM}")
+    _check_strings("", manifest, ("root", "root_name"))
+    for key in ("items", "model", "provenance"):
+        if not isinstance(manifest.get(key), dict):
+            raise ValueError(f"no {key}")
+    _check_strings("model.", manifest["model"], ("kind", "name", "path", "checkpoint", "id"))
+    if not _whole(manifest["items"].get("bytes"), 0) or not isinstance(manifest["items"].get("sha256"), str):
+        raise ValueError("items without bytes and sha256")
+    shards = manifest.get("shards")
+    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
+        raise ValueError("shards without name, rows and sha256")
+    if (rows := sum(shard["rows"] for shard in shards)) != manifest["count"]:
+        raise ValueError(f"count is {manifest['count']}, the shards hold {rows} rows")
+    # Shards may be named several times, so that this alone bounds the rows by a file's size.
+    if manifest["count"] * _LEAST_LINE > manifest["items"]["bytes"]:
+        raise ValueError(f"{manifest['items']['bytes']} bytes of items cannot be {manifest['count']} lines")
+
+
+def _is_shard(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        # A name only: a manifest must not reach outside its folder.
+        and re.fullmatch(r"[^/\\\0]{1,250}\.npy", value["name"]) is not None
+        and _whole(value.get("rows"), 1)
+        and isinstance(value.get("sha256"), str)
+    )
+
+
+def _check_strings(prefix: str, values: dict[str, Any], keys: Sequence[str]) -> None:
+    """Refuse values that are neither missing nor what a path or a name can be."""
+    for key in keys:
+        value = values.get(key)
+        if not isinstance(value, str | None):
+            raise ValueError(f"{prefix}{key} is not a string")
+        if value and (len(value) > NAME_CHARACTERS or "\0" in value or problem_of_text(value)):
+            raise ValueError(f"{prefix}{key} is no path or name")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
