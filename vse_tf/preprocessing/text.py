@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.errors import UserError
-from vse_tf.files import read_json, read_regular
+from vse_tf.files import read_json, read_regular, reason_of
 from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
 
 PADDING = -1
@@ -294,7 +294,7 @@ def load_tokenizer(folder: str | Path) -> WordTokenizer | PresetTokenizer:
     try:
         check_files(Path(folder))
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = reason_of(error)
         where = getattr(error, "filename", None) or folder
         raise UserError(f"{where}: {reason}; copy the whole folder again") from None
     kind = _description(folder)["kind"]
