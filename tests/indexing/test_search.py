@@ -1,6 +1,7 @@
 """Exact search against an obvious one, and what comes with the rows."""
 
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +20,16 @@ def unit(values):
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
-def index_of(folder, vectors, sizes, items=None, root="/photos"):
+def index_of(folder, vectors, sizes, items=None, root=None):
     writer = IndexWriter(folder, "images", vectors.shape[1])
     parts = np.split(vectors, np.cumsum(sizes)[:-1]) if len(sizes) else []
     items = items or [Item(f"{i}.jpg", path=f"{i}.jpg") for i in range(len(vectors))]
-    return writer.commit([writer.write(part) for part in parts], items, {"id": "a", "path": "runs/a"}, root=root)
+    return writer.commit(
+        [writer.write(part) for part in parts],
+        items,
+        {"id": "a", "path": "runs/a"},
+        root=root or Path(folder).parent / "photos",
+    )
 
 
 def oracle(query, vectors, k):
@@ -116,7 +122,7 @@ def test_hits_say_what_a_row_is(tmp_path):
     assert found == [
         {"rank": 1, "item": "x", "path": "/else/where.jpg", "score": 0.5, "row": 1},
         {"rank": 2, "item": "7", "caption": "a dog", "score": 0.25, "row": 2},
-        {"rank": 3, "item": "a.jpg", "path": "/photos/a.jpg", "score": -0.5, "row": 0},
+        {"rank": 3, "item": "a.jpg", "path": str(tmp_path / "photos" / "a.jpg"), "score": -0.5, "row": 0},
     ]
 
 
