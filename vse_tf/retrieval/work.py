@@ -111,6 +111,9 @@ class Work:
         """
 
         def go() -> list[Span]:
+            for path in (self.lines, self.places, self.problems):
+                # The index may be a stranger's, and this a link to any file.
+                path.unlink(missing_ok=True)
             with self.lines.open("wb") as lines, self.places.open("wb") as places, self.problems.open("wb") as problems:
                 return _scan(collection, reuse, rows, fail, lines, places, problems)
 
@@ -146,6 +149,7 @@ class Work:
         beside = self.folder / "all-skipped.jsonl"
 
         def write() -> int:
+            beside.unlink(missing_ok=True)
             with beside.open("wb") as file:
                 with self.problems.open("rb") as scanned:
                     shutil.copyfileobj(scanned, file)
@@ -179,6 +183,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process does, or the folder cannot be made.
     """
+    if (folder / FOLDER).is_symlink():
+        raise UserError(f"{folder / FOLDER} is a link; delete it and repeat")
     told(folder, lambda: (folder / FOLDER).mkdir(parents=True, exist_ok=True), doing="written")
     lock = ProcessLock(folder / FOLDER / "lock")
     try:
