@@ -15,9 +15,8 @@ import pytest
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parent.parent
-CODE = [
-    path for folder in ("vse_tf", "tests", "benchmarks", "docs", "export") for path in (ROOT / folder).rglob("*.py")
-]
+FOLDERS = ("vse_tf", "tests", "benchmarks", "docs", "export")
+CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 # What an import is called where its distribution has another name.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -32,7 +31,7 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
 }
 # The repository's own, and what tests import by the name of a file: a neighbour, the kit's client.
-OWN = {"vse_tf", "tests", "benchmarks"}
+OWN = set(FOLDERS)
 OWN |= {path.stem for folder in ("tests", "export") for path in (ROOT / folder).rglob("*.py")}
 
 

@@ -274,12 +274,22 @@ def test_two_processes_do_not_embed_into_one_index(folder):
     check(folder)
 
 
-def test_a_lock_that_is_a_link_is_not_followed(folder, tmp_path):
-    diary = tmp_path / "diary.txt"
+def test_a_link_that_a_stranger_left_is_not_written_through(folder, tmp_path):
+    diary, work = tmp_path / "diary.txt", folder.parent / "index" / FOLDER
     diary.write_text("mine")
-    (folder.parent / "index" / FOLDER).mkdir(parents=True)
-    (folder.parent / "index" / FOLDER / "lock").symlink_to(diary)
+    work.mkdir(parents=True)
+    (work / "lock").symlink_to(diary)
     with pytest.raises(UserError, match="lock: cannot be written"):
+        run(folder, BytesEncoder())
+    (work / "lock").unlink()
+    for name in ("items.jsonl", "places.i64", "skipped.jsonl", "all-skipped.jsonl", "reuse.sqlite", "model"):
+        (work / name).symlink_to(diary)
+    (work.parent / "skipped.jsonl").symlink_to(diary)
+    # The only one that is read: another model's.
+    run(folder, BytesEncoder())
+    check(folder)
+    work.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link"):
         run(folder, BytesEncoder())
     assert diary.read_text() == "mine"
 

@@ -58,3 +58,12 @@ def test_a_projector_without_thumbnails_has_points(tmp_path):
     ]
     assert np.loadtxt(tmp_path / "projector" / "vectors.tsv").tolist() == [[1, 0], [0, 1], [-1, 0], [0, -1]]
     assert "sprite" not in (tmp_path / "projector_config.pbtxt").read_text()
+
+
+def test_points_are_not_written_through_a_strangers_link(tmp_path):
+    (tmp_path / "diary.txt").write_text("mine")
+    (tmp_path / "logs" / "projector").mkdir(parents=True)
+    for name in ("projector/vectors.tsv", "projector/metadata.tsv", "projector_config.pbtxt"):
+        (tmp_path / "logs" / name).symlink_to(tmp_path / "diary.txt")
+    Board(tmp_path / "logs").projector(None, ["a"], np.eye(1), np.eye(1))
+    assert (tmp_path / "diary.txt").read_text() == "mine"

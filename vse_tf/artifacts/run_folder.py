@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,11 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        with writing(self.metrics, "the metrics", ADVICE), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with writing(self.metrics, "the metrics", ADVICE):
+            # The folder may be a stranger's, and this a link to any file.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            with os.fdopen(os.open(self.metrics, flags, 0o666), "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
     def replace_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.jsonl."""

@@ -107,6 +107,10 @@ class Work:
         Raises:
             UserError: a bad item where `fail`, or the folder cannot be written.
         """
+        for path in (self.lines, self.places, self.problems):
+            # The index may be a stranger's, and this a link to any file.
+            with file_errors(path, "written"):
+                path.unlink(missing_ok=True)
         with (
             file_errors(self.folder, "written"),
             self.lines.open("wb") as lines,
@@ -174,6 +178,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process does, or the folder cannot be made.
     """
+    if (folder / FOLDER).is_symlink():
+        raise UserError(f"{folder / FOLDER} is a link; delete it and repeat")
     with file_errors(folder, "written"):
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     lock = ProcessLock(folder / FOLDER / "lock")

@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.projector import ProjectorConfig
 
 from vse_tf.artifacts.run_folder import ADVICE
+from vse_tf.atomic import replacing, write_text, writing
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.pipeline import ImageView, image_batches
@@ -126,23 +127,25 @@ def write_projector(
         captions: float32 `(n, dim)`.
     """
     folder = logs / "projector"
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savetxt(folder / "vectors.tsv", np.concatenate([images, captions]), delimiter="\t", fmt="%.6g")
-    clean = [" ".join(label.split()) for label in labels]
-    lines = ["label\tmodality", *(f"{label}\t{kind}" for kind in ("image", "caption") for label in clean)]
-    (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    config = ProjectorConfig()
-    embedding = config.embeddings.add()
-    embedding.tensor_name = "images and captions"
-    embedding.tensor_path = "projector/vectors.tsv"
-    embedding.metadata_path = "projector/metadata.tsv"
-    if thumbnails is not None:
-        tile = np.full([1, 1, 3], pictures.TILE, np.uint8)
-        sprite = pictures.sprite([*thumbnails, *([tile] * len(captions))], TILE)
-        tf.io.write_file(str(folder / "sprite.png"), tf.io.encode_png(sprite))
-        embedding.sprite.image_path = "projector/sprite.png"
-        embedding.sprite.single_image_dim.extend([TILE, TILE])
-    (logs / "projector_config.pbtxt").write_text(str(config), encoding="utf-8")
+    with writing(folder, "the projector's points", ADVICE):
+        with replacing(folder / "vectors.tsv") as file:
+            np.savetxt(file, np.concatenate([images, captions]), delimiter="\t", fmt="%.6g")
+        clean = [" ".join(label.split()) for label in labels]
+        lines = ["label\tmodality", *(f"{label}\t{kind}" for kind in ("image", "caption") for label in clean)]
+        write_text(folder / "metadata.tsv", "\n".join(lines) + "\n")
+        config = ProjectorConfig()
+        embedding = config.embeddings.add()
+        embedding.tensor_name = "images and captions"
+        embedding.tensor_path = "projector/vectors.tsv"
+        embedding.metadata_path = "projector/metadata.tsv"
+        if thumbnails is not None:
+            tile = np.full([1, 1, 3], pictures.TILE, np.uint8)
+            sprite = pictures.sprite([*thumbnails, *([tile] * len(captions))], TILE)
+            with replacing(folder / "sprite.png") as file:
+                file.write(tf.io.encode_png(sprite).numpy())
+            embedding.sprite.image_path = "projector/sprite.png"
+            embedding.sprite.single_image_dim.extend([TILE, TILE])
+        write_text(logs / "projector_config.pbtxt", str(config))
 
 
 def purge(logs: Path, step: int) -> None:
