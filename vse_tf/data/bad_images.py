@@ -9,9 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.config import OnBad
+from vse_tf.data.image_limits import MAX_BYTES
 from vse_tf.data.images import decode
 from vse_tf.data.records import FileImages, Images, Problem
 from vse_tf.errors import UserError
+from vse_tf.files import read_regular
 
 # Other images tried in a broken one's place before the run gives up.
 ALTERNATES = 4
@@ -72,9 +74,11 @@ class BadImages:
     def reason(self, path: str) -> str:
         """Why the image cannot be used."""
         try:
-            decode(tf.io.read_file(path), self.max_pixels)
-        except tf.errors.NotFoundError:
+            decode(read_regular(path, MAX_BYTES), self.max_pixels)
+        except FileNotFoundError:
             return "missing image"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
         except (tf.errors.OpError, ValueError) as error:
             return f"undecodable: {_first_line(error)}"
         return "could not be read a moment ago"

@@ -12,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.data.bad_images import BadImages
+from vse_tf.data.image_limits import MAX_BYTES
 from vse_tf.data.pipeline import ImageView
+from vse_tf.files import read_regular
 
 
 class PhotoFiles:
@@ -34,7 +36,7 @@ class PhotoFiles:
         self.view = view
         self.workers = workers or os.cpu_count() or 1
         self._view_of = tf.function(
-            lambda path: view.of_file(tf.io.read_file(path), None), input_signature=[tf.TensorSpec([], tf.string)]
+            lambda contents: view.of_file(contents, None), input_signature=[tf.TensorSpec([], tf.string)]
         )
 
     def batches(self, paths: Sequence[str], batch_size: int, bad: BadImages) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
@@ -77,6 +79,6 @@ class PhotoFiles:
 
     def _read(self, path: str) -> tf.Tensor | None:
         try:
-            return self._view_of(path)
-        except (tf.errors.OpError, ValueError):
+            return self._view_of(tf.constant(read_regular(path, MAX_BYTES)))
+        except (OSError, tf.errors.OpError, ValueError):
             return None
