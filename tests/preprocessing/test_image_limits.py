@@ -16,6 +16,9 @@ from PIL import Image
 
 from tests.bombs import BOMBS, HARMLESS, jpeg_of_scans, segment
 from tests.honest_images import HONEST, noisy_gif
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.photo_files import PhotoFiles
+from vse_tf.data.pipeline import ImageView
 from vse_tf.data.verify import verify
 from vse_tf.pages.thumbnails import thumbnail
 from vse_tf.preprocessing import image_limits
@@ -184,6 +187,27 @@ def test_a_photo_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypatc
     path.write_bytes(HONEST["optimised"][1].ljust(5001, b"\0"))
     (reason,) = verify([str(path)], "decode", LIMIT, tmp_path, progress=False).values()
     assert reason.startswith("5001 bytes, at most ")
+
+
+def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("photo_files", "bad_images"):
+        monkeypatch.setattr(f"vse_tf.data.{module}.MAX_BYTES", 5000)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "good").write_bytes(HONEST["optimised"][0])
+    (tmp_path / "long").write_bytes(HONEST["optimised"][0].ljust(5001, b"\0"))
+    (tmp_path / "bomb").write_bytes(BOMBS["progressive of 500 scans"][0][:4900])
+    names = ["pipe", "good", "long", "bomb", "none"]
+    bad = BadImages("skip", LIMIT)
+    ((_, rows),) = PhotoFiles(ImageView((8, 8), max_pixels=LIMIT), 1).batches(
+        [str(tmp_path / name) for name in names], 8, bad
+    )
+    assert list(rows) == [1]
+    assert {Path(path).name: problem.what for path, problem in bad.problems.items()} == {
+        "pipe": "cannot be read: not a regular file but a pipe",
+        "long": "cannot be read: 5001 bytes, more than the limit of 5000",
+        "bomb": "undecodable: 450 scans, at most 64",
+        "none": "missing image",
+    }
 
 
 @pytest.mark.parametrize("name", BOMBS)

@@ -65,5 +65,5 @@ def test_points_are_not_written_through_a_strangers_link(tmp_path):
     (tmp_path / "logs" / "projector").mkdir(parents=True)
     for name in ("projector/vectors.tsv", "projector/metadata.tsv", "projector_config.pbtxt"):
         (tmp_path / "logs" / name).symlink_to(tmp_path / "diary.txt")
-    Board(tmp_path / "logs").projector(None, ["a"], np.eye(1), np.eye(1))
+    write_projector(tmp_path / "logs", None, ["a"], np.eye(1), np.eye(1))
     assert (tmp_path / "diary.txt").read_text() == "mine"

@@ -141,7 +141,7 @@ class Problem:
 
 def unreadable(error: OSError) -> str:
     """What is wrong with an image whose file cannot be opened."""
-    return "missing image" if isinstance(error, FileNotFoundError) else f"unreadable image: {error.strerror or error}"
+    return "missing image" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
 
 
 @dataclass
