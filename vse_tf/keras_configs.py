@@ -56,7 +56,7 @@ _OPS = frozenset(["keras.src.ops.math", "keras.src.ops.nn", "keras.src.ops.numpy
 OWN = _names(
     """
     ApplicationsPreprocessing AttentionPooling ClassToken FillPadding GridNorm L2Normalize LearnedTemperature
-    MaskedMax MaskedMean PackedGRU PretrainedBackbone SplitPadding Within ZeroPadding
+    MaskedMax MaskedMean PackedGRU PretrainedBackbone SplitPadding ZeroPadding
     """
 )
 # KerasHub's families of networks that read images or texts.

@@ -26,10 +26,9 @@ from vse_tf.embedder import Embedder, save_model
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import measure
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.feature_cache import FeatureCache, training_views, with_features
-from vse_tf.models.gradient_cache import check_pieces
+from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, training_views, with_features
+from vse_tf.models.gradient_cache import check_micro_batch
 from vse_tf.models.image_tower import image_size, image_tower_from_settings
-from vse_tf.models.text_feature_cache import TextFeatureCache
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing import text
 from vse_tf.training.callbacks import BoardWriter, Progress, StepWatch, Validation, thumbnails
@@ -231,19 +230,19 @@ class _Trainer:
             name="dual_encoder",
         )
         if micro_batch:
-            check_pieces(model, micro_batch, self.strategy.num_replicas_in_sync)
+            check_micro_batch(model, micro_batch, self.strategy.num_replicas_in_sync)
         return model
 
     def _caches(
         self, model: DualEncoder, tokenizer: Any, view: ImageView, bad: BadImages
-    ) -> tuple[FeatureCache | None, TextFeatureCache | None]:
-        """What keeps the features of images and of captions, where the settings ask for it."""
+    ) -> tuple[FeatureCache | None, FeatureCache | None]:
+        """The caches of the features of images and of captions, if the settings ask for them."""
         data, folder = self.settings.data, cache_folder(self.settings.data)
-        images = FeatureCache(model.image_tower, view, folder, bad) if data.features else None
-        texts = (
-            TextFeatureCache(model.text_tower, tokenizer, self.settings.text, folder) if data.text_features else None
+        images, captions = ImageInputs(view, bad), CaptionInputs(tokenizer, self.settings.text)
+        return (
+            FeatureCache(model.image_tower, images, folder) if data.features else None,
+            FeatureCache(model.text_tower, captions, folder) if data.text_features else None,
         )
-        return images, texts
 
     def _compile(self, model: DualEncoder, training: Split, steps_per_epoch: int) -> None:
         settings, train = self.settings, self.settings.train
