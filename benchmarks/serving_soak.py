@@ -165,6 +165,9 @@ class Mix:
             "unknown version": Request("GET", f"/v1/models/{TEXT}/versions/999999", status=404),
             "wrong method": Request("DELETE", f"/v1/models/{TEXT}", status=400),
             "out of the folder": Request("GET", "/v1/models/..%2f..%2fetc%2fpasswd", status=404),
+            "foreign page": Request("GET", f"/v1/models/{TEXT}", status=403, headers={"Origin": "https://example.org"}),
+            "foreign host": Request("GET", f"/v1/models/{TEXT}", status=403, headers={"Host": "example.org"}),
+            "too many inputs": predict(TEXT, {"inputs": [""] * 10_000}, status=413),
             "unknown page": Request("GET", "/page/../../setup.cfg", status=404),
         }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import objectives, serving_soak, soak
+from benchmarks import amplification, objectives, serving_soak, soak
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
@@ -100,6 +100,28 @@ def test_the_server_is_soaked(tmp_path, capsys):
     assert {"text_tower", "image_tower", "bomb", "too large", "hangs up", "thumbnail"} <= found["kinds"].keys()
     assert found["mb_first_last"][0] > 50 and found["files_first_last"][0] > 0
     assert "0 wrong; " in told.err
+
+
+def test_small_requests_cost_the_server_little(tmp_path, capsys):
+    models.write_towers(tmp_path)
+    names = ["a million empty", "100,000 images", "JSON of objects", "bomb of 1 GB", "name of 30 MB"]
+    with pytest.raises(SystemExit) as end:
+        amplification.main(["--models", str(tmp_path), "--clients", "2", "--only", *names])
+    told = capsys.readouterr()
+    found = json.loads(told.out.splitlines()[-1])
+    statuses = {name: each["status"] for name, each in found["requests"].items()}
+    assert statuses == {
+        "a million empty strings": 413,
+        "100,000 images that are none": 413,
+        "JSON of objects": 413,
+        "JSON of objects elsewhere": 413,
+        "a gzip bomb of 1 GB": 413,
+        "a signature's name of 30 MB": 400,
+        "an input's name of 30 MB": 400,
+    }
+    assert all(each["answer_mb"] <= 0.02 for each in found["requests"].values())
+    assert (end.value.code, found["within"]) == (False, True), told.err
+    assert "within the limits" in told.err
 
 
 class Answers:

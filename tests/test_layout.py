@@ -14,7 +14,7 @@ LEVELS = [
     ["config"],
     ["files", "locks", "removed_settings"],
     ["atomic", "keras_configs"],
-    ["settings_parser", "preprocessing"],
+    ["setting_paths", "settings_parser", "preprocessing"],
     ["data"],
     ["losses"],
     ["models"],

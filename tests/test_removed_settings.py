@@ -12,7 +12,7 @@ from vse_tf.config import Settings, to_dict
 from vse_tf.errors import UserError
 from vse_tf.removed_settings import REMOVED, split_removed
 from vse_tf.settings_parser import load_settings, parse_settings, save_settings
-from vse_tf.training.continuing import finished_results
+from vse_tf.training.resume import finished_results
 
 CHANGED = {
     "data.group_batches": False,

@@ -52,9 +52,9 @@ def test_the_run_folder_holds_what_it_promises(run):
 
 def test_the_command_reports_table_folder_and_next_commands(run, capsys):
     train.main(arguments(run, train__examples=2, train__projector=10))
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for expected in ("val", "hard", "R@1", str(run), "tensorboard --logdir", "python -m vse_tf.evaluate --run"):
-        assert expected in told
+        assert expected in output
 
 
 def test_evaluate_reproduces_the_best_row_in_a_new_process(run, tmp_path):
@@ -152,7 +152,7 @@ def test_load_encodes_images_and_texts(run, tmp_path):
         model.encode_texts("one string")
 
 
-def test_a_picture_of_the_sets_own_size_has_one_vector_wherever_it_comes_from(run, tmp_path):
+def test_paths_arrays_and_exports_give_an_image_one_vector(run, tmp_path):
     model = load(run)
     val = read(model.settings.data).split("val")
     measured = model.encode_split(val, BadImages("fail", 10**8)).image[:3]
@@ -208,7 +208,7 @@ def test_two_replicas_train_through_the_command(tmp_path):
         assert two["metrics"].keys() == one["metrics"].keys()
 
 
-def test_growing_epochs_continues_and_ends_with_the_epochs_asked_for(tmp_path):
+def test_more_epochs_continue_a_finished_run(tmp_path):
     folder = tmp_path / "run"
     train.main(arguments(folder, train__schedule="constant", train__epochs=1))
     train.main(arguments(folder, train__schedule="constant", train__epochs=3))
@@ -242,8 +242,8 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
 def test_early_stopping_says_so_and_stays_stopped(tmp_path, capsys):
     argv = arguments(tmp_path / "run", train__epochs=9, train__patience=1, train__learning_rate=1e-9)
     train.main(argv)
-    told = capsys.readouterr().out
-    assert "stopped early" in told
+    output = capsys.readouterr().out
+    assert "stopped early" in output
     epochs = len(rows_of(tmp_path / "run"))
     assert epochs < 9
     train.main(argv)
@@ -297,9 +297,9 @@ def test_init_from_takes_the_weights_over(tmp_path, capsys):
             model__head_units=8,
         )
     )
-    told = capsys.readouterr().out
-    assert "weights loaded" in told
-    assert "start fresh" in told
+    output = capsys.readouterr().out
+    assert "weights loaded" in output
+    assert "start fresh" in output
     base, plus = load(tmp_path / "base"), load(tmp_path / "plus")
     np.testing.assert_allclose(
         base.text_tower.get_layer("gru").get_weights()[1], plus.text_tower.get_layer("gru").get_weights()[1], atol=1e-6

@@ -7,13 +7,18 @@ opens paths here. No TensorFlow is imported.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from vse_tf.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,6 +141,47 @@ def open_array(path: str | Path) -> np.ndarray:
         if announced == 0:
             return np.zeros(shape, dtype, order)
         return np.memmap(file, dtype, "r", start, shape, order)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a regular file's contents, in hexadecimal.
+
+    Raises:
+        OSError: as `open_regular`.
+
+    Example:
+        >>> sha256_of("photos.index/items.jsonl")[:8]
+        '655dd6ee'
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reason_of(error: Exception) -> str:
+    """An error in the system's own words where it has some, such as `Permission denied`; else in its own."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+@contextlib.contextmanager
+def file_errors(path: str | Path, doing: str = "read") -> Iterator[None]:
+    """Turn what the file system refuses inside the block into one line for the user.
+
+    Args:
+        path: what the block works on, for an error that does not name its file.
+        doing: `read` or `written`.
+
+    Raises:
+        UserError: the block raised an `OSError`.
+
+    Example:
+        >>> with file_errors("notes.txt"):
+        ...     text = read_regular("notes.txt")
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = "; free some space and repeat" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(f"{error.filename or path}: cannot be {doing}: {reason_of(error)}{advice}") from None
 
 
 def _kind(mode: int) -> str:

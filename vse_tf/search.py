@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from jsonargparse import Namespace
 
-from vse_tf.artifacts.index import Index, told
+from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.atomic import check_file, replacing, write_text
 from vse_tf.errors import UserError, run_command
+from vse_tf.files import file_errors
 from vse_tf.indexing.backends import BACKENDS, backend
 from vse_tf.indexing.embedding import Encoder
 from vse_tf.indexing.encoders import index_encoder
@@ -136,7 +137,8 @@ def _write_bytes(path: Path, contents: bytes) -> None:
 
 
 def _write(name: str, write: Callable[[Path], Any]) -> None:
-    told(Path(name), write, Path(name), doing="written")
+    with file_errors(name, "written"):
+        write(Path(name))
     print(f"written to {name}", file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vse_tf.atomic import write_text
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
-from vse_tf.files import read_regular
+from vse_tf.files import read_regular, reason_of
 from vse_tf.losses.registry import LOSSES
 from vse_tf.removed_settings import refuse_removed, split_removed
 from vse_tf.setting_types import check_values
@@ -237,7 +237,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(text)
     # Numbers of thousands of digits and impossible dates are ValueErrors.
     except (OSError, ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = reason_of(error)
         raise UserError(f"{path}: cannot be read: {reason}") from None
     if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings")

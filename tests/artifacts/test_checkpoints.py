@@ -127,7 +127,7 @@ def test_no_checkpoint_says_what_to_do(tmp_path):
 
 def test_nothing_but_a_description_is_written_when_a_step_has_been_measured(tmp_path):
     built, checkpoints = model(), Checkpoints(tmp_path)
-    checkpoints.save(built, Position(0, 4, within=4), best=False, progress={"rows": []})
+    checkpoints.save(built, Position(0, 4, step_in_epoch=4), best=False, progress={"rows": []})
     assert checkpoints.position("best") is None
     written = (tmp_path / "step-000000004" / "state.h5").stat().st_mtime_ns
     checkpoints.save(built, Position(1, 4), best=True, progress={"rows": [1]})

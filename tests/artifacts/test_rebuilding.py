@@ -171,6 +171,17 @@ def names(file):
     return found
 
 
+@pytest.mark.parametrize("name", ["tokenizer/vocabulary.txt", "tokenizer"])
+def test_a_tokenizer_linked_from_elsewhere_is_refused(run, tmp_path, name):
+    (run / name).rename(tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    refused(run, "link out of the run folder")
+    (run / name).unlink()
+    (tmp_path / "elsewhere").rename(run / "own")
+    (run / name).symlink_to(run / "own")
+    vse_tf.load(run)
+
+
 @pytest.mark.parametrize("value", [True, "5", 10**30, 2**17, -1, 0, None, 1.5])
 def test_a_wrong_length_of_captions_is_one_line(run, value):
     path = run / "tokenizer" / "tokenizer.json"
@@ -193,7 +204,7 @@ def test_more_words_than_the_model_knows_are_one_line(run):
         ("BytePairTokenizer", {"merges": "http://127.0.0.1:1/x"}, "merges"),
         ("SentencePieceTokenizer", {"proto": "/dev/zero"}, "proto"),
         ("BertTokenizer", {"lowercase": {"class_name": "Lambda"}}, "lowercase"),
-        ("BertTokenizer", {}, "vocabulary.txt is a link out of the folder"),
+        ("BertTokenizer", {}, "vocabulary.txt is a link out of the run folder"),
         (["BertTokenizer"], {}, "is no tokenizer that is loaded"),
         ("BertTokenizer", None, "is no tokenizer that is loaded"),
     ],
@@ -205,6 +216,8 @@ def test_a_tokenizer_opens_only_its_own_files(run, name, config, wanted):
     (folder / "tokenizer.json").write_text(json.dumps({"kind": "preset", "max_tokens": 16}))
     description = {"module": "keras_hub", "class_name": name, "registered_name": f"keras_hub>{name}", "config": config}
     (folder / "preset" / "tokenizer.json").write_text(json.dumps(description))
-    (folder / "preset" / "vocabulary.txt").symlink_to("/etc/passwd")
-    assert Path("/etc/passwd").exists()
+    if "link" in wanted:
+        (folder / "preset" / "assets" / "tokenizer").mkdir(parents=True)
+        (folder / "preset" / "assets" / "tokenizer" / "vocabulary.txt").symlink_to("/etc/passwd")
+        assert Path("/etc/passwd").exists()
     refused(run, wanted)

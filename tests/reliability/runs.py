@@ -33,9 +33,9 @@ RANDOM = {
 }
 
 
-def photo_arguments(folder: Path, run: Path, **changed: Any) -> list[str]:
-    """Arguments of a run on image files with random crops and flips; the photos are made the first time."""
-    images = folder / "photos"
+def file_arguments(folder: Path, run: Path, **changed: Any) -> list[str]:
+    """Arguments of a run on image files with random crops and flips; the files are made the first time."""
+    images = folder / "images"
     if not images.exists():
         images.mkdir(parents=True)
         rng = np.random.default_rng(0)
@@ -72,9 +72,9 @@ def shapes_arguments(folder: Path, run: Path, **changed: Any) -> list[str]:
 
 # 80 captions or 96 scenes in batches of 16: five or six steps an epoch.
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "files": (photo_arguments, {}),
+    "files": (file_arguments, {}),
     "cached features": (
-        photo_arguments,
+        file_arguments,
         {
             "image__encoder": "applications:MobileNet",
             "image__weights": "none",
@@ -85,7 +85,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "shapes": (shapes_arguments, {"train__schedule": "cosine"}),
     "shapes, two replicas": (shapes_arguments, {"distribution__virtual_cpus": 2}),
-    "files, two replicas": (photo_arguments, {"distribution__virtual_cpus": 2}),
+    "files, two replicas": (file_arguments, {"distribution__virtual_cpus": 2}),
 }
 
 
@@ -137,22 +137,32 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 
 def _disturb(where: str, step: int) -> None:
     from vse_tf.artifacts import checkpoints  # noqa: PLC0415
-    from vse_tf.training import callbacks, saving  # noqa: PLC0415
+    from vse_tf.artifacts.run_folder import RunFolder  # noqa: PLC0415
+    from vse_tf.training import callbacks  # noqa: PLC0415
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGTERM if where.startswith("term") else signal.SIGKILL)
 
-    told: list[int] = []
-    watch = callbacks.StepWatch
-    done = watch.on_train_batch_end
+    sent: list[int] = []
+    current: list[Any] = []
+    tracker = callbacks.StepTracker
+    step_ends, epoch_begins = tracker.on_train_batch_end, tracker.on_epoch_begin
 
     def after_step(self: Any, batch: int, logs: Any = None) -> None:
-        done(self, batch, logs)
-        # Once: of several workers one may be told at a step and leave after a later one, and a second signal kills.
-        if self.position.step >= step and not told:
-            told.append(step)
+        step_ends(self, batch, logs)
+        # Once: of several workers one may get the signal at a step and stop after a later one, and a second one kills.
+        if self.progress.position.step >= step and not sent:
+            sent.append(step)
             os.kill(os.getpid(), {"step": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[where])
 
+    def on_epoch_begin(self: Any, epoch: int, logs: Any = None) -> None:
+        epoch_begins(self, epoch, logs)
+        current[:] = [self.progress]
+
+    def reached() -> bool:
+        return bool(current) and current[0].position.step >= step
+
+    tracker.on_epoch_begin = on_epoch_begin
     if where.endswith("saving"):
         described = checkpoints.described
 
@@ -171,27 +181,12 @@ def _disturb(where: str, step: int) -> None:
         checkpoints.Checkpoints._point_to = point
     elif where.endswith("measuring"):
         measure = callbacks.measure
-        current: list[Any] = []
-        begin = watch.on_epoch_begin
-
-        def on_epoch_begin(self: Any, epoch: int, logs: Any = None) -> None:
-            begin(self, epoch, logs)
-            current[:] = [self]
-
-        def measured(*args: Any) -> Any:
-            return kill() if current and current[0].position.step >= step else measure(*args)
-
-        watch.on_epoch_begin, callbacks.measure = on_epoch_begin, measured
+        callbacks.measure = lambda *args: kill() if reached() else measure(*args)
     elif where == "recording":
-        record = callbacks.Validation.record
-
-        def recorded(self: Any) -> None:
-            return kill() if self.watch.position.step >= step else record(self)
-
-        callbacks.Validation.record = recorded
-        assert saving.Validation is callbacks.Validation
+        append = RunFolder.append_metrics
+        RunFolder.append_metrics = lambda self, row: kill() if reached() else append(self, row)
     else:
-        watch.on_train_batch_end = after_step
+        tracker.on_train_batch_end = after_step
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Faults of a whole run, through the command: a line that says what to do, and nothing lost."""
+"""Faults of a run, through the command: a line that says what to do, and nothing lost."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_that_fills_up_and_a_damaged_checkpoint_lose_nothing(tmp_path, monkeypatch, undisturbed, capsys):
+def test_a_full_disk_and_a_damaged_checkpoint_lose_nothing(tmp_path, monkeypatch, undisturbed, capsys):
     argv = shapes_arguments(tmp_path, tmp_path / "run", **SMALL)
     save = Checkpoints.save
 
@@ -47,14 +47,14 @@ def test_a_disk_that_fills_up_and_a_damaged_checkpoint_lose_nothing(tmp_path, mo
     state = checkpoints / "step-000000006" / "state.h5"
     state.write_bytes(state.read_bytes()[:-1])
     train.main(argv)
-    told = capsys.readouterr().out
-    assert "step-000000006/state.h5: damaged checkpoint" in told
-    assert "4 steps into the next" in told
+    output = capsys.readouterr().out
+    assert "step-000000006/state.h5: damaged checkpoint" in output
+    assert "4 steps into the next" in output
     assert_same(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "results.json", "model.json"])
-def test_a_file_of_the_run_folder_that_cannot_be_written_is_one_line(tmp_path, name):
+def test_a_run_file_that_cannot_be_written_is_one_line(tmp_path, name):
     run = tmp_path / "run"
     (run / name / "in the way").mkdir(parents=True)
     (run / "config.yaml").write_text("train: {run_dir: unused}\n")
@@ -81,7 +81,7 @@ def test_changed_data_are_refused_unless_forced(tmp_path):
     train.main(argv)
     again = shapes_arguments(tmp_path, tmp_path / "run", train__epochs=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vse_tf.training.trainer.fingerprint", lambda _: "another")
+        patch.setattr("vse_tf.artifacts.provenance.fingerprint", lambda _: "another")
         with pytest.raises(UserError, match=r"data \(images or captions\) have changed.*--train\.resume force"):
             train.main(again)
         train.main([*again, "--train.resume", "force"])

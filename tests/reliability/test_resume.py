@@ -12,20 +12,20 @@ import pytest
 from tests.reliability.runs import KILLS, KINDS, argv_of, assert_same, command
 from vse_tf import train
 from vse_tf.errors import Interrupted
-from vse_tf.training.callbacks import StepWatch
+from vse_tf.training.callbacks import StepTracker
 
 
 def stopped_at(monkeypatch, argv, step, stop):
     """Train here and call `stop` when a step is done."""
-    done = StepWatch.on_train_batch_end
+    done = StepTracker.on_train_batch_end
 
     def after_step(self, batch, logs=None):
         done(self, batch, logs)
-        if self.position.step >= step:
+        if self.progress.position.step >= step:
             stop()
 
     with monkeypatch.context() as patch:
-        patch.setattr(StepWatch, "on_train_batch_end", after_step)
+        patch.setattr(StepTracker, "on_train_batch_end", after_step)
         train.main(argv)
 
 
@@ -45,7 +45,7 @@ def test_interrupted_then_killed_by_the_real_command(tmp_path):
     assert interrupted.returncode == 130
     assert "Traceback" not in interrupted.stderr
     last = interrupted.stderr.strip().splitlines()[-1]
-    assert last.startswith("stopped by Ctrl-C; kept at step 2")
+    assert last.startswith("stopped by Ctrl-C; saved at step 2")
     # The checkpoint of step 6, in the middle of an epoch, is half written.
     killed = command(argv, disturbed=("saving", 6))
     assert killed.returncode == -signal.SIGKILL
@@ -61,7 +61,7 @@ def test_sigterm_on_two_replicas(tmp_path, monkeypatch):
     changed = {"train__epochs": 2}
     argv = argv_of("shapes, two replicas", tmp_path, run, **changed)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match=r"SIGTERM; kept at step 8 in .*run; the same command continues") as stop:
+    with pytest.raises(Interrupted, match=r"SIGTERM; saved at step 8 in .*run; the same command continues") as stop:
         stopped_at(monkeypatch, argv, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert stop.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before
@@ -70,7 +70,7 @@ def test_sigterm_on_two_replicas(tmp_path, monkeypatch):
     assert_same(run, undisturbed)
 
 
-def test_cached_features_go_on_after_a_crash_in_an_epochs_measurement(tmp_path, monkeypatch):
+def test_cached_features_go_on_after_a_crash_while_measuring(tmp_path, monkeypatch):
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     changed = {"train__epochs": 2, "train__checkpoint_steps": 5}
     argv = argv_of("cached features", tmp_path, run, **changed)

@@ -15,11 +15,11 @@ from vse_tf.errors import UserError
 from vse_tf.losses import LOSSES
 from vse_tf.training.distribution import (
     distribute,
-    fit_across_workers,
-    from_chief,
     is_chief,
     make_strategy,
     same_everywhere,
+    skip_symbolic_build,
+    worker_sum,
 )
 
 HEART = {
@@ -67,7 +67,7 @@ def test_a_batch_that_cannot_be_divided_names_the_next_one():
         distribute(strategy, 16, lambda shard, replicas: dataset(16))
 
 
-def test_the_workaround_for_several_workers_is_for_the_tested_keras_alone(monkeypatch):
+def test_the_symbolic_build_is_skipped_in_tested_keras_only(monkeypatch):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     for version, helped in (("3.11.9", False), ("3.12.0", True), ("3.15.1", True), ("3.16.0", False), ("4.0", False)):
         monkeypatch.setattr(keras, "__version__", version)
@@ -75,12 +75,12 @@ def test_the_workaround_for_several_workers_is_for_the_tested_keras_alone(monkey
             kind = tf.distribute.MirroredStrategy if several else tf.distribute.TPUStrategy
             monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", kind)
             model = keras.Sequential()
-            fit_across_workers(model, strategy)
+            skip_symbolic_build(model, strategy)
             assert ("_maybe_symbolic_build" in vars(model)) == (helped and several)
 
 
 def test_one_worker_asks_nobody():
-    assert from_chief(tf.distribute.get_strategy(), 3.0) == 3.0
+    assert worker_sum(tf.distribute.get_strategy(), 2)([3.0, True]).tolist() == [3.0, 1.0]
     assert same_everywhere(tf.distribute.get_strategy(), 3.0)
 
 

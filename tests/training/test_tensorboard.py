@@ -1,7 +1,15 @@
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.training.tensorboard import Board, purge
+from vse_tf.training.tensorboard import purge, write_projector
+
+
+def write_steps(folder, count):
+    writer = tf.summary.create_file_writer(str(folder))
+    for step in range(count):
+        with writer.as_default(step):
+            tf.summary.scalar("loss", 1.0 / (step + 1))
+    writer.close()
 
 
 def steps(folder):
@@ -14,21 +22,20 @@ def steps(folder):
 
 
 def test_purge_drops_what_lies_past_the_checkpoint(tmp_path):
-    board = Board(tmp_path)
-    for step in range(10):
-        board.scalars({"loss": 1.0 / (step + 1)}, step)
-    board.close()
+    write_steps(tmp_path, 10)
     assert steps(tmp_path) == list(range(10))
-    assert purge(tmp_path, 6) == 3
+    purge(tmp_path, 6)
     assert steps(tmp_path) == list(range(7))
-    assert purge(tmp_path, 6) == 0
+    (file,) = tmp_path.iterdir()
+    contents, changed = file.read_bytes(), file.stat().st_mtime_ns
+    purge(tmp_path, 6)
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == (contents, changed)
+    purge(tmp_path, -1)
+    assert not list(tmp_path.iterdir())
 
 
-def test_purge_mends_a_file_that_was_cut_in_the_middle_of_a_record(tmp_path):
-    board = Board(tmp_path)
-    for step in range(5):
-        board.scalars({"loss": 1.0}, step)
-    board.close()
+def test_purge_repairs_a_file_cut_in_the_middle_of_a_record(tmp_path):
+    write_steps(tmp_path, 5)
     (file,) = tmp_path.glob("events.*")
     file.write_bytes(file.read_bytes()[:-7])
     purge(tmp_path, 100)
@@ -36,11 +43,12 @@ def test_purge_mends_a_file_that_was_cut_in_the_middle_of_a_record(tmp_path):
 
 
 def test_purge_of_nothing_does_nothing(tmp_path):
-    assert purge(tmp_path / "absent", 0) == 0
+    purge(tmp_path / "absent", 0)
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_projector_without_pictures_has_points(tmp_path):
-    Board(tmp_path).projector(None, ["a\tb\nc", "\u00e9"], np.eye(2), -np.eye(2))
+def test_a_projector_without_thumbnails_has_points(tmp_path):
+    write_projector(tmp_path, None, ["a\tb\nc", "\u00e9"], np.eye(2), -np.eye(2))
     assert (tmp_path / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines() == [
         "label\tmodality",
         "a b c\timage",

@@ -41,26 +41,26 @@ def on_two_workers(folders, disturbed=(None, None), **changed):
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
     try:
-        told = [process.communicate(timeout=300)[0] for process in processes]
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
+    return [(process.returncode, text) for process, text in zip(processes, outputs, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of two workers, of which one was told to stop in the second epoch, continued; the same on one device."""
+    """A run of two workers, of which one got a signal in the second epoch, continued; the same on one device."""
     folder = tmp_path_factory.mktemp("workers")
     both, one = folder / "both", folder / "one"
-    told = [on_two_workers([both, both], how, train__epochs=9) for how in ((None, ("term", "6")), (None, None))]
+    outputs = [on_two_workers([both, both], how, train__epochs=9) for how in ((None, ("term", "6")), (None, None))]
     train.main(arguments(one, **COMMON, train__epochs=9))
-    return both, one, told
+    return both, one, outputs
 
 
 def test_two_workers_train_what_one_device_trains(runs):
-    both, one, told = runs
-    assert [code for code, _ in told[1]] == [0, 0], told
+    both, one, outputs = runs
+    assert [code for code, _ in outputs[1]] == [0, 0], outputs
     assert [row["metrics"] for row in rows_of(both)] == [row["metrics"] for row in rows_of(one)]
     for mine, other in zip(rows_of(both), rows_of(one), strict=True):
         assert mine["train"] == pytest.approx(other["train"], rel=1e-5, abs=1e-5)
@@ -69,52 +69,52 @@ def test_two_workers_train_what_one_device_trains(runs):
 
 
 def test_the_chief_alone_writes_and_both_stop_early(runs):
-    both, _, told = runs
+    both, _, outputs = runs
     epochs = [row["epoch"] for row in rows_of(both)]
     assert epochs == list(range(1, len(epochs) + 1)) and 1 < len(epochs) < 9
-    chief, other = (text for _, text in told[1])
+    chief, other = (text for _, text in outputs[1])
     assert f"continuing {both} after epoch" in chief and "stopped early" in chief
     assert "the chief has written" in other and "R@1" not in other and "continuing" not in other
     assert len(list((both / "logs").glob("events.*"))) == 2
 
 
-def lines_of(told):
+def lines_of(outputs):
     """Each worker's code and the one line that it says of its end; TensorFlow may log of the other's after it."""
-    assert not [text for _, text in told if "Traceback" in text]
-    said = [[line for line in text.splitlines() if line.startswith(("stopped by", "error:"))] for _, text in told]
-    assert all(len(lines) == (code >= 0) for (code, _), lines in zip(told, said, strict=True)), told
-    return [(code, "".join(lines)) for (code, _), lines in zip(told, said, strict=True)]
+    assert not [text for _, text in outputs if "Traceback" in text]
+    said = [[line for line in text.splitlines() if line.startswith(("stopped by", "error:"))] for _, text in outputs]
+    assert all(len(lines) == (code >= 0) for (code, _), lines in zip(outputs, said, strict=True)), outputs
+    return [(code, "".join(lines)) for (code, _), lines in zip(outputs, said, strict=True)]
 
 
-def assert_kept(told, run, by, code, first):
+def assert_saved(outputs, run, by, code, first):
     """Both workers have left after the same step: `first`, or a later one of its epoch."""
-    lines = lines_of(told)
-    step = int(lines[0][1].split("kept at step ")[1].split()[0])
+    lines = lines_of(outputs)
+    step = int(lines[0][1].split("saved at step ")[1].split()[0])
     assert first <= step <= -(-first // STEPS) * STEPS
     for line, where in zip(lines, (f"in {run}", "by the chief"), strict=True):
-        assert line == (code, f"stopped by {by}; kept at step {step} {where}; the same command continues from there")
+        assert line == (code, f"stopped by {by}; saved at step {step} {where}; the same command continues from there")
 
 
 def test_a_signal_to_any_worker_ends_all_after_the_same_step(runs):
-    both, _, told = runs
-    assert_kept(told[0], both, "SIGTERM", 143, 6)
+    both, _, outputs = runs
+    assert_saved(outputs[0], both, "SIGTERM", 143, 6)
 
 
 @pytest.mark.evidence
 def test_signals_and_losses_at_other_moments(tmp_path):
     run, settings = tmp_path / "run", {"train__epochs": 4, "train__patience": 0}
-    lost = "error: another worker of this run has left or cannot be reached; start all workers again with the same"
+    lost = "error: another worker of this run has stopped or cannot be reached; start all workers again with the same"
     everyone = on_two_workers([run, run], (("int", "1"), ("int", "1")), **settings)
-    assert_kept(everyone, run, "Ctrl-C", 130, 1)
+    assert_saved(everyone, run, "Ctrl-C", 130, 1)
     # The chief has heard of it from the other worker, and is saving when its own signal arrives.
     late = on_two_workers([run, run], (("term-saving", "5"), ("term", "5")), **settings)
-    assert_kept(late, run, "SIGTERM", 143, 5)
+    assert_saved(late, run, "SIGTERM", 143, 5)
     measuring = on_two_workers([run, run], (("term-measuring", "8"), None), **settings)
-    assert_kept(measuring, run, "SIGTERM", 143, 8)
-    killed, (code, told) = lines_of(on_two_workers([run, run], (("step", "10"), None), **settings))
-    assert (killed[0], code) == (-9, 2) and told.startswith(lost)
-    (code, told), killed = lines_of(on_two_workers([run, run], (None, ("step", "11")), **settings))
-    assert (killed[0], code) == (-9, 2) and told.startswith(lost)
+    assert_saved(measuring, run, "SIGTERM", 143, 8)
+    killed, (code, line) = lines_of(on_two_workers([run, run], (("step", "10"), None), **settings))
+    assert (killed[0], code) == (-9, 2) and line.startswith(lost)
+    (code, line), killed = lines_of(on_two_workers([run, run], (None, ("step", "11")), **settings))
+    assert (killed[0], code) == (-9, 2) and line.startswith(lost)
     assert [code for code, _ in on_two_workers([run, run], **settings)] == [0, 0]
     train.main(arguments(tmp_path / "one", **{**COMMON, **settings}))
     assert [row["metrics"] for row in rows_of(run)] == [row["metrics"] for row in rows_of(tmp_path / "one")]
@@ -123,6 +123,6 @@ def test_signals_and_losses_at_other_moments(tmp_path):
 @pytest.mark.evidence
 def test_a_folder_that_the_workers_do_not_share_ends_both(tmp_path):
     train.main(arguments(tmp_path / "chief", **COMMON, train__epochs=1))
-    for code, told in on_two_workers([tmp_path / "chief", tmp_path / "elsewhere"], train__epochs=2):
+    for code, output in on_two_workers([tmp_path / "chief", tmp_path / "elsewhere"], train__epochs=2):
         assert code == 2
-        assert "the workers do not see the same" in told
+        assert "the workers do not see the same" in output

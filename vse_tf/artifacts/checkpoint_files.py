@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
@@ -27,12 +27,13 @@ class Position:
     Args:
         epoch: finished epochs, measured and recorded.
         step: finished optimizer steps.
-        within: how many of them belong to the unfinished epoch; all of the epoch's where it only remains to measure.
+        step_in_epoch: how many of them belong to the unfinished epoch; all of the epoch's where it only remains to
+            measure.
     """
 
     epoch: int
     step: int
-    within: int = 0
+    step_in_epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ def read_pointer(folder: Path) -> dict[str, str]:
 
 def described(checkpoint: Checkpoint) -> str:
     """The contents of a checkpoint's `position.json`, with a check sum of its own."""
+    position = checkpoint.position
     values = {
-        **asdict(checkpoint.position),
+        "epoch": position.epoch,
+        "step": position.step,
+        "within": position.step_in_epoch,
         "best": checkpoint.best,
         "sha256": checkpoint.sha256,
         "progress": checkpoint.progress,

@@ -30,7 +30,7 @@ from vse_tf.artifacts.checkpoint_files import (
 )
 from vse_tf.atomic import replacing, whole_folder, write_text, writing
 from vse_tf.errors import UserError
-from vse_tf.files import open_regular
+from vse_tf.files import open_regular, reason_of
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 
@@ -301,7 +301,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         with open_regular(path), h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = reason_of(error)
         raise UserError(f"{path}: cannot be read: {reason}") from None
 
 

@@ -6,11 +6,9 @@ is and which model made it. The manifest is written last: what it does not name 
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +21,7 @@ from vse_tf.artifacts.index_manifest import MANIFEST as MANIFEST  # noqa: PLC041
 from vse_tf.artifacts.index_paths import PhotoFolder, own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
-from vse_tf.files import open_array, open_regular
+from vse_tf.files import file_errors, open_array, open_regular, reason_of, sha256_of
 
 ITEMS = "items.jsonl"
 # Of a caption or a path in a text file; in JSON a character takes six times its bytes at most.
@@ -203,10 +201,11 @@ class Index:
         with self._open_items() as file:
 
             def read(row: int) -> bytes:
-                # A byte more than a line may have, so that a longer one is noticed.
-                return file.read(min(starts[row + 1] - file.seek(starts[row]), ITEM_BYTES + 1))
+                with file_errors(self.folder / ITEMS):
+                    # A byte more than a line may have, so that a longer one is noticed.
+                    return file.read(min(starts[row + 1] - file.seek(starts[row]), ITEM_BYTES + 1))
 
-            return [self._item(row, told(self.folder / ITEMS, read, row)) for row in wanted]
+            return [self._item(row, read(row)) for row in wanted]
 
     def all_items(self) -> Iterator[Item]:
         """Every item in row order, read line by line.
@@ -257,11 +256,14 @@ class Index:
         named = [(shard.name, shard.sha256) for shard in self.shards]
         for name, expected in [*named, (ITEMS, self._items["sha256"])]:
             path = self.folder / name
-            if told(path, lambda name=name: sha256_of(own_file(self.folder, name))) != expected:
+            with file_errors(path):
+                found = sha256_of(own_file(self.folder, name))
+            if found != expected:
                 raise UserError(f"{path}: damaged: its contents are not those that were written; {AGAIN}")
 
     def _open_items(self) -> BinaryIO:
-        return told(self.folder / ITEMS, lambda: open_regular(own_file(self.folder, ITEMS)))
+        with file_errors(self.folder / ITEMS):
+            return open_regular(own_file(self.folder, ITEMS))
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
@@ -309,8 +311,7 @@ def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
     try:
         mapped = open_array(own_file(folder, shard.name))
     except (OSError, ValueError, EOFError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(f"{path}: unreadable vectors ({reason}); {AGAIN}") from None
+        raise UserError(f"{path}: unreadable vectors ({reason_of(error)}); {AGAIN}") from None
     if mapped.shape != (shard.rows, dim) or mapped.dtype != np.float32:
         expected = f"float32 ({shard.rows}, {dim})"
         raise UserError(f"{path}: not the {expected} vectors that the manifest names; {AGAIN}")
@@ -321,18 +322,3 @@ def _photo_path(item: Item) -> str:
     if item.path is None:
         raise ValueError(f"item {item.id} has no path: it is a caption")
     return item.path
-
-
-def sha256_of(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def told(path: Path, action: Callable[..., Any], *args: Any, doing: str = "read") -> Any:
-    """Run an action on a file; what the system refuses becomes the user's error."""
-    try:
-        return action(*args)
-    except OSError as error:
-        where = error.filename or path
-        advice = "; free some space and repeat" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise UserError(f"{where}: cannot be {doing}: {error.strerror or error}{advice}") from None

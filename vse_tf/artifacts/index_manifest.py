@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from vse_tf.artifacts.index_paths import own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
-from vse_tf.files import read_json
+from vse_tf.files import read_json, reason_of
 
 Kind = Literal["images", "captions"]
 
@@ -38,7 +38,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         hint = "make one with python -m vse_tf.embed"
         raise UserError(f"{folder}: no index here (no {MANIFEST}); name an index's folder, or {hint}") from None
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = reason_of(error)
         raise UserError(f"{path}: {reason}; {AGAIN}") from None
     return manifest
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.index import ITEMS, Index, Item, Shard, told
+from vse_tf.artifacts.index import ITEMS, Index, Item, Shard
 from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
 from vse_tf.artifacts.index_paths import relative
 from vse_tf.atomic import remove_left_over, replacing, write_text
+from vse_tf.files import file_errors
 
 
 class IndexWriter:
@@ -40,7 +41,8 @@ class IndexWriter:
         self.folder = Path(folder)
         self.kind = kind
         self.dim = dim
-        told(self.folder, lambda: self.folder.mkdir(parents=True, exist_ok=True), doing="written")
+        with file_errors(self.folder, "written"):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, vectors: np.ndarray) -> Shard:
         """Put a shard into the folder; it belongs to no index yet.
@@ -64,12 +66,8 @@ class IndexWriter:
         digest = hashlib.sha256(contents).hexdigest()
         shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
         path = self.folder / shard.name
-
-        def put() -> None:
-            with replacing(path) as file:
-                file.write(contents)
-
-        told(path, put, doing="written")
+        with file_errors(path, "written"), replacing(path) as file:
+            file.write(contents)
         return shard
 
     def commit(
@@ -100,8 +98,7 @@ class IndexWriter:
             UserError: a file cannot be written.
         """
         count = sum(shard.rows for shard in shards)
-
-        def put() -> None:
+        with file_errors(self.folder, "written"):
             digest, size, lines = hashlib.sha256(), 0, 0
             with replacing(self.folder / ITEMS) as file:
                 for item in items:
@@ -127,8 +124,6 @@ class IndexWriter:
             }
             write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
             remove_left_over(self.folder, "vectors-*.npy")
-
-        told(self.folder, put, doing="written")
         named = {shard.name for shard in shards}
         for path in self.folder.glob("vectors-*.npy"):
             if path.name not in named:

@@ -5,13 +5,13 @@ No TensorFlow is imported here: a SavedModel is a program, so its hashes are che
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vse_tf.artifacts.run_folder import read_json, write_json
 from vse_tf.errors import UserError
+from vse_tf.files import sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -28,7 +28,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: the folder cannot be read or written.
     """
-    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in _files(folder)}
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)}
     write_json(folder / MANIFEST, {"format": FORMAT, **facts, "files": files})
 
 
@@ -75,7 +75,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
     for name, expected in manifest["files"].items():
         path = folder / name
         try:
-            found = _sha256(path)
+            found = sha256_of(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}; {_AGAIN}") from None
         if found != expected:
@@ -97,8 +97,3 @@ def _names_files(files: Any) -> bool:
         isinstance(digest, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
         for name, digest in files.items()
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from vse_tf.atomic import check_folder, write_text, writing
 from vse_tf.config import Settings
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
+from vse_tf.files import reason_of
 from vse_tf.settings_parser import load_settings, save_settings
 
 # Of a model's description or of one file of its tokenizer.
@@ -178,5 +179,5 @@ def read_json(path: Path) -> Any:
     try:
         return files.read_json(path)
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = reason_of(error)
         raise UserError(f"{path}: cannot be read: {reason}") from None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vse_tf.artifacts.index import LINE_BYTES, Index, Item, told
+from vse_tf.artifacts.index import LINE_BYTES, Index, Item
 from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import relative
 from vse_tf.data.bad_images import BadImages
@@ -22,7 +22,7 @@ from vse_tf.data.records import Problem
 from vse_tf.data.sources.files import problem_of_text, read_text
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
-from vse_tf.files import open_regular
+from vse_tf.files import file_errors, open_regular
 from vse_tf.indexing import items as collection
 
 TABLES = (".csv", ".jsonl", ".ndjson", ".json")
@@ -164,7 +164,7 @@ def _items(path: Path, leave_out: Note) -> tuple[list[Item], Path]:
 
 def _lists_photos(path: Path) -> bool:
     """Whether the first line that is not blank ends like the name of an image file."""
-    with told(path, open_regular, path) as file:
+    with file_errors(path), open_regular(path) as file:
         for line in iter(lambda: file.readline(LINE_BYTES), b""):
             if text := line.decode("utf-8-sig", errors="replace").strip():
                 return text.lower().endswith(collection.SUFFIXES)

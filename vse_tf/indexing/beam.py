@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vse_tf.artifacts.index import told
 from vse_tf.errors import UserError
+from vse_tf.files import file_errors
 from vse_tf.indexing.embedding import Job, Runner
 from vse_tf.indexing.work import Span
 
@@ -49,7 +49,8 @@ def beam_runner(name: str, options: str = "") -> Runner:
     def run(job: Job, spans: Sequence[Span]) -> Iterator[str]:
         results = job.work.folder / "beam"
         for old in results.parent.glob("beam-*"):
-            told(old, old.unlink, doing="written")
+            with file_errors(old, "written"):
+                old.unlink()
         numbered = list(enumerate(spans))
         pipeline_options = PipelineOptions([f"--runner={name}", *own], save_main_session=False)
         with beam.Pipeline(options=pipeline_options) as pipeline:
@@ -73,7 +74,9 @@ def _names(files: list[Any], count: int) -> Iterator[str]:
     """
     found: dict[int, dict[str, str]] = {}
     for file in files:
-        for line in told(file, file.read_text).splitlines():
+        with file_errors(file):
+            lines = file.read_text().splitlines()
+        for line in lines:
             number, result = json.loads(line)
             found[number] = result
     for number in range(count):

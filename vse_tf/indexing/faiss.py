@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.index import Index, told
+from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import own_file
 from vse_tf.errors import UserError
-from vse_tf.files import open_regular
+from vse_tf.files import file_errors, open_regular
 from vse_tf.indexing.search import ExactSearch
 
 KINDS = ("flat", "ivf", "hnsw")
@@ -63,16 +63,13 @@ class FaissSearch:
         built = build(index, kind)
         for old in index.folder.glob(f"faiss-{kind}-*.bin"):
             old.unlink(missing_ok=True)
-        beside = path.with_name(f".{path.name}-{os.getpid()}")
-
-        def put() -> None:
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        with file_errors(path, "written"):
             try:
-                faiss.write_index(built, str(beside))
+                faiss.write_index(built, str(temporary))
             except RuntimeError as error:
                 raise OSError(str(error)) from None
-            beside.replace(path)
-
-        told(path, put, doing="written")
+            temporary.replace(path)
         search = cls(index, built)
         note(f"built {path}; recall@10 against exact search: {recall(search, ExactSearch(index), _queries(index)):.3f}")
         return search

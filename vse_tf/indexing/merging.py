@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vse_tf.artifacts.index import Index, Item, told
+from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import absolute, own_file
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
+from vse_tf.files import file_errors
 
 
 def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
@@ -45,7 +46,8 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     writer = IndexWriter(target, first.kind, first.dim)
     for index in indexes:
         for shard in index.shards:
-            told(target, _link, own_file(index.folder, shard.name), target / shard.name, doing="written")
+            with file_errors(target, "written"):
+                _link(own_file(index.folder, shard.name), target / shard.name)
     shards = [shard for index in indexes for shard in index.shards]
     model = dict(first.model)
     if model.get("path"):

@@ -13,10 +13,11 @@ from typing import IO
 
 import numpy as np
 
-from vse_tf.artifacts.index import Item, Shard, map_shard, sha256_of, told
-from vse_tf.atomic import write_text
+from vse_tf.artifacts.index import Item, Shard, map_shard
+from vse_tf.atomic import replacing, write_text
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
+from vse_tf.files import file_errors, sha256_of
 from vse_tf.indexing.items import Items
 from vse_tf.indexing.reuse import Reuse
 from vse_tf.locks import BusyError, ProcessLock
@@ -72,14 +73,11 @@ class Work:
         self.table = self.folder / "reuse.sqlite"
         self.problems = self.folder / "skipped.jsonl"
         owner = self.folder / "model"
-
-        def prepare() -> None:
+        with file_errors(self.folder, "written"):
             if owner.exists() and owner.read_text(encoding="utf-8") != model:
                 for path in self.folder.glob("part-*.jsonl"):
                     path.unlink()
             write_text(owner, model)
-
-        told(self.folder, prepare, doing="written")
 
     def parts(self, dim: int) -> Iterator[tuple[Shard, list[Item]]]:
         """The whole shards, with their items, that a killed embedding left; damaged ones are passed over."""
@@ -109,12 +107,13 @@ class Work:
         Raises:
             UserError: a bad item where `fail`, or the folder cannot be written.
         """
-
-        def go() -> list[Span]:
-            with self.lines.open("wb") as lines, self.places.open("wb") as places, self.problems.open("wb") as problems:
-                return _scan(collection, reuse, rows, fail, lines, places, problems)
-
-        return told(self.folder, go, doing="written")
+        with (
+            file_errors(self.folder, "written"),
+            self.lines.open("wb") as lines,
+            self.places.open("wb") as places,
+            self.problems.open("wb") as problems,
+        ):
+            return _scan(collection, reuse, rows, fail, lines, places, problems)
 
     def read(self, span: Span) -> tuple[list[Item], np.ndarray]:
         """A span's items and the place of each one's vector."""
@@ -128,7 +127,8 @@ class Work:
         head = {"shard": asdict(shard) if shard else None, "skipped": [asdict(problem) for problem in problems]}
         text = json.dumps(head) + "\n" + "".join(item.line for item in items)
         name = f"part-{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
-        told(self.folder, write_text, self.folder / name, text, doing="written")
+        with file_errors(self.folder, "written"):
+            write_text(self.folder / name, text)
         return Part(name, shard, len(problems))
 
     def part(self, name: str) -> Part:
@@ -138,24 +138,19 @@ class Work:
 
     def items(self, part: Part) -> Iterator[Item]:
         """The items of a part's rows."""
-        lines = told(self.folder, (self.folder / part.name).read_bytes).splitlines()
+        with file_errors(self.folder):
+            lines = (self.folder / part.name).read_bytes().splitlines()
         return (Item.of_line(line) for line in lines[1:])
 
     def write_skipped(self, path: Path, parts: Sequence[Part]) -> int:
         """Write the problems of the scan and of the parts to a file; returns their number."""
-        beside = self.folder / "all-skipped.jsonl"
-
-        def write() -> int:
-            with beside.open("wb") as file:
-                with self.problems.open("rb") as scanned:
-                    shutil.copyfileobj(scanned, file)
+        with file_errors(self.folder, "written"):
+            with replacing(path) as file, self.problems.open("rb") as scanned:
+                shutil.copyfileobj(scanned, file)
                 for part in parts:
                     if part.skipped:
                         file.writelines(_problem_line(problem) for problem in self._head(part.name)[1])
-            beside.replace(path)
             return path.read_bytes().count(b"\n")
-
-        return told(self.folder, write, doing="written")
 
     def remove(self) -> None:
         """The index is complete: nothing of this is needed any longer."""
@@ -163,7 +158,7 @@ class Work:
 
     def _head(self, name: str) -> tuple[Shard | None, list[Problem]]:
         path = self.folder / name
-        with told(path, path.open, "rb") as file:
+        with file_errors(path), path.open("rb") as file:
             values = json.loads(file.readline())
         shard = Shard(**values["shard"]) if values["shard"] else None
         return shard, [Problem(**problem) for problem in values["skipped"]]
@@ -179,10 +174,12 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process does, or the folder cannot be made.
     """
-    told(folder, lambda: (folder / FOLDER).mkdir(parents=True, exist_ok=True), doing="written")
+    with file_errors(folder, "written"):
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     lock = ProcessLock(folder / FOLDER / "lock")
     try:
-        told(lock.path, lock.acquire, doing="written")
+        with file_errors(lock.path, "written"):
+            lock.acquire()
     except BusyError as busy:
         raise UserError(
             f"{folder}: another process{busy.holder and f' ({busy.holder})'} embeds into it; wait, or name another "

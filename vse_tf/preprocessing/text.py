@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.errors import UserError
-from vse_tf.files import read_json, read_regular
-from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, load_assets
+from vse_tf.files import read_json, read_regular, reason_of
+from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
 
 PADDING = -1
 UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # no caption gives these words: normalise splits off < and >
@@ -243,7 +243,7 @@ class PresetTokenizer(tf.Module):
         preset = preset.removeprefix("hub:")
         try:
             if (Path(preset) / DESCRIPTION).is_file() and not (Path(preset) / "config.json").exists():
-                tokenizer = load_assets(Path(preset), links=True)  # a tokenizer saved alone, which from_preset refuses
+                tokenizer = load_assets(Path(preset))  # a tokenizer saved alone, which from_preset refuses
             else:
                 tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
         except Exception as error:  # whatever a missing file, a network or a damaged preset makes KerasHub raise
@@ -278,7 +278,7 @@ class PresetTokenizer(tf.Module):
         """
         settings = _description(folder, "preset")
         try:
-            tokenizer = load_assets(Path(folder) / PRESET, links=False)
+            tokenizer = load_assets(Path(folder) / PRESET)
         except Exception as error:  # whatever a damaged vocabulary makes KerasHub raise
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{Path(folder) / PRESET}: {reason}; copy the whole folder again") from error
@@ -286,11 +286,17 @@ class PresetTokenizer(tf.Module):
 
 
 def load_tokenizer(folder: str | Path) -> WordTokenizer | PresetTokenizer:
-    """Read the tokenizer that `save` wrote into a folder, of whichever class it is.
+    """Read the tokenizer that `save` wrote into a run folder, of whichever class it is.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder holds none, or something else than regular files of its run.
     """
+    try:
+        check_files(Path(folder))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = reason_of(error)
+        where = getattr(error, "filename", None) or folder
+        raise UserError(f"{where}: {reason}; copy the whole folder again") from None
     kind = _description(folder)["kind"]
     return WordTokenizer.load(folder) if kind == "words" else PresetTokenizer.load(folder)
 

@@ -31,33 +31,47 @@ _FILES = ("merges", "proto", "vocabulary")
 ASSET_BYTES = 256 * 2**20
 
 
-def load_assets(folder: Path, links: bool) -> Any:
+def check_files(folder: Path) -> None:
+    """Refuse a run folder's tokenizer that holds anything but regular files of its run.
+
+    Args:
+        folder: `tokenizer/`; what its files are linked to must lie in the run folder around it.
+
+    Raises:
+        OSError: a file is no regular file, or too large.
+        ValueError: a link out of the run folder.
+    """
+    root = folder.parent.resolve()
+    for path in [folder, *folder.rglob("*")]:
+        if not path.resolve().is_relative_to(root):
+            raise ValueError(f"{path.relative_to(folder.parent)} is a link out of the run folder")
+        if not path.is_dir():
+            open_regular(path, ASSET_BYTES).close()
+
+
+def load_assets(folder: Path) -> Any:
     """A tokenizer that `save_to_preset` wrote.
 
     `Tokenizer.from_preset` refuses a folder without a backbone's config.json and builds any class.
 
     Args:
         folder: the folder.
-        links: its files may be links out of it, as in a download's cache; not so in a run folder.
 
     Raises:
-        OSError: a file is missing, no regular file, or too large.
-        ValueError: another class, an argument that is none of a tokenizer, or a link out of the folder.
-        Exception: whatever KerasHub makes of a damaged vocabulary.
+        OSError: its description is missing, or no regular file.
+        ValueError: another class, or an argument that is none of a tokenizer.
+        Exception: whatever KerasHub makes of a missing or damaged vocabulary.
     """
     import keras_hub  # noqa: PLC0415 (13 s)
 
-    folder = folder.absolute()
-    _check_file(folder, DESCRIPTION, links)
     config = read_json(folder / DESCRIPTION)
     name, arguments = (config.get("class_name"), config.get("config")) if isinstance(config, dict) else (None, None)
     kind = getattr(keras_hub.tokenizers, name, None) if isinstance(name, str) and name in TOKENIZERS else None
     if kind is None or not isinstance(arguments, dict):
         raise ValueError(f"{DESCRIPTION} names {str(name)[:100]}, which is no tokenizer that is loaded from a folder")
     tokenizer = kind(**{key: _argument(key, value) for key, value in arguments.items()})
-    for file in tokenizer.file_assets:
-        _check_file(folder, file, links)
-    tokenizer.load_preset_assets(str(folder))
+    # Absolute, so that it is taken for no preset's name.
+    tokenizer.load_preset_assets(str(folder.absolute()))
     return tokenizer
 
 
@@ -74,11 +88,3 @@ def _argument(key: str, value: Any) -> Any:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 1000)
-
-
-def _check_file(folder: Path, name: str, links: bool) -> None:
-    path = folder / name
-    if not links and not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{name} is a link out of the folder")
-    with open_regular(path, ASSET_BYTES):
-        pass

@@ -29,13 +29,16 @@ MAX_ANSWER_BYTES = 128 * 2**20
 # Bytes that all requests being worked on may take, by estimate. The process stays below 1 GB more than when idle.
 MEMORY = 700_000_000
 # What took less leaves nothing behind that is worth giving back.
-LARGE = 128 * 2**20
+LARGE = 64_000_000
 # What Python and NumPy hold for each of these bytes of JSON, at most (measured: benchmarks/amplification.py), …
 _STRUCTURE = {b",": 45, b"[": 100, b"{": 100, b'"': 30, b":": 60}
 # … and for each byte of text: plain ASCII, or in characters of four bytes each.
 _PLAIN, _WIDE = 3, 12
-# Decoded and resized, bytes for each pixel of an image; for each row, the layers of a network and its answer's text.
-_OF_PIXEL, _OF_ROW, _OF_ANSWER, _ROWS_AT_ONCE = 10, 2_000_000, 16_000, 64
+# Bytes for each pixel of the largest image, decoded and resized; for each row of a slice, what the layers of a network
+# take (of images: a ResNet's at 224 x 224; ten make a slice); for each row, its vector and the vector's text.
+_OF_PIXEL, _OF_ANSWER = 10, 16_000
+_OF_ROW, _ROWS = 1_000_000, 64
+_OF_IMAGE, _IMAGES = 16_000_000, 10
 
 
 class Budget:
@@ -123,7 +126,7 @@ def work_cost(arrays: Mapping[str, np.ndarray]) -> int:
 
     Example:
         >>> work_cost({"text": np.array([b"a dog"], object)})
-        2016010
+        1016010
     """
     rows = max((len(array) if array.ndim else 1 for array in arrays.values()), default=1)
     images = sum(len(array) for array in arrays.values() if array.ndim == 4)
@@ -145,7 +148,8 @@ def work_cost(arrays: Mapping[str, np.ndarray]) -> int:
             f"{MAX_PIXELS}; send them in several requests",
             413,
         )
-    return 2 * size + largest * _OF_PIXEL + min(rows, _ROWS_AT_ONCE) * _OF_ROW + rows * _OF_ANSWER
+    layers = min(rows, _ROWS) * _OF_ROW + min(images, _IMAGES) * _OF_IMAGE
+    return 2 * size + largest * _OF_PIXEL + layers + rows * _OF_ANSWER
 
 
 def joined(parts: Iterable[bytes]) -> bytes:

@@ -15,6 +15,7 @@ from waitress.task import ErrorTask
 from werkzeug.wrappers import Request, Response
 
 from vse_tf.errors import UserError
+from vse_tf.serving.cost import give_back
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.rest import Answer, RestApi, error_answer
 from vse_tf.serving.same_origin import HEADERS, check_origin, own_names
@@ -53,7 +54,10 @@ def make_app(
 
     @Request.application
     def application(request: Request) -> Response:
+        large = api.budget.large
         response = answer(request)
+        if api.budget.large != large:
+            give_back()
         response.headers.update(HEADERS)
         return response
 

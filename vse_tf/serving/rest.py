@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from vse_tf.serving import json_text
-from vse_tf.serving.cost import Budget, give_back, json_cost, work_cost
+from vse_tf.serving.cost import Budget, json_cost, work_cost
 from vse_tf.serving.registry import Registry
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.tensors_in import read_inputs, signature_name
@@ -36,6 +36,9 @@ class RestApi:
     Args:
         registry: the models.
 
+    Attributes:
+        budget: the memory that requests share.
+
     Example:
         >>> RestApi(registry).answer("POST", "/v1/models/text_tower:predict", b'{"instances": ["a dog"]}').status
         200
@@ -43,7 +46,7 @@ class RestApi:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._budget = Budget()
+        self.budget = Budget()
 
     def is_ours(self, target: str) -> bool:
         """Whether a path is below `/v1/`."""
@@ -57,16 +60,12 @@ class RestApi:
             target: path and query as they were sent, percent signs and all: a model's name may need them.
             body: the request's body, inflated.
         """
-        large = self._budget.large
         try:
             return self._answer(method, target, body)
         except RequestError as refusal:
             return error_answer(refusal)
         except RecursionError:
             return error_answer(RequestError("JSON Parse error: Values are nested too deeply."))
-        finally:
-            if self._budget.large != large:
-                give_back()
 
     def _answer(self, method: str, target: str, body: bytes) -> Answer:
         found = {"POST": _RUN, "GET": _STATUS}[method].fullmatch(target) if method in ("GET", "POST") else None
@@ -94,13 +93,13 @@ class RestApi:
         raise malformed
 
     def _predict(self, name: str, version: int | None, label: str | None, body: bytes) -> Answer:
-        with self._budget.hold(json_cost(body)):
+        with self.budget.hold(json_cost(body)):
             document = json_text.parse(body)
             signature = signature_name(document)
             model = self.registry.find(name, version, label)
             arrays, form = read_inputs(document, model.inputs(signature))
             del document
-        with self._budget.hold(work_cost(arrays)):
+        with self.budget.hold(work_cost(arrays)):
             return Answer(200, write_outputs(model.run(signature, arrays), form))
 
     def _metadata(self, name: str, version: int | None, label: str | None) -> Answer:
@@ -110,7 +109,7 @@ class RestApi:
 
     def _examples(self, name: str, version: int | None, label: str | None, method: str, body: bytes) -> Answer:
         """The two methods that take tf.Example protos: no model of this package has a signature for them."""
-        with self._budget.hold(json_cost(body)):
+        with self.budget.hold(json_cost(body)):
             document = json_text.parse(body)
         if "examples" not in document:
             raise RequestError(

@@ -1,1 +1,4 @@
-"""A training run: trainer, callbacks, optimizer, schedules, distribution, continuing and stopping."""
+"""Training: from settings to a run folder with checkpoints, metrics and results. Start reading at `trainer.train`.
+
+Its stages are `builder`, `resume` and `fitting`; the other modules are callbacks, or what the settings choose.
+"""

@@ -1,33 +1,31 @@
-"""Notices a model that has collapsed: all its embeddings are one point, and nothing leads out of there."""
+"""Detects a collapsed model: all its embeddings are one point, and training does not lead out of there."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
-import numpy as np
 
 from vse_tf.errors import UserError
 from vse_tf.losses import PairLoss
+from vse_tf.training.progress import Logs, scalars
 
 NEAR = 0.01
-"""The loss is within this share of the collapse value. A run on its way past it stays for a few steps."""
+"""The loss is within this share of the collapse value; a healthy run passes it in a few steps."""
 
 ONE_POINT = 0.01
-"""The mean gap between positive and hardest negative is within this. Untrained, spread embeddings have a larger one."""
+"""The mean gap between positive and hardest negative is within this; untrained, spread embeddings have a larger one."""
 
 
 class CollapseWatch(keras.callbacks.Callback):
-    """Stops a run that sits on its objective's collapse value.
+    """Stops a run that stays at its objective's collapse value.
 
     Both signs must hold in every step, without a break: the loss is that of a collapsed model, and positives are as
-    similar as the hardest negatives. Either alone happens to healthy runs: a large temperature holds the loss near the
-    value, and a run passes it on its way.
+    similar as the hardest negatives. Either alone occurs in healthy runs: a large temperature holds the loss near the
+    value, and a run passes it as its loss falls.
 
     Args:
         loss: the objective.
         batch_size: pairs in a global batch.
-        steps: so many steps in a row stop the run.
+        steps: number of such steps in a row that stop the run.
 
     Raises:
         UserError: the run has collapsed; the message says what to try.
@@ -38,17 +36,17 @@ class CollapseWatch(keras.callbacks.Callback):
         self.loss = loss
         self.batch_size = batch_size
         self.steps = steps
-        self._sitting = 0
+        self._collapsed = 0
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        found = {name: float(np.reshape(value, -1)[0]) for name, value in (logs or {}).items()}
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        values = scalars(logs)
         value = self.loss.collapse_value(self.batch_size)
-        near = abs(found["loss"] - value) <= NEAR * value
-        one_point = abs(found["hardest_negative_gap"]) <= ONE_POINT
-        self._sitting = self._sitting + 1 if near and one_point else 0
-        if self._sitting >= self.steps:
+        near = abs(values["loss"] - value) <= NEAR * value
+        one_point = abs(values["hardest_negative_gap"]) <= ONE_POINT
+        self._collapsed = self._collapsed + 1 if near and one_point else 0
+        if self._collapsed >= self.steps:
             raise UserError(
-                f"the run has collapsed: for {self._sitting} steps the loss has been {found['loss']:.4g}, the value "
+                f"the run has collapsed: for {self._collapsed} steps the loss has been {values['loss']:.4g}, the value "
                 f"({value:.4g}) of a model that maps everything to one point; {self._advice()} "
                 "(--train.collapse_steps 0 switches this check off)"
             )

@@ -1,19 +1,19 @@
-"""Devices: the strategy that the settings ask for, and its view of the input."""
+"""Devices and workers: the strategy that the settings ask for, its input, and sums over its workers."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vse_tf.config import DistributionSettings
 from vse_tf.errors import UserError
 
-FIT_NEEDS_HELP = (3, 12), (3, 16)
+SYMBOLIC_BUILD_FAILS = (3, 12), (3, 16)
 """The Keras versions, from and below, whose `fit` was seen to fail over several workers."""
 
 
@@ -55,14 +55,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def distribute(
-    strategy: tf.distribute.Strategy, batch_size: int, make: Callable[[tuple[int, int], int], tf.data.Dataset]
+    strategy: tf.distribute.Strategy, batch_size: int, make: Callable[..., tf.data.Dataset]
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """The training input under a strategy: every worker reads its own slice of each global batch.
 
     Args:
         strategy: the strategy.
         batch_size: the global batch.
-        make: builds the dataset of one worker from its shard (number, count) and its number of replicas.
+        make: builds the dataset of one worker from its `shard` (number, count) and its number of `replicas`.
 
     Raises:
         UserError: the global batch cannot be divided evenly.
@@ -74,55 +74,65 @@ def distribute(
             f"choose {batch_size // replicas * replicas or replicas}"
         )
     if replicas == 1:
-        return make((0, 1), 1)
+        return make(shard=(0, 1), replicas=1)
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         count = context.num_input_pipelines
-        return make((context.input_pipeline_id, count), replicas // count)
+        return make(shard=(context.input_pipeline_id, count), replicas=replicas // count)
 
     return strategy.distribute_datasets_from_function(of_worker)
 
 
-def fit_across_workers(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+def skip_symbolic_build(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
     """Let `fit` run over several workers and replicas, where Keras cannot by itself.
 
-    Keras first calls the model symbolically on one batch, for which it adds the replicas' parts up: it fails on the
+    Keras first calls the model symbolically on one batch, for which it adds the replicas' parts up. That fails on the
     nested values that several workers give, and where the captions of two replicas are padded to different lengths.
-    The towers come built, so there is nothing to find out. (The other half: it also fails on scalar logs, which is why
+    The towers are built already, so the call is not needed. (Keras also fails on scalar logs; hence
     `DualEncoder.train_step` returns logs of one axis.)
 
     Args:
         model: the compiled model, its optimizer built.
         strategy: the strategy.
     """
-    first, end = FIT_NEEDS_HELP
+    first, end = SYMBOLIC_BUILD_FAILS
     version = tuple(int(part) for part in keras.__version__.split(".")[:2])
     workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     if (workers or strategy.num_replicas_in_sync > 1) and first <= version < end:
         model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
 
 
-def from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
-    """The chief's value on every worker; all of them have to ask. It also makes them wait for one another."""
-    return _total(strategy, value if is_chief(strategy) else 0.0)
-
-
 def same_everywhere(strategy: tf.distribute.Strategy, value: float) -> bool:
-    """Whether all workers have the chief's value; all of them have to ask, and get the same answer."""
-    return _total(strategy, float(from_chief(strategy, value) != value)) == 0.0
+    """Whether all workers have the same value; all of them have to call this, and get the same answer."""
+    of_chief = worker_sum(strategy, 1)([value if is_chief(strategy) else 0.0])[0]
+    return not worker_sum(strategy, 1)([of_chief != value])[0]
 
 
-def _total(strategy: tf.distribute.Strategy, value: float) -> float:
-    """The sum over the workers."""
+def worker_sum(strategy: tf.distribute.Strategy, size: int) -> Callable[[Sequence[float]], np.ndarray]:
+    """Make a function that adds a vector up over the workers, which wait for one another.
+
+    All workers have to make their functions in the same order and call each of them equally often.
+
+    Args:
+        strategy: the strategy; with one worker the function returns its argument.
+        size: length of the vector.
+
+    Returns:
+        A function from this worker's vector to the sum, float64 `(size,)`.
+    """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return value
-    share = value / strategy.extended._num_devices_per_worker
+        return lambda values: np.asarray(values, np.float64)
+    devices = len(strategy.extended.worker_devices)
 
-    @tf.function
-    def everywhere() -> Any:
-        return strategy.run(lambda: tf.constant(share, tf.float64))
+    @tf.function(input_signature=[tf.TensorSpec([size], tf.float64)])
+    def total(values: tf.Tensor) -> tf.Tensor:
+        def of_replica() -> tf.Tensor:
+            replica = tf.distribute.get_replica_context()
+            return replica.all_reduce(tf.distribute.ReduceOp.SUM, values / devices)
 
-    return float(strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere(), axis=None))
+        return strategy.experimental_local_results(strategy.run(of_replica))[0]
+
+    return lambda values: total(np.asarray(values, np.float64)).numpy()
 
 
 def _split_cpu(count: int) -> None:

@@ -1,80 +1,92 @@
-"""Runs `fit` from any position of a run to its end, and leaves on a signal with every finished step kept."""
+"""Fits the model from any position of a run to its end, and saves the run where a signal ends it earlier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
 
 import keras
+import tensorflow as tf
 
+from vse_tf.artifacts.checkpoints import Position
 from vse_tf.errors import Interrupted
-from vse_tf.training.callbacks import Progress, StepWatch
-from vse_tf.training.interruption import Interruption
-from vse_tf.training.saving import Saving
-from vse_tf.training.together import Together
+from vse_tf.training.builder import RunParts
+from vse_tf.training.callbacks import ProgressBar, StepTracker, Validation
+from vse_tf.training.checkpoint_writer import CheckpointWriter
+from vse_tf.training.collapse import CollapseWatch
+from vse_tf.training.distribution import is_chief
+from vse_tf.training.progress import RunProgress
+from vse_tf.training.signals import SignalHandler
+from vse_tf.training.tensorboard import TensorBoard, purge
+from vse_tf.training.worker_sync import WorkerSync
 
 
-def fit(
-    model: keras.Model,
-    batches: Callable[[int, int], Any],
-    watch: StepWatch,
-    callbacks: list[keras.callbacks.Callback],
-    epochs: int,
-    interruption: Interruption,
-    together: Together,
-) -> None:
-    """Train from where `watch` starts.
+def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
+    """Train from where the run stands to its end.
 
     Args:
-        model: the compiled model.
-        batches: gives the endless training batches from an epoch and a step within it.
-        watch: knows where the run stands; one of the callbacks.
-        callbacks: all of them but `together`, which comes last.
-        epochs: where the run ends.
-        interruption: tells that a signal has arrived.
-        together: makes all workers leave after the same step.
+        parts: what the run is made of, its model compiled.
+        progress: where the run stands.
+        signals: knows whether a signal has arrived.
 
     Raises:
-        Interrupted: a signal has arrived at a worker of the run, and the run is kept.
+        Interrupted: a signal has arrived at a worker of the run, and the run is saved.
+        UserError: the training has diverged, an image cannot be read, or the run folder cannot be written.
     """
-    callbacks = [*callbacks, together]
-    start, steps = watch.start, watch.steps_per_epoch
+    train = parts.settings.train
+    sync = WorkerSync(parts.strategy, signals)
+    callbacks: list[keras.callbacks.Callback] = [StepTracker(progress)]
+    if train.collapse_steps:
+        callbacks.append(CollapseWatch(parts.model.loss, train.batch_size, train.collapse_steps))
+    writer = None
+    with ExitStack() as stack:
+        if is_chief(parts.strategy):
+            purge(parts.run.logs, progress.position.step or -1)
+            validation = Validation(parts, progress, signals)
+            board = TensorBoard(parts, progress, validation)
+            bar = ProgressBar(parts, progress)
+            stack.callback(bar.close)
+            writer = CheckpointWriter(parts, progress, board)
+            callbacks += [validation, board, bar, writer]
+        callbacks.append(sync)
+        # A signal waits for the end of its step, where `sync` checks for it.
+        stack.enter_context(signals.deferred())
+        try:
+            _fit_epochs(parts, progress.position, callbacks)
+        except Interrupted as stop:
+            if writer:
+                writer.save()
+            sync.wait_for_chief(stop.number)
+            where = f"in {parts.run.path}" if writer else "by the chief"
+            saved = f"saved at step {progress.position.step} {where}"
+            raise Interrupted(stop.number, f"{saved}; the same command continues from there") from None
+        except tf.errors.OpError as error:
+            raise parts.bad.raised(error) from None
 
-    def run(epoch: int, before: int, end: int) -> None:
+
+def _fit_epochs(parts: RunParts, start: Position, callbacks: list[keras.callbacks.Callback]) -> None:
+    """Run the rest of the epoch that the run stands in, and the epochs after it."""
+    model, steps_per_epoch, epochs = parts.model, parts.order.steps_per_epoch, parts.settings.train.epochs
+    epoch = start.epoch
+
+    def fit_until(end: int, first_step: int = 0) -> None:
         model.fit(
-            batches(epoch, before),
-            epochs=end,
+            parts.batches(epoch, first_step),
             initial_epoch=epoch,
-            steps_per_epoch=steps - before,
+            epochs=end,
+            steps_per_epoch=steps_per_epoch - first_step,
             callbacks=callbacks,
             shuffle=False,
             verbose=0,
         )
 
-    try:
-        with interruption.deferred():
-            if start.within == steps:
-                # All of the epoch's steps are done, only its end is not.
-                ending = keras.callbacks.CallbackList(callbacks, model=model)
-                ending.on_epoch_begin(start.epoch)
-                ending.on_epoch_end(start.epoch, {})
-            elif start.within:
-                run(start.epoch, start.within, start.epoch + 1)
-            epoch = start.epoch + bool(start.within)
-            if epoch < epochs and not model.stop_training:
-                run(epoch, 0, epochs)
-    except Interrupted as stop:
-        saving = next((callback for callback in callbacks if isinstance(callback, Saving)), None)
-        where = "by the chief"
-        # Sent to all workers, the signal may arrive here only now, when another has told of it.
-        with interruption.deferred():
-            if saving is not None:
-                saving.keep()
-                where = f"in {saving.checkpoints.folder.parent}"
-            together.leave(stop.number)
-        kept = f"kept at step {watch.position.step} {where}"
-        raise Interrupted(stop.number, f"{kept}; the same command continues from there") from None
-    finally:
-        for callback in callbacks:
-            if isinstance(callback, Progress):
-                callback.close()
+    if start.step_in_epoch:
+        if start.step_in_epoch < steps_per_epoch:
+            fit_until(epoch + 1, start.step_in_epoch)
+        else:
+            # The epoch's steps are done, but it has not been measured.
+            epoch_end = keras.callbacks.CallbackList(callbacks, model=model)
+            epoch_end.on_epoch_begin(epoch)
+            epoch_end.on_epoch_end(epoch)
+        epoch += 1
+    if epoch < epochs and not model.stop_training:
+        fit_until(epochs)

@@ -1,8 +1,8 @@
-"""The objective that the settings describe, with what moves while it trains."""
+"""The loss that the settings describe, with the hardness and temperature that change during training."""
 
 from __future__ import annotations
 
-from typing import Any
+import keras
 
 from vse_tf import losses
 from vse_tf.config import LossSettings
@@ -10,7 +10,7 @@ from vse_tf.models.temperature import LearnedTemperature
 from vse_tf.training.schedules import Hardness
 
 
-def make_loss(loss: LossSettings, iterations: Any, steps_per_epoch: int) -> losses.PairLoss:
+def make_loss(loss: LossSettings, iterations: keras.Variable, steps_per_epoch: int) -> losses.PairLoss:
     """The loss; a learned temperature is bound to it in `DualEncoder.compile`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Adam with a learning-rate factor a variable, so that towers can learn at different rates."""
+"""Adam with a learning-rate factor per variable, so that towers can learn at different rates."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import tensorflow as tf
 from vse_tf.config import TrainSettings
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.training.schedules import learning_rate
+from vse_tf.training.schedules import Rate, learning_rate
 
 COMPILE_FROM = 1_000_000
-"""From so many weights on the update of all variables is compiled as one: Adam's dozen passes over them become one."""
+"""From this number of weights on, XLA compiles the update of all variables: Adam's dozen passes become one."""
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class TowerAdam(keras.optimizers.Adam):
-    """Adam whose step is scaled by a factor of each variable's own.
+    """Adam whose step is scaled by a factor per variable.
 
-    Scaling the gradient would do nothing: Adam divides it out again.
+    Scaling the gradients instead would do nothing: Adam divides the scale out again.
 
     Args:
         learning_rate: rate or schedule.
-        rates: a factor for each trainable variable, in the model's order; None is 1 for all.
+        rates: factor of each trainable variable, in the model's order; None means 1 for all.
         **kwargs: as for `keras.optimizers.Adam`. Leave its clip arguments unset: `DualEncoder` clips the gradient of
             the global batch.
 
@@ -34,11 +34,11 @@ class TowerAdam(keras.optimizers.Adam):
         >>> TowerAdam(2e-4, rates=[0.1 if "backbone" in v.path else 1.0 for v in model.trainable_variables])
     """
 
-    def __init__(self, learning_rate: Any = 1e-3, rates: Sequence[float] | None = None, **kwargs: Any) -> None:
+    def __init__(self, learning_rate: Rate = 1e-3, rates: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.rates = None if rates is None else [float(rate) for rate in rates]
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+    def apply(self, grads: list[tf.Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
         if not self.built:
             self.build(trainable_variables)
         context = tf.distribute.get_replica_context()
@@ -49,7 +49,7 @@ class TowerAdam(keras.optimizers.Adam):
         else:
             super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
         if self.rates is not None:
             learning_rate = learning_rate * self.rates[self._get_variable_index(variable)]
         super().update_step(gradient, variable, learning_rate)

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from vse_tf.config import TrainSettings
 
+Rate: TypeAlias = keras.optimizers.schedules.LearningRateSchedule | float
+
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """Raises the rate linearly from 0, then follows another schedule, counted from the start of the run.
+    """Multiplies another schedule by a factor that rises linearly to 1 over the first steps of a run.
 
     Args:
-        schedule: the schedule (or constant rate) that takes over.
-        warmup_steps: steps of warm-up.
+        schedule: the schedule, or a constant rate; its steps are counted from the start of the run.
+        warmup_steps: number of steps until the factor is 1.
 
     Example:
-        >>> WarmUp(2e-4, warmup_steps=100)(50)
-        1e-4
+        >>> float(WarmUp(0.5, warmup_steps=4)(1))
+        0.25
     """
 
-    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule | float, warmup_steps: int) -> None:
+    def __init__(self, schedule: Rate, warmup_steps: int) -> None:
         super().__init__()
         self.schedule = schedule
         self.warmup_steps = warmup_steps
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         rate = self.schedule(step) if callable(self.schedule) else self.schedule
         step = ops.cast(step, "float32")
-        # The first step trains already: step 0 has 1/warmup_steps of the rate.
+        # The first step trains too: step 0 has 1/warmup_steps of the rate.
         return rate * ops.minimum(1.0, (step + 1.0) / self.warmup_steps)
 
     def get_config(self) -> dict[str, Any]:
@@ -50,7 +53,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 class Hardness:
     """Hardness of the negatives: rises linearly from 0 (all negatives) to 1 (the hardest) and stays there.
 
-    It depends on the optimizer's own count of steps, so a continued run resumes where it stopped.
+    It depends on the optimizer's own count of steps, so a resumed run continues where it stopped.
 
     Args:
         iterations: the optimizer's `iterations`.
@@ -60,18 +63,16 @@ class Hardness:
         >>> ConVSEPlusPlus(hardness=Hardness(optimizer.iterations, steps=1000))
     """
 
-    def __init__(self, iterations: Any, steps: int) -> None:
+    def __init__(self, iterations: keras.Variable, steps: int) -> None:
         self.iterations = iterations
         self.steps = steps
 
-    def __call__(self) -> Any:
+    def __call__(self) -> tf.Tensor:
         """The hardness of the step that comes next."""
         return ops.minimum(1.0, ops.cast(self.iterations, "float32") / self.steps)
 
 
-def learning_rate(
-    train: TrainSettings, steps_per_epoch: int
-) -> keras.optimizers.schedules.LearningRateSchedule | float:
+def learning_rate(train: TrainSettings, steps_per_epoch: int) -> Rate:
     """The schedule that the settings describe.
 
     Args:
@@ -83,7 +84,7 @@ def learning_rate(
         A `LearningRateSchedule`, or the rate where it never changes.
     """
     peak = train.learning_rate
-    rate: Any = peak
+    rate: Rate = peak
     if train.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(peak, max(1, train.epochs * steps_per_epoch))
     elif train.schedule == "step" and train.decay_epochs:

@@ -25,7 +25,7 @@ from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.data.sources.files import expanded
 from vse_tf.data.sources.tfds_folder import check_prepared
 from vse_tf.errors import UserError
-from vse_tf.files import open_regular, read_json
+from vse_tf.files import open_regular, read_json, reason_of
 from vse_tf.locks import BusyError, ProcessLock
 from vse_tf.preprocessing.image_headers import read_header
 
@@ -97,7 +97,7 @@ def _written_examples(path: Path) -> Iterator[tuple[str, list[str]]]:
                     raise ValueError(f"it names the image {str(file)[:100]!r}")
                 yield file, captions
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = reason_of(error)
         raise UserError(f"{path}: {reason}; delete the folder {path.parent} and repeat") from None
 
 

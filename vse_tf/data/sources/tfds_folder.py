@@ -14,7 +14,7 @@ from typing import Any
 
 from vse_tf.data.sources.files import expanded
 from vse_tf.errors import UserError
-from vse_tf.files import read_json
+from vse_tf.files import read_json, reason_of
 from vse_tf.setting_types import PathText
 
 # name/config:version; neither a namespace, which is somebody's code, nor arguments of the builder.
@@ -77,7 +77,7 @@ def _checked(path: Path, check: Any) -> None:
     try:
         check(read_json(path))
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = reason_of(error)
         raise UserError(f"{path}: {reason}; the data set is not read") from None
 
 

@@ -1,10 +1,10 @@
-"""Whether settings and data continue a run: what is done already, what may differ, what may not."""
+"""Which settings and data resume a run: what is finished already, what may differ, what may not."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,13 @@ from vse_tf.config import Settings, TrainSettings
 from vse_tf.errors import UserError
 from vse_tf.removed_settings import REMOVED
 from vse_tf.settings_parser import changed_removed_settings, differences, flat
+from vse_tf.training.builder import RunParts
+from vse_tf.training.distribution import is_chief, same_everywhere
+from vse_tf.training.progress import RunProgress
 from vse_tf.training.schedules import learning_rate
+from vse_tf.training.warm_start import warm_start
 
-# A continued run may differ in these: they change what is shown and kept, or how far it goes, not what a step does.
+# A resumed run may differ in these: they change what is logged and stored, or how far it goes, not what a step does.
 MAY_DIFFER = {
     "data.cache_dir",
     "data.verify",
@@ -34,8 +38,8 @@ MAY_DIFFER = {
     "train.resume",
     "train.run_dir",
 }
-# And in these as long as every finished step had the learning rate that they give it.
-RATES = {
+# And in these, as long as they give every finished step the learning rate that it had.
+RATE_SETTINGS = {
     "train.decay_epochs",
     "train.decay_factor",
     "train.learning_rate",
@@ -45,10 +49,10 @@ RATES = {
 
 
 def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | None:
-    """The results of a run that has nothing left to do under these settings; None where there is work.
+    """The results of a run that has nothing left to do under these settings; None where it has.
 
     Raises:
-        UserError: the folder holds a run that these settings do not continue.
+        UserError: the folder holds a run that these settings do not resume.
     """
     if not run.exists:
         return None
@@ -78,19 +82,19 @@ def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | Non
         raise UserError(
             f"train.epochs: {train.epochs}, but the run in {run.path} has finished {results['last']['epoch']} epochs"
         )
-    # Not config.yaml: an attempt to go on may have replaced that and got no further.
+    # Not config.yaml: a resumed run may have replaced it and got no further.
     before = results["provenance"]["settings"]["train"]
     stopped = results["stopped"] is not None and stays_stopped(train, before["epochs"], before["patience"])
     return results if stopped or results["last"]["epoch"] == train.epochs else None
 
 
 def stays_stopped(train: TrainSettings, epochs: int, patience: int) -> bool:
-    """Whether a run that stopped early under `epochs` and `patience` is not asked for more now."""
+    """Whether these settings ask no more of a run that stopped early under `epochs` and `patience`."""
     return train.patience == patience and train.epochs <= epochs
 
 
-def facts(settings: Settings, data_sha256: str, steps_per_epoch: int) -> dict[str, Any]:
-    """What a checkpoint keeps of settings and data, for `check_continues`.
+def resume_conditions(settings: Settings, data_sha256: str, steps_per_epoch: int) -> dict[str, Any]:
+    """What a checkpoint stores of settings and data; a resumed run must agree with it.
 
     Args:
         settings: the run's settings.
@@ -99,7 +103,7 @@ def facts(settings: Settings, data_sha256: str, steps_per_epoch: int) -> dict[st
     """
     # With the removed settings, which this version has at their defaults: checkpoints of earlier versions stay valid.
     values = {key: removed.default for key, removed in REMOVED.items()} | flat(settings)
-    fixed = {k: v for k, v in values.items() if k not in MAY_DIFFER | RATES}
+    fixed = {k: v for k, v in values.items() if k not in MAY_DIFFER | RATE_SETTINGS}
     return {
         "seed": settings.train.seed,
         "settings_sha256": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),
@@ -110,33 +114,72 @@ def facts(settings: Settings, data_sha256: str, steps_per_epoch: int) -> dict[st
     }
 
 
-def check_continues(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
+def start_or_resume(parts: RunParts) -> RunProgress:
+    """Resume from the newest intact checkpoint, or start: fresh, or from another run's weights.
+
+    Args:
+        parts: what the run is made of, its model compiled.
+
+    Returns:
+        Where the run stands.
+
+    Raises:
+        UserError: the checkpoint is of other settings or data, or the workers do not share the run folder.
+    """
+    train, chief = parts.settings.train, is_chief(parts.strategy)
+    conditions = resume_conditions(parts.settings, parts.provenance["data_sha256"], parts.order.steps_per_epoch)
+    checkpoint = parts.checkpoints.newest()
+    if not same_everywhere(parts.strategy, checkpoint.position.step if checkpoint else -1):
+        raise UserError(f"train.run_dir: the workers do not see the same {parts.run.path}; share the folder")
+    if checkpoint is None:
+        if train.init_from:
+            loaded = warm_start(parts.model, getattr(parts.tokenizer, "vocabulary", None), train.init_from)
+            if chief:
+                print(f"init_from {train.init_from}: {loaded}")
+        return RunProgress(conditions=conditions)
+    if train.resume != "force":
+        check_conditions(checkpoint, conditions)
+    parts.checkpoints.resume(parts.model, checkpoint, tidy=chief)
+    progress, stored = RunProgress.of(checkpoint, conditions), checkpoint.progress
+    if stored.get("steps_per_epoch") != conditions["steps_per_epoch"]:
+        # Forced: a step in an epoch of another length means nothing.
+        progress.position = replace(progress.position, step_in_epoch=0)
+    if progress.stopped and not stays_stopped(train, stored["epochs"], stored["patience"]):
+        progress.stopped = None
+    if chief:
+        steps = progress.position.step_in_epoch
+        into_next = f", {steps} steps into the next" if steps else ""
+        print(f"continuing {parts.run.path} after epoch {progress.position.epoch}{into_next}")
+    return progress
+
+
+def check_conditions(checkpoint: Checkpoint, conditions: dict[str, Any]) -> None:
     """Refuse a checkpoint of other settings or data.
 
     Args:
-        checkpoint: the one to continue from.
-        now: what `facts` gives for this run.
+        checkpoint: the one to resume from.
+        conditions: what `resume_conditions` gives for this run.
 
     Raises:
         UserError: they differ.
     """
-    told = {
+    problems = {
         "data_sha256": "the data (images or captions) have changed since this run began",
         "settings_sha256": "it was written under other settings than config.yaml holds",
     }
-    for key, what in told.items():
-        if checkpoint.progress.get(key) != now[key]:
+    for key, problem in problems.items():
+        if checkpoint.progress.get(key) != conditions[key]:
             raise UserError(
-                f"{checkpoint.folder}: {what}; restore them, choose another --train.run_dir, or continue all the same "
-                "with --train.resume force"
+                f"{checkpoint.folder}: {problem}; restore them, choose another --train.run_dir, or continue all the "
+                "same with --train.resume force"
             )
 
 
 def _differing(run: RunFolder, settings: Settings) -> dict[str, tuple[Any, Any]]:
     before = run.settings()
     differing = {k: v for k, v in differences(before, settings).items() if k not in MAY_DIFFER}
-    if RATES & differing.keys() and _same_rates_so_far(run, before.train, settings.train):
-        differing = {k: v for k, v in differing.items() if k not in RATES}
+    if RATE_SETTINGS & differing.keys() and _same_rates_so_far(run, before.train, settings.train):
+        differing = {k: v for k, v in differing.items() if k not in RATE_SETTINGS}
     return differing
 
 
@@ -151,7 +194,7 @@ def _same_rates_so_far(run: RunFolder, before: TrainSettings, now: TrainSettings
         return False
     steps = np.arange(checkpoint.position.step, dtype=np.float32)
     # The length of a cosine may change: that is what growing `epochs` means.
-    before = dataclasses.replace(before, epochs=now.epochs)
+    before = replace(before, epochs=now.epochs)
     first, second = (_rates(train, steps, steps_per_epoch) for train in (before, now))
     return np.array_equal(first, second)
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from vse_tf.errors import Interrupted, run_command
-from vse_tf.training.interruption import Interruption
+from vse_tf.training.signals import SignalHandler
 
 
 def send(number=signal.SIGTERM):
@@ -20,10 +20,10 @@ def send(number=signal.SIGTERM):
 
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
 def test_a_signal_leaves_at_once_and_the_handlers_come_back(number, name, code):
-    # Tests that were started in the background may be told to ignore Ctrl-C.
+    # Tests that were started in the background may ignore Ctrl-C.
     outside = signal.signal(number, signal.default_int_handler)
     try:
-        with pytest.raises(Interrupted, match=f"stopped by {name}") as stop, Interruption():
+        with pytest.raises(Interrupted, match=f"stopped by {name}") as stop, SignalHandler():
             send(number)
         assert stop.value.code == code
         assert signal.getsignal(number) is signal.default_int_handler
@@ -33,33 +33,33 @@ def test_a_signal_leaves_at_once_and_the_handlers_come_back(number, name, code):
 
 def test_a_deferred_signal_waits_for_the_check():
     done = []
-    with pytest.raises(Interrupted), Interruption() as interruption, interruption.deferred():
-        interruption.check()
+    with pytest.raises(Interrupted), SignalHandler() as signals, signals.deferred():
+        signals.check()
         send()
         done.append("the step")
-        interruption.check()
+        signals.check()
         done.append("more")
     assert done == ["the step"]
 
 
-def test_inside_at_once_nothing_waits():
+def test_inside_immediate_nothing_waits():
     done = []
-    with pytest.raises(Interrupted), Interruption() as one, one.deferred(), one.at_once():
+    with pytest.raises(Interrupted), SignalHandler() as one, one.deferred(), one.immediate():
         done.append("measuring")
         send()
         done.append("more")
     assert done == ["measuring"]
-    with pytest.raises(Interrupted), Interruption() as interruption, interruption.deferred():
+    with pytest.raises(Interrupted), SignalHandler() as signals, signals.deferred():
         send()
-        with interruption.at_once():
+        with signals.immediate():
             done.append("begun after the signal")
     assert done == ["measuring"]
 
 
 def test_a_second_signal_ends_the_process_at_once():
     code = (
-        "import os, signal, time; from vse_tf.training.interruption import Interruption\n"
-        "with Interruption() as interruption, interruption.deferred():\n"
+        "import os, signal, time; from vse_tf.training.signals import SignalHandler\n"
+        "with SignalHandler() as signals, signals.deferred():\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60); print('still here')"
     )
@@ -69,19 +69,19 @@ def test_a_second_signal_ends_the_process_at_once():
 
 
 def test_a_signal_that_a_library_has_taken_is_taken_back():
-    with pytest.raises(Interrupted), Interruption() as interruption:
+    with pytest.raises(Interrupted), SignalHandler() as signals:
         signal.signal(signal.SIGTERM, lambda *_: None)
         send()
-        interruption.listen()
+        signals.install()
         send()
 
 
 def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Interruption() as interruption:
+        with SignalHandler() as signals:
             send(signal.SIGINT)
-            interruption.check()
+            signals.check()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -91,9 +91,9 @@ def test_outside_of_the_main_thread_nothing_is_touched():
     seen = []
 
     def work():
-        with Interruption() as interruption:
+        with SignalHandler() as signals:
             seen.append(signal.getsignal(signal.SIGTERM))
-            interruption.check()
+            signals.check()
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=work)
@@ -103,7 +103,7 @@ def test_outside_of_the_main_thread_nothing_is_touched():
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(Interrupted(signal.SIGTERM, "kept\nat step 3"), 143), (KeyboardInterrupt(), 130)]
+    ("raised", "code"), [(Interrupted(signal.SIGTERM, "saved\nat step 3"), 143), (KeyboardInterrupt(), 130)]
 )
 def test_a_command_ends_in_one_line_and_a_code(raised, code, capsys):
     def main():
@@ -112,9 +112,9 @@ def test_a_command_ends_in_one_line_and_a_code(raised, code, capsys):
     with pytest.raises(SystemExit) as stop:
         run_command(main)
     assert stop.value.code == code
-    told = capsys.readouterr().err
-    assert told.startswith("stopped by")
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("stopped by")
+    assert error.count("\n") == 1
 
 
 def test_a_full_disk_ends_any_command_in_one_line(capsys):

@@ -1,4 +1,4 @@
-"""Which settings continue a run. The run folders are written by hand: nothing is trained here."""
+"""Which settings resume a run. The run folders are written by hand: nothing is trained here."""
 
 import json
 
@@ -9,7 +9,7 @@ from vse_tf.artifacts.checkpoints import Checkpoint, Position
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.errors import UserError
 from vse_tf.settings_parser import save_settings
-from vse_tf.training.continuing import check_continues, facts, finished_results
+from vse_tf.training.resume import check_conditions, finished_results, resume_conditions
 
 STEPS = 10
 BEFORE = {"train__schedule": "step", "train__decay_epochs": "[5]", "train__warmup_epochs": 1, "train__epochs": 8}
@@ -57,7 +57,7 @@ def test_the_rest_of_the_learning_rates_may_change(tmp_path, epoch, changed):
         (3, {"model__dim": 4, "loss__temperature": 0.5}, r"model\.dim .*loss\.temperature"),
     ],
 )
-def test_what_was_done_with_other_settings_is_refused_with_the_keys(tmp_path, epoch, changed, named):
+def test_finished_steps_with_other_settings_are_refused(tmp_path, epoch, changed, named):
     run = begun(tmp_path, epoch)
     with pytest.raises(UserError, match=rf"other settings: .*{named}.*--train\.resume force"):
         finished_results(run, tiny_settings(tmp_path, **{**BEFORE, **changed}))
@@ -72,15 +72,16 @@ def test_without_a_readable_checkpoint_rates_may_not_change(tmp_path):
 
 
 def test_other_data_and_a_checkpoint_from_elsewhere_are_refused(tmp_path):
-    known = facts(tiny_settings(tmp_path), "data", STEPS)
+    known = resume_conditions(tiny_settings(tmp_path), "data", STEPS)
     checkpoint = Checkpoint(tmp_path, Position(1, STEPS), None, "", known)
-    check_continues(
-        checkpoint, facts(tiny_settings(tmp_path, train__epochs=9, train__decay_epochs="[3]"), "data", STEPS)
+    check_conditions(
+        checkpoint,
+        resume_conditions(tiny_settings(tmp_path, train__epochs=9, train__decay_epochs="[3]"), "data", STEPS),
     )
     with pytest.raises(UserError, match=r"data.*have changed"):
-        check_continues(checkpoint, facts(tiny_settings(tmp_path), "other data", STEPS))
+        check_conditions(checkpoint, resume_conditions(tiny_settings(tmp_path), "other data", STEPS))
     with pytest.raises(UserError, match="other settings than config"):
-        check_continues(checkpoint, facts(tiny_settings(tmp_path, loss__temperature=0.5), "data", STEPS))
+        check_conditions(checkpoint, resume_conditions(tiny_settings(tmp_path, loss__temperature=0.5), "data", STEPS))
 
 
 @pytest.mark.parametrize("contents", ["[]", "{", '{"finished": true}', "7"])

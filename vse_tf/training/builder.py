@@ -1,0 +1,194 @@
+"""Builds what a run is made of: the model, and what turns the data into its input."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vse_tf.artifacts.checkpoints import Checkpoints
+from vse_tf.artifacts.provenance import provenance
+from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.config import Settings, TextSettings
+from vse_tf.data.bad_images import BadImages
+from vse_tf.data.cache import cache_folder
+from vse_tf.data.order import Order
+from vse_tf.data.pipeline import ImageView, text_reader, training_batches
+from vse_tf.data.records import Collection, Split
+from vse_tf.embedder import Embedder
+from vse_tf.errors import UserError
+from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, training_views
+from vse_tf.models.gradient_cache import check_micro_batch
+from vse_tf.models.image_tower import image_size, image_tower_from_settings
+from vse_tf.models.text_tower import text_tower_from_settings
+from vse_tf.preprocessing import text
+from vse_tf.training.distribution import distribute, skip_symbolic_build
+from vse_tf.training.objective import make_loss, make_temperature
+from vse_tf.training.optimizer import make_optimizer
+
+
+class RunParts:
+    """What a run is made of, built as its settings describe it for its data.
+
+    Args:
+        settings: the run's settings.
+        run: the run folder.
+        collection: the data.
+        strategy: the strategy to train under.
+        bad: what to do with images that cannot be read.
+
+    Attributes:
+        checkpoints: the run's checkpoints.
+        training: the split train.
+        validation: the split val.
+        tokenizer: turns captions into token ids.
+        view: how images are prepared.
+        model: the dual encoder.
+        order: the order of the training split, once `prepare_splits` has run.
+
+    Raises:
+        UserError: settings and data do not go together.
+    """
+
+    order: Order
+
+    def __init__(
+        self,
+        settings: Settings,
+        run: RunFolder,
+        collection: Collection,
+        strategy: tf.distribute.Strategy,
+        bad: BadImages,
+    ) -> None:
+        self.settings = settings
+        self.run = run
+        self.checkpoints = Checkpoints(run.checkpoints, settings.train.keep_checkpoints)
+        self.collection = collection
+        self.strategy = strategy
+        self.bad = bad
+        self.training = collection.split("train")
+        self.validation = _validation_split(collection)
+        self.tokenizer = _tokenizer(settings.text, self.training)
+        data, images = settings.data, self.training.images
+        self.view = ImageView.of(settings.image, image_size(settings.image, images), data.max_pixels, images)
+        self.model = self._build_model()
+        folder, image_tower, text_tower = cache_folder(data), self.model.image_tower, self.model.text_tower
+        inputs, captions = ImageInputs(self.view, bad), CaptionInputs(self.tokenizer, settings.text)
+        self._image_cache = FeatureCache(image_tower, inputs, folder) if data.features else None
+        self._text_cache = FeatureCache(text_tower, captions, folder) if data.text_features else None
+
+    def prepare_splits(self) -> None:
+        """Replace images and captions by cached features where the settings ask for them, and set the order.
+
+        Missing features are computed; images that cannot be read leave the splits.
+
+        Raises:
+            UserError: an image cannot be read, the cache cannot be written, or an epoch has fewer pairs than a batch.
+        """
+        data, train = self.settings.data, self.settings.train
+        self.validation = self.with_image_features(self.validation)
+        if self._image_cache:
+            views = training_views(self.settings.image.flip, data.feature_crops)
+            self.training = self._image_cache.split(self.training, views)
+        if self._text_cache:
+            self.validation = self._text_cache.split(self.validation)
+            self.training = self._text_cache.split(self.training)
+        self.order = Order(self.training.records, train.batch_size, data.epoch_over, train.seed)
+
+    def with_image_features(self, split: Split) -> Split:
+        """A split to measure: with cached features of its images, where the settings ask for them."""
+        return self._image_cache.split(split) if self._image_cache else split
+
+    def compile(self) -> None:
+        """Compile the model with the optimizer and the loss that the settings describe, and build the optimizer."""
+        settings, train, model, strategy = self.settings, self.settings.train, self.model, self.strategy
+        steps_per_epoch = self.order.steps_per_epoch
+        jit_compile: bool | Literal["auto"] = train.jit_compile
+        if jit_compile == "auto":
+            # On a CPU XLA made the step on cached features four times slower (256 pairs, 4M weights) and helped no GRU.
+            # It is not for several replicas, and needs shapes that a packed GRU does not have.
+            packed = settings.text.encoder == "gru" and settings.text.packed
+            alone = strategy.num_replicas_in_sync == 1
+            features = self.training.images.kind == "features"
+            jit_compile = bool(tf.config.list_physical_devices("GPU")) and features and alone and not packed
+        with strategy.scope():
+            optimizer = make_optimizer(train, model, steps_per_epoch)
+            if settings.model.precision == "mixed_float16":
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            model.compile(
+                optimizer=optimizer,
+                loss=make_loss(settings.loss, optimizer.iterations, steps_per_epoch),
+                jit_compile=jit_compile,
+            )
+            optimizer.build(model.trainable_variables)
+            skip_symbolic_build(model, strategy)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The model in training, to measure it."""
+        return Embedder(self.model, self.tokenizer, self.view, self.settings)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the results come from: versions, settings, data."""
+        return provenance(self.settings, self.collection)
+
+    def batches(self, epoch: int, step: int) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        """Endless training batches; every worker reads its slice of each.
+
+        Args:
+            epoch: the epoch to begin with.
+            step: the step of that epoch to begin with.
+
+        Raises:
+            UserError: the batch size is not a multiple of the number of replicas.
+        """
+        make = partial(
+            training_batches,
+            self.training,
+            self.order,
+            self.view,
+            text_reader(self.training, self.tokenizer, self.settings.text),
+            self.bad,
+            epoch=epoch,
+            step=step,
+            workers=self.settings.data.workers,
+        )
+        return distribute(self.strategy, self.settings.train.batch_size, make)
+
+    def _build_model(self) -> DualEncoder:
+        settings, size, micro_batch = self.settings, self.view.size, self.settings.train.micro_batch
+        image_shape = (*size, 3) if size else self.training.images.load(np.zeros([1], np.int64)).shape[1:]
+        with self.strategy.scope():
+            model = DualEncoder(
+                image_tower_from_settings(settings.image, settings.model, image_shape),
+                text_tower_from_settings(settings.text, settings.model, self.tokenizer.vocabulary_size),
+                clip_norm=settings.train.clip_norm,
+                temperature=make_temperature(settings.loss),
+                micro_batch=micro_batch,
+                name="dual_encoder",
+            )
+        if micro_batch:
+            check_micro_batch(model, micro_batch, self.strategy.num_replicas_in_sync)
+        return model
+
+
+def _tokenizer(settings: TextSettings, training: Split) -> text.WordTokenizer | text.PresetTokenizer:
+    kind, _, preset = settings.encoder.partition(":")
+    if kind == "hub":
+        return text.PresetTokenizer.from_preset(preset, settings.max_tokens)
+    return text.WordTokenizer.fit(training.captions, settings.min_count, settings.max_tokens)
+
+
+def _validation_split(collection: Collection) -> Split:
+    if "val" not in collection.splits:
+        raise UserError(
+            f"no split 'val' to choose the best model by; the {collection.source} data hold "
+            f"{', '.join(collection.splits)}: name one in the caption file, or let images be split with "
+            "--data.val_fraction"
+        )
+    return collection.splits["val"]
