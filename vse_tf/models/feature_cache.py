@@ -39,8 +39,8 @@ class CacheItems:
 
     Args:
         key: hash of them.
-        lengths: `(count,)` number of states of each, if the backbone is one that returns the states of tokens.
-        batches: reads views of the items from a start to an end.
+        lengths: `(count,)` number of states of each, for a backbone that returns the states of tokens.
+        batches: reads views of the items from a start to an end; several views are `centre` and `flip`.
     """
 
     key: str
@@ -111,7 +111,9 @@ class FeatureCache:
                 for view in views:
                     yield view, np.concatenate(found.pop(view))
 
-            shards.fill(self.inputs.passes(views), compute)
+            # The centre view and its mirror image are decoded once, each crop by itself.
+            crops = [[view] for view in views if view.startswith("crop")]
+            shards.fill([[view for view in views if not view.startswith("crop")], *crops], compute)
         return self.inputs.attach(split, shards, views)
 
 
@@ -136,11 +138,6 @@ class ImageInputs:
         self.view = view
         self.bad = bad
         self.prepared = {key: getattr(view, key) for key in ("size", "resize", "crop_scale", "flip")}
-
-    def passes(self, views: Sequence[str]) -> list[list[str]]:
-        """Views that are computed together: the centre view and its mirror image are decoded once."""
-        centred = [view for view in views if view in (CENTRE, FLIP)]
-        return [centred, *([view] for view in views if view not in centred)]
 
     def items(self, split: Split) -> CacheItems:
         """The image files of a split."""
@@ -183,10 +180,6 @@ class CaptionInputs:
     def __init__(self, tokenizer: Any, text_settings: TextSettings) -> None:
         self.tokenizer = tokenizer
         self.text_settings = text_settings
-
-    def passes(self, views: Sequence[str]) -> list[list[str]]:
-        """The only view."""
-        return [list(views)]
 
     def items(self, split: Split) -> CacheItems:
         """The captions of a split."""
