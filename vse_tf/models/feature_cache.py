@@ -177,7 +177,7 @@ class CaptionInputs:
     folder, unit, views = "text_features", "caption", (CAPTION,)
     prepared = None
 
-    def __init__(self, tokenizer: Any, text_settings: TextSettings) -> None:
+    def __init__(self, tokenizer: Callable[[Sequence[str]], tf.RaggedTensor], text_settings: TextSettings) -> None:
         self.tokenizer = tokenizer
         self.text_settings = text_settings
 
