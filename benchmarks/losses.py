@@ -3,10 +3,10 @@
     python -m benchmarks.losses [--losses NAME…] [--batches B…] [--dim D] [--large B] [--large-dim D] [--repeat N]
 
 Prints one JSON line. The limit is three products of B x B x dim: the similarities, and from their gradient that of the
-images and that of the captions. It is measured in the same run, turn by turn with the objective, on the same vectors:
-as whole matrices up to `DENSE_ELEMENTS` similarities, above in the same row blocks as the objective. Each objective
-runs in a process of its own, the large batch first, so that `extra_mb` is what that batch's loss and gradient take at
-their peak beyond the embeddings and the gradients themselves.
+images and that of the captions. It is measured in the same run, in turns with the objective, on the same vectors: as
+one matrix up to `DENSE_ELEMENTS` similarities, above in the same row blocks as the objective. Each objective runs in a
+process of its own, the large batch first, so that `extra_mb` is the peak memory of that batch's loss and gradient
+beyond the embeddings and their gradients.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def measured(name: str, batch: int, dim: int, repeat: int, masked: bool) -> dict
     # Captions near their images: every objective has something to tell apart.
     text = unit(image + random.standard_normal((batch, dim), dtype=np.float32) * np.float32(2 / dim**0.5))
     # One image in twenty has a second pair in the batch.
-    rows = tf.constant(random.permutation(np.arange(batch) * 20 // 21).astype(np.float32))
+    image_id = tf.constant(random.permutation(np.arange(batch) * 20 // 21).astype(np.float32))
     image, text = tf.constant(image), tf.constant(text)
     loss = losses.build(name, mask_same_image=masked)
 
@@ -92,7 +92,7 @@ def measured(name: str, batch: int, dim: int, repeat: int, masked: bool) -> dict
     def with_gradient(image: tf.Tensor, text: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([image, text])
-            value = loss(rows, tf.stack([image, text], axis=1))
+            value = loss(image_id, tf.stack([image, text], axis=1))
         return [value, *tape.gradient(value, [image, text])]
 
     dense = batch * batch <= blockwise.DENSE_ELEMENTS

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", default="float32", help="model.precision")
     parser.add_argument("--packed", default="true", choices=["true", "false"], help="text.packed")
     parser.add_argument("--jit-compile", default="auto", choices=["auto", "true", "false"], help="train.jit_compile")
-    parser.add_argument("--rounds", type=int, default=5, help="product and step are measured in turn so many times")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of product and step")
     arguments = parser.parse_args(argv)
     packed = arguments.packed == "true"
     jit = {"true": True, "false": False, "auto": False}[arguments.jit_compile]

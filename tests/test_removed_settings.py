@@ -40,7 +40,7 @@ def as_arguments(values):
     return {key.replace(".", "__"): value for key, value in values.items()}
 
 
-def test_every_removed_setting_is_tried_here_and_gone_from_the_settings():
+def test_removed_settings_are_all_tried_and_gone():
     assert CHANGED.keys() == REMOVED.keys()
     for key, value in CHANGED.items():
         section, name = key.split(".")

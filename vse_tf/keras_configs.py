@@ -56,7 +56,7 @@ _OPS = frozenset(["keras.src.ops.math", "keras.src.ops.nn", "keras.src.ops.numpy
 OWN = _names(
     """
     ApplicationsPreprocessing AttentionPooling ClassToken FillPadding GridNorm L2Normalize LearnedTemperature
-    MaskedMax MaskedMean PackedGRU PretrainedBackbone SplitPadding Within ZeroPadding
+    MaskedMax MaskedMean PackedGRU PretrainedBackbone SplitPadding ZeroPadding
     """
 )
 # KerasHub's families of networks that read images or texts.
@@ -74,6 +74,7 @@ ACTIVATIONS = _names(
     celu elu exponential gelu gelu_approximate glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh
     leaky_relu linear log_sigmoid log_softmax mish quick_gelu relu relu6 selu sigmoid silu soft_shrink softmax
     softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
+    keras_hub>gelu_approximate
     """
 )
 VALUES = {"__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__"}
@@ -118,7 +119,7 @@ def check_keras_config(config: Any) -> None:
             waiting.extend((key, value) for value in item)
         elif isinstance(item, str):
             # A ">" would let Keras take the string for one of its registered classes.
-            if len(item) > LONGEST or (">" in item and key != "registered_name"):
+            if len(item) > LONGEST or (">" in item and key != "registered_name" and item not in ACTIVATIONS):
                 raise ValueError(f"{key}: {item[:60]!r} is no argument of a layer")
         elif isinstance(item, int) and abs(item) > LARGEST:
             raise ValueError(f"{key}: a number beyond {LARGEST}")

@@ -18,7 +18,7 @@ from tests.tiny import arguments
 from vse_tf import embed, evaluate, search, train
 from vse_tf.artifacts.index import Index
 from vse_tf.data.sources import read
-from vse_tf.models.text_feature_cache import TextFeatureCache
+from vse_tf.models.feature_cache import CaptionInputs, FeatureCache
 
 RUNS = ["shapes_run", "sigmoid_run", "hub_run"]
 TEXTS = ["a red photo of number small", "the left blue circle"]
@@ -105,7 +105,8 @@ def test_feature_caches_keep_their_keys(before, tmp_path):
     evaluate.main(["--run", str(before / "hub_run"), "--split", "val"])
 
     model = vse_tf.load(before / "hub_run")
-    cache = TextFeatureCache(model.text_tower, model.tokenizer, model.settings.text, before / "cache")
+    captions = CaptionInputs(model.tokenizer, model.settings.text)
+    cache = FeatureCache(model.text_tower, captions, before / "cache")
     files = set((before / "cache" / "text_features").rglob("*.npy"))
     cache.split(read(model.settings.data).split("val"))
     assert set((before / "cache" / "text_features").rglob("*.npy")) == files

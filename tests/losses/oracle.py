@@ -110,12 +110,12 @@ def gradient(function, image, text, *args, step=1e-6, **kwargs) -> tuple[np.ndar
     for which in (image, text):
         out = np.zeros_like(which)
         for index in np.ndindex(which.shape):
-            kept = which[index]
-            which[index] = kept + step
+            before = which[index]
+            which[index] = before + step
             above = function(image, text, *args, **kwargs).sum()
-            which[index] = kept - step
+            which[index] = before - step
             out[index] = (above - function(image, text, *args, **kwargs).sum()) / (2 * step)
-            which[index] = kept
+            which[index] = before
         found.append(out)
     return found[0], found[1]
 

@@ -164,7 +164,7 @@ def test_half_and_double_inputs_are_computed_in_float32(case: Case, dtype, pairs
     assert tape.gradient(value, stacked).dtype == dtype
 
 
-def test_convse_plus_plus_is_max_hinge_over_temperature_and_batch(pairs) -> None:
+def test_convse_plus_plus_is_triplet_max_scaled(pairs) -> None:
     stacked = np.stack(pairs, axis=1)
     for image_id in IMAGE_ID.values():
         for temperature, margin in ((0.1, 0.2), (0.005, 0.05), (1.0, 0.5)):

@@ -33,7 +33,7 @@ def test_serialises_and_comes_back(case: Case, stacked) -> None:
 
 
 @pytest.mark.parametrize("case", EVERY, ids=names)
-def test_every_constructor_argument_is_an_attribute_and_a_config_key(case: Case) -> None:
+def test_constructor_arguments_are_attributes_and_config_keys(case: Case) -> None:
     loss = case.loss(**case.arguments)
     config = loss.get_config()
     assert losses.build("convse").get_config()["name"] == "convse"

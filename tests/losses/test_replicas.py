@@ -1,4 +1,4 @@
-"""Every anchor sees the negatives of the whole global batch: 1, 2 and 4 replicas agree."""
+"""Every anchor sees the negatives of the global batch: 1, 2 and 4 replicas agree."""
 
 from __future__ import annotations
 

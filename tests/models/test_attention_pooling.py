@@ -55,7 +55,7 @@ def test_queries_begin_with_the_mean_and_padding_changes_nothing():
     np.testing.assert_allclose(layer(longer), layer(items), atol=1e-6)
 
 
-def test_the_gradient_is_the_formulas_also_beside_an_item_of_padding():
+def test_the_gradient_is_that_of_the_formula_despite_padding():
     layer, items = AttentionPooling(2), padded([4, 0, 2])
     layer.build(items.shape)
     start = RANDOM.normal(size=(5, 2)).astype(np.float32)
@@ -72,7 +72,7 @@ def test_the_gradient_is_the_formulas_also_beside_an_item_of_padding():
     assert np.isfinite(of_items).all()
 
 
-def test_regions_are_in_the_last_maps_grid_and_keep_their_proportions():
+def test_regions_have_the_last_grid_and_keep_their_proportions():
     last, larger = (RANDOM.uniform(size=shape).astype(np.float32) for shape in ((2, 2, 3, 4), (2, 4, 6, 5)))
     got = np.asarray(regions([last, larger]))
     assert got.shape == (2, 6, 9)

@@ -26,7 +26,7 @@ def dual_encoder(temperature=None, **changed):
     return DualEncoder(*towers, temperature=temperature, **changed)
 
 
-def test_a_saved_model_comes_back_with_its_temperature_and_trains_on(tmp_path):
+def test_a_saved_model_has_its_temperature_and_trains_on(tmp_path):
     model = dual_encoder(LearnedTemperature(0.2, bias=-3.0), clip_norm=1.0, micro_batch=4)
     model.compile(keras.optimizers.Adam(0.01), SigmoidPairwise())
     model.fit(INPUTS, IMAGE_ID, batch_size=8, epochs=2, verbose=0, shuffle=False)
@@ -54,7 +54,7 @@ def test_the_weights_have_names_that_a_rebuilt_model_has_too():
     assert list(dual_encoder().parts) == ["image_tower", "text_tower"]
 
 
-def test_a_loss_without_temperature_is_refused_where_it_is_to_be_learned():
+def test_a_loss_without_temperature_cannot_learn_one():
     with pytest.raises(ValueError, match="triplet_max has no temperature"):
         dual_encoder(LearnedTemperature(0.2)).compile("adam", TripletMax())
     model = dual_encoder(LearnedTemperature(0.2))

@@ -17,8 +17,7 @@ from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
-from vse_tf.models.feature_cache import FeatureCache, backbone_key
-from vse_tf.models.text_feature_cache import TextFeatureCache
+from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, backbone_key
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training import trainer
 
@@ -66,20 +65,19 @@ def test_a_run_on_cached_text_features_is_the_run_without(preset, tmp_path, pool
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
     for row, there in zip(rows_of(with_cache), rows_of(without), strict=True):
         assert row["train"]["loss"] == pytest.approx(there["train"]["loss"], abs=1e-4)
-        # Recalls of twenty images move by whole ranks where two similarities are nearly equal.
+        # Recalls of twenty images move by ranks if two similarities are nearly equal.
         assert row["metrics"]["rsum"] == pytest.approx(there["metrics"]["rsum"], abs=20)
     results = json.loads((with_cache / "results.json").read_text())
     assert results["galleries"]["val"] == results["best"]["metrics"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_features_are_the_backbones_and_are_kept(preset, tmp_path, monkeypatch, pooling):
+def test_features_are_the_backbones_and_computed_once(preset, tmp_path, monkeypatch, pooling):
     run = trained(tmp_path, preset, True, text__pooling=pooling)
     embedder = load(run)
     split = read(embedder.settings.data).split("val")
-    cache = TextFeatureCache(
-        embedder.text_tower, embedder.tokenizer, embedder.settings.text, tmp_path / "cache", progress=False
-    )
+    captions = CaptionInputs(embedder.tokenizer, embedder.settings.text)
+    cache = FeatureCache(embedder.text_tower, captions, tmp_path / "cache", progress=False)
 
     def never(*_):
         raise AssertionError("computed again")
@@ -92,19 +90,20 @@ def test_features_are_the_backbones_and_are_kept(preset, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_kept_features_of_photos_give_the_towers_vectors(tmp_path, pooling):
+def test_cached_features_of_images_give_the_towers_vectors(tmp_path, pooling):
     run = tmp_path / "run"
     changed = {"data__cache_dir": tmp_path / "cache", "image__pooling": pooling, "image__stages": 2}
     train.main(argv_of("cached features", tmp_path, run, **changed))
     embedder, bad = load(run), BadImages("fail", 10**8)
     split = read(embedder.settings.data).split("train")
-    cache = FeatureCache(embedder.image_tower, embedder.view, tmp_path / "cache", bad, progress=False)
+    images = ImageInputs(embedder.view, bad)
+    cache = FeatureCache(embedder.image_tower, images, tmp_path / "cache", progress=False)
     cached = cache.split(split, ["centre", "flip"])
     assert cached.images.load(np.zeros([1], np.int64)).ndim == (3 if pooling == "attention" else 2)
-    kept, live = (embedder.encode_split(one, bad).image for one in (cached, split))
-    np.testing.assert_allclose(kept, live, atol=1e-5)
-    photos = [np.asarray(Image.open(path).convert("RGB")) for path in split.images.paths]
-    mirrored = embedder.encode_images([photo[:, ::-1] for photo in photos])
+    stored, live = (embedder.encode_split(one, bad).image for one in (cached, split))
+    np.testing.assert_allclose(stored, live, atol=1e-5)
+    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in split.images.paths]
+    mirrored = embedder.encode_images([image[:, ::-1] for image in arrays])
     rows = np.arange(len(split))
     got = embedder.model.image_tower.get_layer("head")(cached.images.load_views(rows, rows * 0 + 1))
     np.testing.assert_allclose(got, mirrored, atol=2e-2)
@@ -117,7 +116,8 @@ def test_other_captions_and_other_weights_are_other_features(preset, tmp_path):
     assert len({path.parts[:3] for path in made}) == 2  # train and val
     weight = embedder.text_tower.get_layer("backbone").weights[0]
     weight.assign(weight + 1e-3)
-    cache = TextFeatureCache(embedder.text_tower, embedder.tokenizer, embedder.settings.text, tmp_path / "cache")
+    captions = CaptionInputs(embedder.tokenizer, embedder.settings.text)
+    cache = FeatureCache(embedder.text_tower, captions, tmp_path / "cache")
     assert cache.folder.relative_to(tmp_path / "cache") not in {Path(*path.parts[:2]) for path in made}
 
 

@@ -1,4 +1,4 @@
-"""A batch encoded piece by piece against the same batch encoded at once."""
+"""A batch encoded in micro-batches against the same batch encoded at once."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from vse_tf.errors import UserError
 from vse_tf.losses import build
 from vse_tf.models.backbones import PretrainedBackbone, backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.gradient_cache import check_pieces, piecewise_gradients
+from vse_tf.models.gradient_cache import cached_gradients, check_micro_batch
 from vse_tf.models.image_tower import image_tower_from_settings
 from vse_tf.models.projection import build_head, head_arguments
 from vse_tf.models.temperature import LearnedTemperature
@@ -22,7 +22,7 @@ INPUTS = {
     "image": RNG.uniform(0, 255, (BATCH, 16, 16, 3)).astype(np.float32),
     "text": RNG.integers(0, 12, (BATCH, 4)).astype(np.int32),
 }
-ROWS = np.int32([0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2])
+IMAGE_ID = np.int32([0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2])
 
 
 def pretrained_tower(settings, trainable):
@@ -55,7 +55,7 @@ def dual_encoder(loss="convse", *, frozen=False, micro_batch=0, temperature=None
 
 def stepped(model, steps=2):
     """Weights and logs after some steps on the same batch."""
-    data = tf.data.Dataset.from_tensors((INPUTS, ROWS)).repeat(steps)
+    data = tf.data.Dataset.from_tensors((INPUTS, IMAGE_ID)).repeat(steps)
     logs = model.fit(data, verbose=0).history
     return [v.numpy() for v in model.trainable_variables], {k: np.reshape(v, -1)[0] for k, v in logs.items()}
 
@@ -66,7 +66,7 @@ def close(found, expected, limit):
 
 
 @pytest.mark.parametrize(("loss", "frozen"), [("convse", False), ("convse++", True), ("sigmoid", False)])
-def test_the_step_is_that_of_the_whole_batch(loss, frozen):
+def test_the_step_is_that_of_the_full_batch(loss, frozen):
     learned = {"sigmoid": lambda: LearnedTemperature(0.1, bias=-10.0)}.get(loss, lambda: None)
     expected, logs = stepped(dual_encoder(loss, frozen=frozen, temperature=learned()))
     found, found_logs = stepped(dual_encoder(loss, frozen=frozen, temperature=learned(), micro_batch=4))
@@ -86,42 +86,42 @@ def test_mixed_precision_agrees_to_its_own_rounding(precision):
 
 
 def test_both_passes_draw_the_same_dropout_masks():
-    """Against all pieces under one tape: the same masks, drawn once."""
+    """Against all micro-batches under one tape: the same masks, drawn once."""
     changed = {"model__dropout": 0.4, "text__dropout": 0.4}
-    whole, pieces = dual_encoder(**changed), dual_encoder(**changed)
+    at_once, cached = dual_encoder(**changed), dual_encoder(**changed)
 
     @tf.function
-    def at_once():
+    def of_one_tape():
         with tf.GradientTape() as tape:
             parts = [
-                whole({name: value[at : at + 4] for name, value in INPUTS.items()}, training=True)
+                at_once({name: value[at : at + 4] for name, value in INPUTS.items()}, training=True)
                 for at in range(0, BATCH, 4)
             ]
-            loss = whole.compute_loss(y=ROWS, y_pred=tf.concat(parts, axis=0))
-        return tape.gradient(loss, whole.trainable_variables)
+            loss = at_once.compute_loss(y=IMAGE_ID, y_pred=tf.concat(parts, axis=0))
+        return tape.gradient(loss, at_once.trainable_variables)
 
     @tf.function
-    def piecewise():
-        return piecewise_gradients(pieces, {k: tf.constant(v) for k, v in INPUTS.items()}, tf.constant(ROWS), 4)[2]
+    def of_cached():
+        return cached_gradients(cached, {k: tf.constant(v) for k, v in INPUTS.items()}, tf.constant(IMAGE_ID), 4)[2]
 
     for _ in range(2):
-        close([g.numpy() for g in piecewise()], [tf.convert_to_tensor(g).numpy() for g in at_once()], 1e-5)
-    for mine, other in zip(pieces.variables, whole.variables, strict=True):
+        close([g.numpy() for g in of_cached()], [tf.convert_to_tensor(g).numpy() for g in of_one_tape()], 1e-5)
+    for mine, other in zip(cached.variables, at_once.variables, strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy(), err_msg=mine.path)
 
 
 def test_a_batch_of_unknown_size():
-    model, whole = dual_encoder(micro_batch=4), dual_encoder()
+    model, at_once = dual_encoder(micro_batch=4), dual_encoder()
     images, tokens = tf.TensorSpec([None, 16, 16, 3]), tf.TensorSpec([None, 4], tf.int32)
 
     @tf.function(input_signature=({"image": images, "text": tokens}, tf.TensorSpec([None])))
-    def gradients(inputs, rows):
-        return piecewise_gradients(model, inputs, rows, 4)[2]
+    def gradients(inputs, image_id):
+        return cached_gradients(model, inputs, image_id, 4)[2]
 
     with tf.GradientTape() as tape:
-        loss = whole.compute_loss(y=ROWS, y_pred=whole(INPUTS, training=True))
-    expected = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, whole.trainable_variables)]
-    close([g.numpy() for g in gradients(INPUTS, ROWS.astype(np.float32))], expected, 1e-5)
+        loss = at_once.compute_loss(y=IMAGE_ID, y_pred=at_once(INPUTS, training=True))
+    expected = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, at_once.trainable_variables)]
+    close([g.numpy() for g in gradients(INPUTS, IMAGE_ID.astype(np.float32))], expected, 1e-5)
 
 
 def test_a_frozen_backbone_runs_once(monkeypatch):
@@ -141,12 +141,12 @@ def test_trained_batch_statistics_are_refused_with_the_reason():
     text = text_tower_from_settings(settings.text, settings.model, 12)
     model = DualEncoder(pretrained_tower(settings, True), text, micro_batch=4)
     with pytest.raises(UserError, match=r"train\.micro_batch: the image_tower's layer batch_norm.*batch statistics"):
-        check_pieces(model, 4)
-    check_pieces(DualEncoder(pretrained_tower(settings, False), text), 4)
+        check_micro_batch(model, 4)
+    check_micro_batch(DualEncoder(pretrained_tower(settings, False), text), 4)
 
 
-def test_pieces_that_do_not_divide_the_batch_are_refused():
+def test_micro_batches_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(UserError, match=r"train\.micro_batch: .*12 pairs.*5"):
-        piecewise_gradients(dual_encoder(), {k: tf.constant(v) for k, v in INPUTS.items()}, tf.constant(ROWS), 5)
+        cached_gradients(dual_encoder(), {k: tf.constant(v) for k, v in INPUTS.items()}, tf.constant(IMAGE_ID), 5)
     with pytest.raises(UserError, match=r"train\.micro_batch: 6 .*4 replicas"):
-        check_pieces(dual_encoder(), 6, replicas=4)
+        check_micro_batch(dual_encoder(), 6, replicas=4)

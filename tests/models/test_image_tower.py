@@ -284,7 +284,7 @@ def test_hub_gives_several_stages_of_a_convolution_only(presets: dict[str, str])
             image_tower_from_settings(hub(presets[name], stages=2), MODEL)
 
 
-def test_features_of_a_network_that_stays_float32_are_the_same_under_mixed_precision(presets: dict[str, str]) -> None:
+def test_float32_networks_ignore_mixed_precision(presets: dict[str, str]) -> None:
     one, other = (
         backbone_of(image_tower_from_settings(hub(presets["convolution"]), ModelSettings(dim=6, precision=precision)))
         for precision in ("float32", "mixed_bfloat16")

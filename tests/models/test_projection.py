@@ -23,7 +23,7 @@ def test_l2_normalize_gives_unit_vectors_at_any_scale() -> None:
         np.testing.assert_allclose(L2Normalize()(x * np.float32(scale)), unit(x), rtol=1e-5, atol=1e-7)
 
 
-def test_l2_normalize_of_a_zero_vector_is_zero_with_zero_gradient() -> None:
+def test_l2_normalize_of_zero_is_zero_with_zero_gradient() -> None:
     x = tf.constant([[0.0, 0.0], [3.0, 4.0]])
     with tf.GradientTape() as tape:
         tape.watch(x)

@@ -1,10 +1,10 @@
-"""Features of a frozen backbone, kept on disk: shards of views by row. NumPy only."""
+"""Features of a frozen backbone on disk: shards of views by row. NumPy only."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,15 +16,14 @@ from vse_tf.files import open_array
 
 # Items in a shard, and its bytes, at most.
 SHARD, SHARD_BYTES = 1024, 1 << 28
-CENTRE = "centre"
 
 
 class CachedFeatures:
-    """The images (or captions) of a split as features, one or more views each.
+    """The images or captions of a split as features, in one or more views.
 
     Args:
-        views: for each view its shards in row order, `(rows, d)` or `(rows, n, d)` each, the centre view first.
-        rows: which rows of the shards belong to the split (images that could not be read are left out).
+        views: the shards of each view in row order, `(rows, d)` or `(rows, n, d)`, the centre view first.
+        rows: rows of the shards that belong to the split (images that could not be read do not).
     """
 
     kind: Literal["features"] = "features"
@@ -41,7 +40,7 @@ class CachedFeatures:
         return self._gather(np.zeros(len(rows), np.int64), rows)
 
     def load_views(self, rows: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """One view of each row, drawn by its seed; the shape is that of `load`."""
+        """One view of each row, drawn by its seed, in the shape of `load`."""
         return self._gather(seeds % len(self.views), rows)
 
     def _gather(self, views: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -54,7 +53,7 @@ class CachedFeatures:
 
 
 class CachedTokens:
-    """The captions of a split as states of their tokens.
+    """The captions of a split as the states of their tokens.
 
     Args:
         shards: the states in caption order, `(tokens, d)` each.
@@ -75,9 +74,9 @@ class CachedTokens:
         return len(self.lengths)
 
     def load(self, rows: np.ndarray) -> np.ndarray:
-        """The states of these captions `(len(rows), length, d)`, zeros behind the shorter ones' last token."""
+        """The states of these captions, `(len(rows), length, d)`, with zeros after the last token of shorter ones."""
         lengths, width = self.lengths[rows], self.shards[0].shape[1]
-        # One position at least, so that there is something to pool.
+        # At least one position, so that there is something to pool.
         result = np.zeros([len(rows), max(1, lengths.max(initial=0)), width], self.shards[0].dtype)
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             start = self._starts[row]
@@ -88,16 +87,17 @@ class CachedTokens:
 class FeatureShards:
     """A folder of shards that is filled once, shard by shard, and shared by all runs that need the same features.
 
-    A shard is written beside and renamed: one that is there is whole. A killed run leaves the finished ones.
+    Shards are written to temporary files and renamed, so existing ones are complete. A killed run leaves those that it
+    has finished.
 
     Args:
         folder: the folder; its name is the key of backbone, preprocessing and images.
         count: number of images or captions.
         feature: shape and dtype of a row of the shards.
-        lengths: number of rows of each caption; one an item by default.
+        lengths: `(count,)` number of rows of each caption; None: one row per item.
 
     Attributes:
-        size: items in a shard.
+        size: number of items in a shard.
     """
 
     def __init__(
@@ -106,8 +106,9 @@ class FeatureShards:
         self.folder = folder
         self.count = count
         self.shape, self.dtype = feature
-        self.lengths = np.ones(count, np.int64) if lengths is None else lengths
-        largest = math.prod(self.shape) * np.dtype(self.dtype).itemsize * int(self.lengths.max(initial=1))
+        self.lengths = lengths
+        longest = 1 if lengths is None else int(lengths.max(initial=1))
+        largest = math.prod(self.shape) * np.dtype(self.dtype).itemsize * longest
         self.size = max(1, min(SHARD, SHARD_BYTES // max(1, largest)))
 
     def spans(self) -> Iterator[tuple[int, int]]:
@@ -116,11 +117,11 @@ class FeatureShards:
             yield start, min(start + self.size, self.count)
 
     def missing(self, view: str) -> list[tuple[int, int]]:
-        """The spans of a view that are not there yet."""
+        """The spans of a view that have no shard yet."""
         return [span for span in self.spans() if not self._path(view, span[0]).exists()]
 
     def remove_damaged(self, views: Sequence[str]) -> list[Path]:
-        """Remove the shards of these views that are cut short or damaged, so that they are computed again.
+        """Remove the shards of these views that are truncated or damaged, so that they are computed again.
 
         Returns:
             The removed files.
@@ -133,14 +134,37 @@ class FeatureShards:
                     if path.exists():
                         self._read(path, start, end)
                 except UserError:
-                    # One that cannot be removed either is an error of `read`.
+                    # If it cannot be removed, `read` fails.
                     with contextlib.suppress(OSError):
                         path.unlink()
                         damaged.append(path)
         return damaged
 
+    def fill(
+        self,
+        passes: Sequence[Sequence[str]],
+        compute: Callable[[Sequence[str], int, int], Iterable[tuple[str, np.ndarray]]],
+    ) -> None:
+        """Compute and write the missing shards.
+
+        Args:
+            passes: the views, those together that are computed in one pass over the items.
+            compute: yields the name and the features of each view of a pass, from a first to a last-plus-one item.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if any(self.missing(view) for views in passes for view in views):
+            check_folder(self.folder, "data.cache_dir")
+        for start, end in self.spans():
+            for views in passes:
+                missing = [view for view in views if not self._path(view, start).exists()]
+                if missing:
+                    for view, features in compute(missing, start, end):
+                        self.write(view, start, features)
+
     def write(self, view: str, start: int, features: np.ndarray) -> None:
-        """Put a shard in its place.
+        """Write a shard.
 
         Raises:
             UserError: the folder cannot be written.
@@ -159,7 +183,7 @@ class FeatureShards:
         """All shards of a view, memory-mapped.
 
         Raises:
-            UserError: one is missing, cut short or damaged; the message names it.
+            UserError: one is missing, truncated or damaged; the message names it.
         """
         return [self._read(self._path(view, start), start, end) for start, end in self.spans()]
 
@@ -168,7 +192,8 @@ class FeatureShards:
             shard = open_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
-        if shard.shape != (self.lengths[start:end].sum(), *self.shape) or shard.dtype != self.dtype:
+        rows = end - start if self.lengths is None else self.lengths[start:end].sum()
+        if shard.shape != (rows, *self.shape) or shard.dtype != self.dtype:
             raise UserError(f"{path}: not the features of {end - start} items; delete the file and run again")
         return shard
 
@@ -177,25 +202,5 @@ class FeatureShards:
 
 
 def readable(shards: Sequence[np.ndarray]) -> np.ndarray:
-    """The rows that hold features; a row of NaN stands for an image that could not be read."""
+    """The rows that hold features; a row of NaN is an image that could not be read."""
     return np.flatnonzero(np.concatenate([~np.isnan(shard.reshape(len(shard), -1)[:, 0]) for shard in shards]))
-
-
-def fill(
-    shards: FeatureShards, views: Sequence[str], compute: Callable[[str, int, int], dict[str, np.ndarray]]
-) -> None:
-    """Compute and write what is missing.
-
-    Args:
-        shards: the folder.
-        views: names of the views.
-        compute: for a view and a span, features by view; more views than the one asked for are welcome.
-    """
-    if any(shards.missing(view) for view in views):
-        check_folder(shards.folder, "data.cache_dir")
-    for view in views:
-        for start, end in shards.missing(view):
-            if (start, end) not in shards.missing(view):
-                continue
-            for name, features in compute(view, start, end).items():
-                shards.write(name, start, features)

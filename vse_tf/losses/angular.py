@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -105,7 +104,3 @@ class NPairsAngular(PairLoss):
         exponent = 6.0 * math.tan(math.radians(self.angle)) ** 2 - 2.0
         # ln(1 + n e^x) = x + ln(e^-x + n), which does not overflow near 90 degrees.
         return 2.0 * (exponent + math.log(math.exp(-exponent) + batch_size - 1))
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "angle": self.angle}

@@ -5,6 +5,7 @@ The gather across replicas and the mask live in this module and nowhere else.
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -155,7 +156,8 @@ def check_margin(value: float) -> None:
 class PairLoss(keras.losses.Loss):  # type: ignore[misc]
     """Base of the losses: splits stacked embeddings into pairs, computes in float32, knows its collapse value.
 
-    A subclass implements `pair_losses` and `collapsed_pair`, and takes `reduction` and `name` as Keras' losses do.
+    A subclass implements `pair_losses` and `collapsed_pair`, stores its constructor arguments as attributes of the same
+    names, and takes `reduction` and `name` as Keras' losses do.
 
     Args:
         mask_same_image: other pairs of an anchor's own image, in the global batch, are not its negatives.
@@ -215,5 +217,10 @@ class PairLoss(keras.losses.Loss):  # type: ignore[misc]
         return {name: scalar(value) for name, value in values.items() if value is not None}
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments; scalars as their current floats."""
-        return {**super().get_config(), "mask_same_image": self.mask_same_image}
+        """Constructor arguments, which are attributes of the same names; variables and functions as current floats."""
+        config: dict[str, Any] = super().get_config()
+        for key in inspect.signature(type(self)).parameters:
+            if key not in config:
+                value = getattr(self, key)
+                config[key] = value if value is None or isinstance(value, int) else as_float(value)
+        return config

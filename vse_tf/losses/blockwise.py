@@ -139,7 +139,7 @@ def _log_sum_exp(
         def of_block(at: tf.Tensor) -> tf.Tensor:
             return exponentials(similarity(tf.gather(image, at), text), same_image(tf.gather(ids, at), ids))
 
-        def add_block(i: tf.Tensor, rows: Any, columns: tf.Tensor) -> tuple[Any, ...]:
+        def add_block(i: tf.Tensor, rows: tf.TensorArray, columns: tf.Tensor) -> tuple[Any, ...]:
             at, weight = blocks.rows(i)
             found = of_block(at)
             return i + 1, rows.write(i, tf.reduce_sum(found, axis=1)), columns + _column_sums(found, weight)
@@ -171,7 +171,7 @@ def _log_sum_exp(
                     weights = tf.linalg.set_diag(stored * (row_share[:, None] + column_share), of_positive)
                     return tf.matmul(weights, text), tf.matmul(weights, image, transpose_a=True)
 
-                def add_block(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
+                def add_block(i: tf.Tensor, d_image: tf.TensorArray, d_text: tf.Tensor) -> tuple[Any, ...]:
                     at, weight = blocks.rows(i)
                     weights = of_block(at) * (tf.gather(row_share, at)[:, None] + column_share)
                     anchors = tf.gather(image, at) * weight[:, None]
@@ -210,7 +210,7 @@ class _SafeLogSumExp:
     def forward(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Log-sum-exp of each row and of each column."""
 
-        def add_block(i: tf.Tensor, rows: Any, peak: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
+        def add_block(i: tf.Tensor, rows: tf.TensorArray, peak: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
             at, weight = self.blocks.rows(i)
             z = self._logits(at)
             higher = tf.maximum(peak, tf.reduce_max(z, axis=0))
@@ -226,7 +226,7 @@ class _SafeLogSumExp:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Gradients of image and text from the results of `forward` and their gradients."""
 
-        def add_block(i: tf.Tensor, d_image: Any, d_text: tf.Tensor) -> tuple[Any, ...]:
+        def add_block(i: tf.Tensor, d_image: tf.TensorArray, d_text: tf.Tensor) -> tuple[Any, ...]:
             at, weight = self.blocks.rows(i)
             z = self._logits(at)
             in_row = tf.exp(z - tf.gather(by_row, at)[:, None]) * tf.gather(of_row, at)[:, None]
@@ -270,7 +270,7 @@ def hardest_negatives(pairs: Pairs, count: int) -> tuple[tuple[tf.Tensor, tf.Ten
     def in_blocks(anchors: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         blocks = _Blocks(anchors, candidates)
 
-        def add_block(i: tf.Tensor, found: Any) -> tuple[Any, ...]:
+        def add_block(i: tf.Tensor, found: tf.TensorArray) -> tuple[Any, ...]:
             at, _ = blocks.rows(i)
             return i + 1, found.write(
                 i, hardest(masked(tf.gather(anchors, at), candidates, tf.gather(pairs.image_id, at)))
@@ -296,7 +296,7 @@ def _blocked_rows(
         return loss(similarity(anchors, candidates), same_image(tf.gather(ids, at), all_ids), positive)
 
     def rows(anchors: tf.Tensor, candidates: tf.Tensor, positive: tf.Tensor) -> Any:
-        def forward(i: tf.Tensor, losses: Any) -> tuple[Any, ...]:
+        def forward(i: tf.Tensor, losses: tf.TensorArray) -> tuple[Any, ...]:
             at, _ = blocks.rows(i)
             return i + 1, losses.write(i, block(at, tf.gather(anchors, at), candidates, tf.gather(positive, at)))
 
@@ -304,7 +304,9 @@ def _blocked_rows(
             losses = blocks.join(blocks.loop(forward, (0, blocks.array()))[1])
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            def backward(i: tf.Tensor, d_anchors: Any, d_candidates: tf.Tensor, d_positive: Any) -> tuple[Any, ...]:
+            def backward(
+                i: tf.Tensor, d_anchors: tf.TensorArray, d_candidates: tf.Tensor, d_positive: tf.TensorArray
+            ) -> tuple[Any, ...]:
                 at, weight = blocks.rows(i)
                 inputs = [tf.gather(anchors, at), tf.identity(candidates), tf.gather(positive, at)]
                 with tf.GradientTape() as tape:
@@ -356,7 +358,7 @@ class _Blocks:
         """Run the body for all blocks, one at a time: two at once would need twice the memory."""
         return tf.while_loop(lambda i, *_: i < self.blocks, body, tuple(start), parallel_iterations=1)
 
-    def join(self, array: Any) -> tf.Tensor:
+    def join(self, array: tf.TensorArray) -> tf.Tensor:
         """The entries of all blocks concatenated, without the repetitions."""
         return array.concat()[: self.count]
 

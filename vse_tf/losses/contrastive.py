@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from vse_tf.losses.base import LOWEST, PairLoss, Scalar, as_float, check_temperature, gather, scalar
+from vse_tf.losses.base import LOWEST, PairLoss, Scalar, check_temperature, gather, scalar
 from vse_tf.losses.blockwise import both_directions, positives_and_negatives
 
 
@@ -136,8 +135,3 @@ class ConVSE(PairLoss):
     def collapsed_pair(self, batch_size: int) -> float:
         """2 ln B."""
         return 2.0 * math.log(batch_size)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments; the temperature as its current float."""
-        own = {"temperature": as_float(self.temperature), "multiple_positives": self.multiple_positives}
-        return {**super().get_config(), **own}

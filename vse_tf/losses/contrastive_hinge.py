@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -122,13 +120,3 @@ class ConVSEPlusPlus(PairLoss):
     def collapsed_pair(self, batch_size: int) -> float:
         """2 m / T."""
         return 2.0 * self.margin / as_float(self.temperature)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments; temperature and hardness as their current floats."""
-        own = {
-            "temperature": as_float(self.temperature),
-            "margin": self.margin,
-            "hardest": self.hardest,
-            "hardness": as_float(self.hardness),
-        }
-        return {**super().get_config(), **own}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -113,7 +112,3 @@ class SigmoidPairwise(PairLoss):
         logit = 1.0 / as_float(self.temperature) + as_float(self.bias)
         softplus = max(logit, 0.0) + math.log1p(math.exp(-abs(logit)))
         return (softplus - logit) + (batch_size - 1) * softplus
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments; temperature and bias as their current floats."""
-        return {**super().get_config(), "temperature": as_float(self.temperature), "bias": as_float(self.bias)}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from vse_tf.losses.base import PairLoss, Scalar, as_float, check_temperature, gather, positive_similarity, scalar
+from vse_tf.losses.base import PairLoss, Scalar, check_temperature, gather, positive_similarity, scalar
 from vse_tf.losses.blockwise import each_row
 from vse_tf.losses.contrastive import cross_entropy
 
@@ -99,7 +98,3 @@ class NTXent(PairLoss):
     def collapsed_pair(self, batch_size: int) -> float:
         """ln(2B - 1)."""
         return math.log(2 * batch_size - 1)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments; the temperature as its current float."""
-        return {**super().get_config(), "temperature": as_float(self.temperature)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -57,21 +55,8 @@ def triplet_max(image: tf.Tensor, text: tf.Tensor, image_id: tf.Tensor | None = 
     return hinges(gather(image, text, image_id), margin)
 
 
-class _Triplet(PairLoss):
-    """What both losses share: the margin."""
-
-    def __init__(self, margin: float, mask_same_image: bool, reduction: str, name: str) -> None:
-        super().__init__(mask_same_image, reduction, name)
-        check_margin(margin)
-        self.margin = margin
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "margin": self.margin}
-
-
 @keras.saving.register_keras_serializable(package="vse_tf")
-class TripletSum(_Triplet):
+class TripletSum(PairLoss):
     """Triplet loss over all negatives (VSE0): each negative has to be less similar than the positive by a margin.
 
     With S_ij the cosine of image i and caption j and m the margin:
@@ -110,7 +95,9 @@ class TripletSum(_Triplet):
     def __init__(
         self, margin: float = 0.2, mask_same_image: bool = True, reduction: str = "sum", name: str = "triplet_sum"
     ) -> None:
-        super().__init__(margin, mask_same_image, reduction, name)
+        super().__init__(mask_same_image, reduction, name)
+        check_margin(margin)
+        self.margin = margin
 
     def pair_losses(self, image: tf.Tensor, text: tf.Tensor, image_id: tf.Tensor | None) -> tf.Tensor:
         """`(batch,)` losses; see `triplet_sum`."""
@@ -122,7 +109,7 @@ class TripletSum(_Triplet):
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
-class TripletMax(_Triplet):
+class TripletMax(PairLoss):
     """Triplet loss with the hardest negative (VSE++): the most similar negative of each anchor, by a margin.
 
     With S_ij the cosine of image i and caption j and m the margin:
@@ -162,7 +149,9 @@ class TripletMax(_Triplet):
     def __init__(
         self, margin: float = 0.2, mask_same_image: bool = True, reduction: str = "sum", name: str = "triplet_max"
     ) -> None:
-        super().__init__(margin, mask_same_image, reduction, name)
+        super().__init__(mask_same_image, reduction, name)
+        check_margin(margin)
+        self.margin = margin
 
     def pair_losses(self, image: tf.Tensor, text: tf.Tensor, image_id: tf.Tensor | None) -> tf.Tensor:
         """`(batch,)` losses; see `triplet_max`."""

@@ -1,26 +1,29 @@
-"""Pooling that is learned: where to look in an image or caption."""
+"""Learned pooling: which regions of an image or tokens of a caption count."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
+
+Shape: TypeAlias = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class AttentionPooling(keras.layers.Layer):
-    """Averages of an item's vectors, each by the weights of a query of its own.
+    """Weighted averages of the vectors of an image or caption, one per learned query.
 
-    `y_q = Σ_n softmax_n(x_n · w_q) x_n` for each query w_q. The queries begin at zero, where every average is the
-    plain mean. Vectors of zeros are padding and have no weight; an item of nothing else gives zeros.
+    `y_q = Σ_n softmax_n(x_n · w_q) x_n` for each query w_q. Queries are initialised with zeros, which gives the mean.
+    Vectors of zeros are padding and have no weight; padding alone gives zeros.
 
     Args:
         queries: number of queries.
 
     Call arguments:
-        inputs: `(batch, n, d)`: regions of a map or states of tokens.
+        inputs: `(batch, n, d)`, regions of a map or states of tokens.
 
     Returns:
         float32 `(batch, queries, d)`.
@@ -34,19 +37,19 @@ class AttentionPooling(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.queries = queries
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.kernel = self.add_weight((input_shape[-1], self.queries), "zeros", name="queries")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         valid = ops.any(ops.not_equal(inputs, 0.0), axis=-1, keepdims=True)
         scores = ops.where(valid, ops.matmul(inputs, self.kernel), -np.inf)
-        # Items of padding alone: their scores have no finite maximum, and their weights stay zeros.
+        # Padding alone has no finite maximum of the scores; its weights stay zero.
         some = ops.any(valid, axis=1, keepdims=True)
         weights = ops.exp(scores - ops.stop_gradient(ops.where(some, ops.max(scores, axis=1, keepdims=True), 0.0)))
         weights = weights / ops.where(some, ops.sum(weights, axis=1, keepdims=True), 1.0)
         return ops.matmul(ops.transpose(weights, (0, 2, 1)), inputs)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.queries, input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
@@ -55,9 +58,9 @@ class AttentionPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class GridNorm(keras.layers.Layer):
-    """Scales the regions of an item by one factor, so that their lengths have a mean square of 1.
+    """Scales the regions of an image by one factor, so that the mean of their squared lengths is 1.
 
-    Strong regions stay stronger than weak ones. An item of zeros stays as it is.
+    The regions keep their relative lengths. Zeros stay zeros.
 
     Call arguments:
         inputs: `(batch, n, d)`.
@@ -69,9 +72,9 @@ class GridNorm(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         square = ops.mean(ops.sum(ops.square(inputs), axis=-1, keepdims=True), axis=1, keepdims=True)
         return inputs * ops.where(square > 0, ops.rsqrt(ops.where(square > 0, square, 1.0)), 0.0)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

@@ -10,7 +10,7 @@ import tensorflow as tf
 from vse_tf.losses import import_losses
 from vse_tf.losses.base import PairLoss
 from vse_tf.losses.statistics import batch_statistics
-from vse_tf.models.gradient_cache import piecewise_gradients
+from vse_tf.models.gradient_cache import cached_gradients
 from vse_tf.models.projection import head_of
 from vse_tf.models.temperature import LearnedTemperature
 
@@ -62,7 +62,12 @@ class DualEncoder(keras.Model):
         parts = {"image_tower": self.image_tower, "text_tower": self.text_tower, "temperature": self.temperature}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: keras.losses.Loss | None = None,
+        **kwargs: Any,
+    ) -> None:
         if self.temperature is not None:
             self.temperature.bind(loss)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
@@ -82,11 +87,11 @@ class DualEncoder(keras.Model):
         text = (self.text_tower if reads_tokens else head_of(self.text_tower))(inputs["text"], training=training)
         return keras.ops.stack([image, text], axis=1)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: dict[str, tuple[int | None, ...]]) -> None:
         # The towers are functional models, which are built already.
         self.built = True
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: dict[str, tuple[int | None, ...]]) -> tuple[int | None, ...]:
         return (input_shape["text"][0], 2, self.text_tower.output_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class DualEncoder(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DualEncoder:
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> DualEncoder:
         parts = {
             key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects, safe_mode=True)
             for key in ("image_tower", "text_tower", "temperature")
@@ -106,13 +111,13 @@ class DualEncoder(keras.Model):
         }
         return cls(**{**config, **parts})
 
-    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
+    def train_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step; logs describe the global batch and are vectors of length 1, as `fit` on several workers needs."""
         inputs, image_id = data
         replicas = tf.distribute.get_replica_context()
         size = self.micro_batch // replicas.num_replicas_in_sync
         if size and size != inputs["text"].shape[0]:
-            loss, embeddings, gradients = piecewise_gradients(self, inputs, image_id, size)
+            loss, embeddings, gradients = cached_gradients(self, inputs, image_id, size)
         else:
             with tf.GradientTape() as tape:
                 embeddings = self(inputs, training=True)

@@ -1,4 +1,4 @@
-"""Runs a frozen image backbone over a split once and trains on what it gave."""
+"""Runs a frozen backbone over a split once, so that training reads features in place of images or captions."""
 
 from __future__ import annotations
 
@@ -6,121 +6,206 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from vse_tf.config import DataSettings
+from vse_tf.config import DataSettings, TextSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.cache import cache_folder
-from vse_tf.data.features import CENTRE, CachedFeatures, FeatureShards, fill, readable
+from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, readable
 from vse_tf.data.pipeline import ImageView, image_batches
-from vse_tf.data.records import FileImages, Split
+from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
+from vse_tf.preprocessing import text
 
-FLIP = "flip"
-BATCH = 32
+CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
+IMAGE_BATCH, CAPTION_BATCH = 32, 64
+
+Batches: TypeAlias = Iterator[tuple[str, np.ndarray, tf.Tensor]]
+"""Inputs of the backbone: the view, the position of each item (-1: could not be read) and the batch."""
+
+
+@dataclass(frozen=True)
+class CacheItems:
+    """The images or captions of a split.
+
+    Args:
+        key: hash of them.
+        lengths: `(count,)` number of states of each, for a backbone that returns the states of tokens.
+        batches: reads views of the items from a start to an end; several views are `centre` and `flip`.
+    """
+
+    key: str
+    lengths: np.ndarray
+    batches: Callable[[Sequence[str], int, int], Batches]
 
 
 class FeatureCache:
-    """Features of a frozen backbone for whole splits, computed once and kept.
+    """Features of a frozen backbone for the images or captions of a split, computed once and stored.
 
     Args:
-        tower: the image tower; its backbone is frozen.
-        view: how images are prepared.
-        folder: the cache folder; each combination of backbone, weights, preparation and images has its own below it.
-        bad: what to do with images that cannot be read; left-out ones leave the split.
+        tower: the image or text tower; its backbone is frozen.
+        inputs: how images or captions are read.
+        folder: the cache folder; each combination of backbone, weights, preparation and items has its own folder in it.
         progress: show a bar.
 
     Raises:
         UserError: the tower has no frozen backbone.
 
     Example:
-        >>> cache = FeatureCache(tower, view, Path("cache"), bad)
-        >>> cached = cache.split(split, views=["centre", "flip", "crop0"])
+        >>> cache = FeatureCache(image_tower, ImageInputs(view, bad), Path("cache"))
+        >>> cached = cache.split(split, ["centre", "flip", "crop0"])
     """
 
     def __init__(
-        self, tower: keras.Model, view: ImageView, folder: Path, bad: BadImages, progress: bool = True
+        self, tower: keras.Model, inputs: ImageInputs | CaptionInputs, folder: Path, progress: bool = True
     ) -> None:
         backbone = backbone_of(tower)
         if backbone is None or backbone.trainable:
-            raise UserError(
-                "data.features: needs a frozen pretrained backbone (image.encoder applications:… or hub:…, "
-                "image.trainable false)"
-            )
+            raise UserError(inputs.needs)
         self.backbone = backbone
-        self.view = view
-        self.bad = bad
+        self.inputs = inputs
         self.progress = progress
-        prepared = {key: getattr(view, key) for key in ("size", "resize", "crop_scale", "flip")}
-        self.folder = folder / "features" / backbone_key(backbone, prepared)
-        self._run = tf.function(
-            lambda images: backbone(images, training=False),
-            input_signature=[tf.TensorSpec([None, *backbone.input_shape[1:]], tf.float32)],
-        )
+        self.folder = folder / inputs.folder / backbone_key(backbone, inputs.prepared)
+        spec = tf.TensorSpec([None, *backbone.input_shape[1:]], backbone.inputs[0].dtype)
+        self._run = tf.function(lambda batch: backbone(batch, training=False), input_signature=[spec])
 
-    def split(self, split: Split, views: Sequence[str] = (CENTRE,)) -> Split:
-        """The split with cached features in place of its images.
+    def split(self, split: Split, views: Sequence[str] = ()) -> Split:
+        """The split with cached features.
 
         Args:
-            split: a split of image files.
-            views: `centre`, `flip` (the centre view mirrored) and `crop<i>` (a seeded random crop), the centre first.
+            split: a split.
+            views: the views of each image, `centre` first; see `ImageInputs`.
 
         Raises:
-            UserError: the split holds no image files, an image cannot be read, or the cache cannot be written.
+            UserError: the split has no image files, an image cannot be read, or the cache cannot be written.
         """
-        if not isinstance(split.images, FileImages):
-            raise UserError(f"data.features: keeps features of image files; this source gives {split.images.kind}")
-        paths = split.images.paths
-        shards = FeatureShards(self.folder / _paths_key(paths), len(paths), feature_of(self.backbone))
+        views = views or self.inputs.views
+        items = self.inputs.items(split)
+        shape = tuple(side for side in self.backbone.output_shape[1:] if side is not None)
+        lengths = items.lengths if None in self.backbone.output_shape[1:] else None
+        feature = shape, self.backbone.outputs[0].dtype
+        shards = FeatureShards(self.folder / items.key, len(items.lengths), feature, lengths)
         for path in shards.remove_damaged(views):
             print(f"{path}: damaged features, computed again")
         total = sum(end - start for view in views for start, end in shards.missing(view))
-        with tqdm(
-            total=total, desc=f"features ({split.name})", unit="view", disable=not (self.progress and total)
-        ) as bar:
+        name = f"{self.inputs.folder.replace('_', ' ')} ({split.name})"
+        with tqdm(total=total, desc=name, unit=self.inputs.unit, disable=not (self.progress and total)) as bar:
 
-            def compute(view: str, start: int, end: int) -> dict[str, np.ndarray]:
-                both = view == CENTRE and FLIP in views
-                found = self._features(FileImages(paths[start:end]), view, both, bar)
-                return {CENTRE: found[0], FLIP: found[1]} if both else {view: found[0]}
+            def compute(views: Sequence[str], start: int, end: int) -> Iterator[tuple[str, np.ndarray]]:
+                unreadable = np.full([1, *shape], np.nan, shards.dtype)
+                found = {view: [unreadable] * (end - start) for view in views}
+                for view, positions, batch in items.batches(views, start, end):
+                    for position, item in zip(positions, self._run(batch).numpy(), strict=True):
+                        if position >= 0:
+                            found[view][position] = item[None] if lengths is None else item[: lengths[start + position]]
+                    bar.update(len(positions))
+                for view in views:
+                    yield view, np.concatenate(found.pop(view))
 
-            fill(shards, views, compute)
+            # The centre view and its mirror image are decoded once, each crop by itself.
+            crops = [[view] for view in views if view.startswith("crop")]
+            shards.fill([[view for view in views if not view.startswith("crop")], *crops], compute)
+        return self.inputs.attach(split, shards, views)
+
+
+class ImageInputs:
+    """Image files as the tower sees them.
+
+    The views of an image are `centre`, `flip` (the centre view mirrored) and `crop<i>` (a seeded random crop). Images
+    that cannot be read leave the split, if `bad` skips them.
+
+    Args:
+        view: how images are prepared.
+        bad: what to do with images that cannot be read.
+    """
+
+    needs = (
+        "data.features: needs a frozen pretrained backbone (image.encoder applications:… or hub:…, image.trainable "
+        "false)"
+    )
+    folder, unit, views = "features", "view", (CENTRE,)
+
+    def __init__(self, view: ImageView, bad: BadImages) -> None:
+        self.view = view
+        self.bad = bad
+        self.prepared = {key: getattr(view, key) for key in ("size", "resize", "crop_scale", "flip")}
+
+    def items(self, split: Split) -> CacheItems:
+        """The image files of a split."""
+        if not isinstance(split.images, FileImages):
+            raise UserError(f"data.features: needs image files; this source gives {split.images.kind}")
+        paths = split.images.paths
+
+        def batches(views: Sequence[str], start: int, end: int) -> Batches:
+            images = FileImages(paths[start:end])
+            crop = int(views[0].removeprefix("crop")) if views[0].startswith("crop") else None
+            try:
+                for batch, positions in image_batches(images, self.view, IMAGE_BATCH, self.bad, crop=crop):
+                    for view in views:
+                        yield view, positions.numpy(), tf.reverse(batch, [2]) if view == FLIP else batch
+            except tf.errors.OpError as error:
+                raise self.bad.raised(error) from None
+
+        return CacheItems(_paths_key(paths), np.ones(len(paths), np.int64), batches)
+
+    def attach(self, split: Split, shards: FeatureShards, views: Sequence[str]) -> Split:
+        """The split with features in place of its images."""
         stored = [shards.read(view) for view in views]
         rows = readable(stored[0])
         records = [dataclasses.replace(split.records[row], row=i) for i, row in enumerate(rows)]
         return Split(split.name, tuple(records), CachedFeatures(stored, rows))
 
-    def _features(self, images: FileImages, view: str, mirrored: bool, bar: tqdm) -> list[np.ndarray]:
-        """Features of a view `(images, …)`, and of its mirror image where asked for; NaN for unreadable images."""
-        shape, dtype = feature_of(self.backbone)
-        result = [np.full([len(images), *shape], np.nan, dtype) for _ in range(1 + mirrored)]
-        crop = int(view.removeprefix("crop")) if view.startswith("crop") else None
-        batches = image_batches(images, self.view, BATCH, self.bad, crop=crop)
-        try:
-            for batch, got in batches:
-                read = got.numpy() >= 0
-                rows = got.numpy()[read]
-                seen = tf.reverse(batch, [2]) if view == FLIP else batch
-                result[0][rows] = self._run(seen).numpy()[read]
-                if mirrored:
-                    result[1][rows] = self._run(tf.reverse(batch, [2])).numpy()[read]
-                bar.update(len(read) * len(result))
-        except tf.errors.OpError as error:
-            raise self.bad.raised(error) from None
-        return result
 
+class CaptionInputs:
+    """Captions as token ids, padded as the tower sees them.
 
-def feature_of(backbone: keras.Model) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of a backbone's feature of one item; of states of tokens, those of one token."""
-    return tuple(side for side in backbone.output_shape[1:] if side is not None), backbone.outputs[0].dtype
+    Args:
+        tokenizer: the tower's tokenizer.
+        text_settings: lengths that captions are padded to.
+    """
+
+    needs = "data.text_features: needs a frozen pretrained backbone (text.encoder hub:…, text.trainable false)"
+    folder, unit, views = "text_features", "caption", (CAPTION,)
+    prepared = None
+
+    def __init__(self, tokenizer: Callable[[Sequence[str]], tf.RaggedTensor], text_settings: TextSettings) -> None:
+        self.tokenizer = tokenizer
+        self.text_settings = text_settings
+
+    def items(self, split: Split) -> CacheItems:
+        """The captions of a split."""
+        values, splits = text.tokenise_all(self.tokenizer, split.captions)
+        tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+        settings, lengths = self.text_settings, np.diff(splits)
+
+        def batches(views: Sequence[str], start: int, end: int) -> Batches:
+            # Captions of similar length together, for little padding.
+            order = np.argsort(lengths[start:end], kind="stable")
+            for first in range(0, len(order), CAPTION_BATCH):
+                positions = order[first : first + CAPTION_BATCH]
+                ids = tf.gather(tokens, start + positions)
+                yield CAPTION, positions, text.pad(ids, settings.buckets, settings.max_tokens)
+
+        key = hashlib.sha256(values.tobytes() + splits.tobytes()).hexdigest()[:24]
+        return CacheItems(key, np.minimum(lengths, settings.max_tokens), batches)
+
+    def attach(self, split: Split, shards: FeatureShards, views: Sequence[str]) -> Split:
+        """The split with the features of its captions."""
+        stored = shards.read(CAPTION)
+        if shards.lengths is None:
+            features: Images = CachedFeatures([stored], np.arange(shards.count))
+        else:
+            features = CachedTokens(stored, shards.lengths, shards.size)
+        return dataclasses.replace(split, caption_features=features)
 
 
 def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) -> str:
@@ -132,7 +217,7 @@ def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) 
     """
     digest = hashlib.sha256()
     description = keras.saving.serialize_keras_object(backbone)
-    # Keras numbers nameless inputs and operations through the whole process.
+    # Keras numbers unnamed inputs and operations through the process.
     described = json.dumps([description, prepared], sort_keys=True)
     digest.update(re.sub(r'"(input_layer|cast|zeros_like)_\d+"', r'"\1"', described).encode())
     for weight in backbone.weights:
@@ -141,15 +226,15 @@ def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) 
 
 
 def training_views(flip: bool, crops: int) -> list[str]:
-    """The views of a training image: centre, mirrored centre, random crops."""
+    """The views of a training image: centre, its mirror image, random crops."""
     return [CENTRE, *([FLIP] if flip else []), *(f"crop{i}" for i in range(crops))]
 
 
 def with_features(split: Split, data: DataSettings, tower: keras.Model, view: ImageView, bad: BadImages) -> Split:
-    """The split as evaluation sees it: with the centre view's cached features where `data.features`, else as it is."""
+    """The split as evaluation reads it: with cached features of the centre view if `data.features`, else unchanged."""
     if not data.features:
         return split
-    return FeatureCache(tower, view, cache_folder(data), bad).split(split)
+    return FeatureCache(tower, ImageInputs(view, bad), cache_folder(data)).split(split)
 
 
 def _paths_key(paths: Sequence[str]) -> str:

@@ -1,20 +1,19 @@
-"""Large batches in the memory of a piece: the exact gradient of the whole batch, encoded piece by piece.
+"""Gradient caching: the exact gradient of a large batch in the memory of a micro-batch.
 
-A contrastive loss compares every pair with all others, so gradients of small batches cannot simply be added up: each
-piece would see its own negatives only. But the loss depends on the towers through the embeddings alone. Hence:
+A contrastive loss compares each pair with all others, so the gradients of micro-batches cannot simply be added: each
+would have its own negatives only. But the loss depends on the towers through the embeddings alone. Therefore:
 
-1. encode piece by piece and keep nothing but the embeddings `(batch, 2, dim)`;
-2. compute the loss of the whole batch and its gradient with respect to the embeddings;
-3. encode each piece again, now with a tape, and send its embeddings' gradient through the towers.
+1. encode the micro-batches and store only the embeddings `(batch, 2, dim)`;
+2. compute the loss of the full batch and its gradient with respect to the embeddings;
+3. encode each micro-batch again, with a tape, and propagate the gradient of its embeddings through the towers.
 
-The sum over the pieces is the gradient of the one-piece step, at the price of one more forward pass. The towers draw
-the same dropout masks in both passes, since the states of their seed generators are put back in between.
+The sum over the micro-batches is the gradient of the full batch, at the price of a second forward pass. The towers draw
+the same dropout masks in both passes, since the states of their seed generators are restored in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,31 +22,31 @@ from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
 
 
-def piecewise_gradients(
-    model: Any, inputs: dict[str, tf.Tensor], rows: tf.Tensor, size: int
+def cached_gradients(
+    model: keras.Model, inputs: dict[str, tf.Tensor], image_id: tf.Tensor, size: int
 ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-    """Loss, embeddings and gradients of a batch, with the activations of one piece in memory.
+    """Loss, embeddings and gradients of a batch, with the activations of one micro-batch in memory.
 
     Args:
-        model: the compiled dual encoder.
+        model: the compiled `DualEncoder`.
         inputs: `{"image": …, "text": …}` of the batch (of this replica).
-        rows: `(batch,)` rows of the images.
-        size: pairs in a piece; it divides the batch.
+        image_id: `(batch,)` ids of the images.
+        size: pairs in a micro-batch, a divisor of the batch.
 
     Returns:
         The loss as `compute_loss` gives it, the embeddings `(batch, 2, dim)`, and the gradient of the (for mixed
         precision: scaled) loss for each of the model's trainable variables.
 
     Raises:
-        UserError: a tower trains batch statistics, or the batch is not a multiple of the piece.
+        UserError: a tower trains batch statistics, or the batch is not a multiple of the micro-batch.
     """
-    check_pieces(model, size)
+    check_micro_batch(model, size)
     batch = inputs["text"].shape[0]
     if batch is not None and batch % size:
         raise UserError(f"train.micro_batch: the batch of {batch} pairs a replica is not a multiple of {size}")
-    pieces = batch // size if batch is not None else tf.shape(inputs["text"])[0] // size
+    count = batch // size if batch is not None else tf.shape(inputs["text"])[0] // size
     parts = {name: _split(value, size) for name, value in inputs.items()}
-    parts["image"] = _frozen_features(model, parts["image"], pieces)
+    parts["image"] = _frozen_features(model, parts["image"], count)
 
     def encode(i: tf.Tensor) -> tf.Tensor:
         return model({name: part[i] for name, part in parts.items()}, training=True)
@@ -55,7 +54,7 @@ def piecewise_gradients(
     seeds = _seeds(model)
     states = [tf.identity(seed.value) for seed in seeds]
     shape = [2, model.text_tower.output_shape[-1]]
-    embeddings = tf.reshape(_each(encode, pieces, [size, *shape]), [-1, *shape])
+    embeddings = tf.reshape(_each(encode, count, [size, *shape]), [-1, *shape])
     embeddings = tf.ensure_shape(embeddings, [batch, *shape])
     # The second pass is the same function only if dropout draws the same masks.
     for seed, state in zip(seeds, states, strict=True):
@@ -64,9 +63,9 @@ def piecewise_gradients(
     variables = model.trainable_variables
     with tf.GradientTape() as tape:
         tape.watch(embeddings)
-        loss = model.compute_loss(x=inputs, y=rows, y_pred=embeddings)
+        loss = model.compute_loss(x=inputs, y=image_id, y_pred=embeddings)
         scaled = model.optimizer.scale_loss(loss)
-    # The loss reads some variables itself: a learned temperature, and what regularises weights.
+    # The loss reads some variables itself: a learned temperature, and regularised weights.
     of_embeddings, *gradients = tape.gradient(scaled, [embeddings, *variables])
     of_embeddings = _split(of_embeddings, size)
 
@@ -77,23 +76,23 @@ def piecewise_gradients(
         return i + 1, *(total + part for total, part in zip(sums, found, strict=True))
 
     start = (0, *_dense(gradients, variables))
-    _, *gradients = tf.while_loop(lambda i, *_: i < pieces, add, start, parallel_iterations=1)
+    _, *gradients = tf.while_loop(lambda i, *_: i < count, add, start, parallel_iterations=1)
     return loss, embeddings, gradients
 
 
-def check_pieces(model: Any, micro_batch: int, replicas: int = 1) -> None:
-    """Refuse what cannot be encoded piece by piece.
+def check_micro_batch(model: keras.Model, micro_batch: int, replicas: int = 1) -> None:
+    """Refuse a model that cannot be encoded in micro-batches.
 
-    BatchNorm in training mode normalises by the statistics of what it sees at once: a piece's would differ from the
-    batch's, and two passes would update the moving averages twice.
+    BatchNorm in training mode normalises by the statistics of its input: those of a micro-batch differ from those of
+    the batch, and two passes would update the moving averages twice.
 
     Args:
-        model: the dual encoder.
-        micro_batch: pairs of the global batch in a piece.
-        replicas: replicas in sync, which share each piece.
+        model: the `DualEncoder`.
+        micro_batch: pairs of the global batch in a micro-batch.
+        replicas: number of replicas in sync, which share each micro-batch.
 
     Raises:
-        UserError: a tower trains batch statistics, or the replicas cannot share a piece evenly.
+        UserError: a tower trains batch statistics, or the micro-batch is not a multiple of the replicas.
     """
     if micro_batch % replicas:
         raise UserError(f"train.micro_batch: {micro_batch} is not a multiple of the {replicas} replicas")
@@ -103,48 +102,48 @@ def check_pieces(model: Any, micro_batch: int, replicas: int = 1) -> None:
             if batch_norm and layer.trainable:
                 raise UserError(
                     f"train.micro_batch: the {tower.name}'s layer {layer.name} trains batch statistics, which differ "
-                    "between a piece and the whole batch; freeze the backbone (image.trainable false, text.trainable "
+                    "between a micro-batch and the batch; freeze the backbone (image.trainable false, text.trainable "
                     "false) or set train.micro_batch 0"
                 )
 
 
-def _frozen_features(model: Any, images: tf.Tensor, pieces: Any) -> tf.Tensor:
-    """A frozen backbone's features in place of the images: it runs once, not in both passes."""
+def _frozen_features(model: keras.Model, images: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+    """The features of a frozen backbone in place of the images: it runs once, not in both passes."""
     backbone = backbone_of(model.image_tower)
     pixels = len(images.shape) - 1 == len(model.image_tower.inputs[0].shape)
     if backbone is None or backbone.trainable or not pixels:
         return images
     shape = [images.shape[1], *backbone.output_shape[1:]]
-    return _each(lambda i: backbone(images[i], training=False), pieces, shape)
+    return _each(lambda i: backbone(images[i], training=False), count, shape)
 
 
-def _each(function: Callable[[tf.Tensor], tf.Tensor], pieces: Any, shape: list[int]) -> tf.Tensor:
-    """The function's float32 results of that shape for piece 0, 1, …, stacked; one piece at a time."""
-    results = tf.TensorArray(tf.float32, size=pieces, element_shape=shape)
+def _each(function: Callable[[tf.Tensor], tf.Tensor], count: int | tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """The float32 results, of this shape, of the function for micro-batch 0, 1, …, one at a time; stacked."""
+    results = tf.TensorArray(tf.float32, size=count, element_shape=shape)
 
     def body(i: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         return i + 1, results.write(i, tf.cast(function(i), tf.float32))
 
-    _, results = tf.while_loop(lambda i, _: i < pieces, body, (0, results), parallel_iterations=1)
+    _, results = tf.while_loop(lambda i, _: i < count, body, (0, results), parallel_iterations=1)
     return results.stack()
 
 
 def _split(value: tf.Tensor, size: int) -> tf.Tensor:
-    """`(batch, …)` as `(pieces, size, …)`."""
+    """`(batch, …)` as `(count, size, …)`."""
     shape = tf.shape(value)
     split = tf.reshape(value, tf.concat([[-1, size], shape[1:]], axis=0))
-    pieces = None if value.shape[0] is None else value.shape[0] // size
-    return tf.ensure_shape(split, [pieces, size, *value.shape[1:]])
+    count = None if value.shape[0] is None else value.shape[0] // size
+    return tf.ensure_shape(split, [count, size, *value.shape[1:]])
 
 
-def _dense(gradients: list[Any], variables: list[keras.Variable]) -> list[tf.Tensor]:
-    """The gradients as plain tensors; zeros for variables that have none."""
+def _dense(gradients: list[tf.Tensor | tf.IndexedSlices | None], variables: list[keras.Variable]) -> list[tf.Tensor]:
+    """The gradients as dense tensors; zeros for variables without one."""
     pairs = zip(gradients, variables, strict=True)
     return [tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g) for g, v in pairs]
 
 
-def _seeds(model: Any) -> list[keras.Variable]:
-    """The states of all seed generators of the towers."""
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    """The states of the seed generators of both towers."""
     found = []
     for tower in (model.image_tower, model.text_tower):
         weights = {id(weight) for weight in tower.weights}

@@ -1,7 +1,8 @@
-"""A GRU that computes real tokens only: Keras' GRU, its weights and its result, at a fraction of the time on a CPU."""
+"""A GRU that skips padding: the weights and the result of Keras' GRU in a fraction of its time on a CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,12 +11,12 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class PackedGRU(keras.layers.GRU):
-    """`keras.layers.GRU` for rows of unequal length whose last state is wanted.
+    """`keras.layers.GRU` for the last states of sequences of different lengths.
 
-    Rows are sorted by length, so that step t multiplies only the rows that are longer than t (packed sequences); the
-    inputs' products are made for all tokens at once, and the backward pass is written out: one product a step, and for
-    all steps together one for each gate's weights. Padding costs nothing. Weights, their names and the configuration
-    are Keras' own. Under mixed precision products run in the compute dtype, gates and states in float32.
+    Sequences are sorted by length, so that step t multiplies only those longer than t (packed sequences). The products
+    with the inputs are computed for all tokens at once. The backward pass is written out: one product per step, and one
+    per gate for the weights. Padding costs nothing. Weights, their names and the configuration are those of Keras.
+    Under mixed precision, products run in the compute dtype, gates and states in float32.
 
     Args:
         units: width of the state.
@@ -24,10 +25,10 @@ class PackedGRU(keras.layers.GRU):
 
     Call arguments:
         sequences: `(batch, length, d)`.
-        mask: bool `(batch, length)`, true at tokens, padding on the right; None takes every position.
+        mask: bool `(batch, length)`, true at tokens, padding on the right; None: no padding.
 
     Returns:
-        `(batch, units)`, the state at each row's last token; zeros for a row without any.
+        `(batch, units)`, the state at the last token of each sequence; zeros without tokens.
 
     Example:
         >>> PackedGRU(1024)(embedded, mask=token_ids >= 0).shape
@@ -40,49 +41,57 @@ class PackedGRU(keras.layers.GRU):
         more = self.dropout or self.recurrent_dropout or self.return_sequences or self.return_state or self.stateful
         if not plain or not self.reset_after or not self.use_bias or more:
             raise ValueError(
-                "PackedGRU takes tanh and sigmoid, reset_after, a bias, no dropout; it gives the last state"
+                "PackedGRU takes tanh and sigmoid, reset_after, a bias, no dropout; it returns the last state"
             )
 
-    def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> tf.Tensor:
+    def call(
+        self,
+        sequences: tf.Tensor,
+        initial_state: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
         if initial_state is not None:
-            raise ValueError("PackedGRU starts from zeros")
+            raise ValueError("PackedGRU takes no initial state")
         mask = tf.ones(tf.shape(sequences)[:2], tf.bool) if mask is None else tf.convert_to_tensor(mask)
         if self.go_backwards:
             sequences = tf.reverse_sequence(sequences, tf.reduce_sum(tf.cast(mask, tf.int32), 1), seq_axis=1)
         weights = [tf.convert_to_tensor(w) for w in (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)]
-        # Eagerly, arrays of rows of changing number are not to be had.
+        # Eager tensor arrays cannot hold entries of different sizes.
         run = tf.function(last_state) if tf.executing_eagerly() else last_state
         state = run(sequences, mask, weights, tf.as_dtype(self.compute_dtype))
         return tf.ensure_shape(tf.cast(state, self.compute_dtype), [sequences.shape[0], self.units])
 
 
 def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
-    """The state `(batch, units)` at each row's last token, float32; the products run in `dtype`."""
+    """The state `(batch, units)` at the last token of each sequence, float32; the products run in `dtype`."""
     order, count, start, place, last, previous = _packing(mask)
-    # One step at least: the first one stands outside the loop.
+    # At least one step: the first one is outside the loop.
     steps, units = tf.maximum(1, tf.reduce_sum(tf.cast(count > 0, tf.int32))), weights[1].shape[0]
 
     def product(a: tf.Tensor, b: tf.Tensor, **transposed: bool) -> tf.Tensor:
         return tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype), **transposed), tf.float32)
 
-    # For the values of each step, behind `first` rows of zeros.
+    # For the values of each step, after `first` rows of zeros.
     def array(first: int) -> tf.TensorArray:
         made = tf.TensorArray(tf.float32, steps + 1, infer_shape=False, element_shape=[None, units])
         return made.write(0, tf.zeros([first, units]))
 
-    def loop(goes_on: Any, body: Any, begin: tuple) -> tuple:
+    def loop(goes_on: Callable[..., tf.Tensor], body: Callable[..., tuple], begin: tuple) -> tuple:
         shapes = (tf.TensorShape([]), tf.TensorShape([None, units]), *[tf.TensorShape(None)] * (len(begin) - 2))
         return tf.while_loop(goes_on, body, begin, shape_invariants=shapes, parallel_iterations=1)
 
     @tf.custom_gradient
     def run(tokens: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> Any:
         kernels, (update_bias, reset_bias, bias) = tf.split(kernel, 3, axis=1), tf.split(bias, 3, axis=1)
-        # Both biases meet in the two gates; the candidate's inner one is scaled by the reset gate.
+        # The gates add both biases; the reset gate scales the inner bias of the candidate.
         biases = (tf.reduce_sum(update_bias, 0), tf.reduce_sum(reset_bias, 0), bias[0])
         from_input = [product(tokens, k) + b for k, b in zip(kernels, biases, strict=True)]
         weights = tf.cast(recurrent, dtype)
 
-        def cell(t: Any, before: tf.Tensor, from_state: Any, arrays: Any) -> tuple[Any, ...]:
+        def cell(
+            t: int | tf.Tensor, before: tf.Tensor, from_state: Sequence[tf.Tensor], arrays: Sequence[tf.TensorArray]
+        ) -> tuple[Any, ...]:
             given = [part[start[t] : start[t] + count[t]] for part in from_input]
             update, reset = tf.sigmoid(given[0] + from_state[0]), tf.sigmoid(given[1] + from_state[1])
             candidate = tf.tanh(given[2] + reset * (inner := from_state[2] + bias[1]))
@@ -94,7 +103,7 @@ def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], d
             from_state = tf.split(product(state[: count[t]], weights), 3, axis=1)
             return cell(t, state[: count[t]], from_state, arrays)
 
-        # The first step multiplies no state.
+        # The first step has no state to multiply.
         zeros = tf.zeros([count[0], units])
         begin = cell(0, zeros, [zeros] * 3, [array(first) for first in (1, 0, 0, 0, 0)])
         _, _, states, *gates = loop(lambda t, *_: t < steps, forward, begin)
@@ -103,8 +112,8 @@ def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], d
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             upstream, back = tf.gather(upstream, order), tf.transpose(tf.cast(recurrent, dtype))
 
-            def cell_back(t: Any, flow: tf.Tensor, arrays: Any) -> tuple[Any, ...]:
-                """A step's gradients: `flow` is that of the rows that go on, the others end here."""
+            def cell_back(t: int | tf.Tensor, flow: tf.Tensor, arrays: Sequence[tf.TensorArray]) -> tuple[Any, ...]:
+                """The gradients of a step: `flow` is that of the sequences that continue, the others end here."""
                 update, reset, candidate, inner = (a.read(t + 1) for a in gates)
                 here = tf.concat([flow, upstream[tf.shape(flow)[0] : count[t]]], 0)
                 direct = here * update
@@ -136,8 +145,9 @@ def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], d
 
 
 def _packing(mask: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    # The rows' order; number and start of each step's tokens; the tokens' places; and, where states stand as tokens do
-    # but behind one of zeros, the places of the rows' last ones and of those that the later steps start from.
+    # The order of the sequences; number and start of the tokens of each step; the places of the tokens; and among the
+    # states, which are in the order of the tokens after one of zeros, the places of the last state of each sequence and
+    # of the previous state of each token of the later steps.
     lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
     order = tf.argsort(lengths, direction="DESCENDING", stable=True)
     alive = tf.transpose(tf.gather(mask, order))

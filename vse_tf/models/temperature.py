@@ -11,39 +11,19 @@ import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
-class Within(keras.constraints.Constraint):
-    """Keeps a weight between two limits: it is moved back after the step, so it can always turn round.
-
-    Args:
-        low: smallest value.
-        high: largest value.
-    """
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low = low
-        self.high = high
-
-    def __call__(self, w: Any) -> Any:
-        return keras.ops.clip(w, self.low, self.high)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high}
-
-
-@keras.saving.register_keras_serializable(package="vse_tf")
 class LearnedTemperature(keras.layers.Layer):
-    """The temperature that divides the similarities, and on request a bias, as weights.
+    """The temperature that divides the similarities, and optionally a bias, as weights.
 
-    A loss's own variable is never trained, so they belong to the model: `DualEncoder` hands them to the loss that it is
-    compiled with. The temperature is kept as its logarithm: a step then changes it by a factor, whatever its size.
+    A variable of a loss is never trained, so they belong to the model: `DualEncoder` binds them to the loss that it is
+    compiled with. The weight is the logarithm of the temperature, so that a step changes the temperature by a factor.
 
     Args:
         temperature: initial temperature.
-        limits: smallest and largest temperature; without them a run may sharpen until one pair alone counts.
-        bias: initial bias on the logits, for `SigmoidPairwise`; None leaves it out.
+        limits: smallest and largest temperature; without them it may fall until a single pair counts.
+        bias: initial bias on the logits, for `SigmoidPairwise`; None: no bias.
 
     Raises:
-        ValueError: the temperature is outside of the limits.
+        ValueError: the temperature is not within the limits.
 
     Example:
         >>> model = DualEncoder(image_tower, text_tower, temperature=LearnedTemperature(0.07))
@@ -70,7 +50,8 @@ class LearnedTemperature(keras.layers.Layer):
         self.log_temperature = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
-            constraint=Within(math.log(low), math.log(high)),
+            # Moved back after each step, so that it never sticks at a limit.
+            constraint=lambda value: keras.ops.clip(value, math.log(low), math.log(high)),
             name="log_temperature",
         )
         self.logit_bias = None
@@ -81,22 +62,24 @@ class LearnedTemperature(keras.layers.Layer):
         self.built = True
 
     def now(self) -> tf.Tensor:
-        """The temperature, a float32 scalar that gradients flow through."""
+        """The current temperature, a float32 scalar that gradients flow through."""
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
 
     def bias_now(self) -> tf.Tensor:
-        """The bias, a float32 scalar that gradients flow through."""
+        """The current bias, a float32 scalar that gradients flow through."""
         return tf.convert_to_tensor(self.logit_bias)
 
-    def bind(self, loss: Any) -> None:
-        """Make a loss read these weights.
+    def bind(self, loss: keras.losses.Loss | None) -> None:
+        """Let a loss read these weights.
+
+        Args:
+            loss: a loss with a temperature, and with a bias if this layer has one.
 
         Raises:
-            ValueError: the loss has no temperature (or no bias, where there is one here).
+            ValueError: the loss has no such argument.
         """
-        for name, value in (("temperature", self.now), ("bias", self.bias_now if self.bias is not None else None)):
-            if value is None:
-                continue
+        values = {"temperature": self.now} | ({} if self.bias is None else {"bias": self.bias_now})
+        for name, value in values.items():
             if not hasattr(loss, name):
                 raise ValueError(f"the loss {getattr(loss, 'name', loss)} has no {name} that could be learned")
             setattr(loss, name, value)

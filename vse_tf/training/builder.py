@@ -21,10 +21,9 @@ from vse_tf.data.records import Collection, Split
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.feature_cache import FeatureCache, training_views
-from vse_tf.models.gradient_cache import check_pieces
+from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, training_views
+from vse_tf.models.gradient_cache import check_micro_batch
 from vse_tf.models.image_tower import image_size, image_tower_from_settings
-from vse_tf.models.text_feature_cache import TextFeatureCache
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing import text
 from vse_tf.training.distribution import distribute, skip_symbolic_build
@@ -78,10 +77,9 @@ class RunParts:
         self.view = ImageView.of(settings.image, image_size(settings.image, images), data.max_pixels, images)
         self.model = self._build_model()
         folder, image_tower, text_tower = cache_folder(data), self.model.image_tower, self.model.text_tower
-        self._image_cache = FeatureCache(image_tower, self.view, folder, bad) if data.features else None
-        self._text_cache = None
-        if data.text_features:
-            self._text_cache = TextFeatureCache(text_tower, self.tokenizer, settings.text, folder)
+        inputs, captions = ImageInputs(self.view, bad), CaptionInputs(self.tokenizer, settings.text)
+        self._image_cache = FeatureCache(image_tower, inputs, folder) if data.features else None
+        self._text_cache = FeatureCache(text_tower, captions, folder) if data.text_features else None
 
     def prepare_splits(self) -> None:
         """Replace images and captions by cached features where the settings ask for them, and set the order.
@@ -175,7 +173,7 @@ class RunParts:
                 name="dual_encoder",
             )
         if micro_batch:
-            check_pieces(model, micro_batch, self.strategy.num_replicas_in_sync)
+            check_micro_batch(model, micro_batch, self.strategy.num_replicas_in_sync)
         return model
 
 
