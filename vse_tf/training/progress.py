@@ -19,27 +19,27 @@ class RunProgress:
 
     Args:
         position: the finished steps; an epoch counts as finished when the next one begins.
+        conditions: settings and data that a resumed run must agree with, see `resume.check_conditions`.
         count: number of steps whose logs are in `sums`.
         sums: sums of the unfinished epoch's logs; not means, so that a resumed epoch ends in the same bits.
         rows: the lines of metrics.jsonl, one per measured epoch.
         stopped: why the run stopped early; None where it did not.
-        conditions: settings and data that a resumed run must agree with, see `resume.check_conditions`.
     """
 
-    position: Position = Position(0, 0)  # noqa: RUF009 (frozen)
+    position: Position
+    conditions: dict[str, Any]
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stopped: str | None = None
-    conditions: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, conditions: dict[str, Any]) -> RunProgress:
         """The progress that a checkpoint stored."""
         stored = checkpoint.progress
-        figures = stored.get("figures") or {"count": 0, "sums": {}}
-        rows, stopped = stored.get("rows", []), stored.get("stopped")
-        return cls(checkpoint.position, figures["count"], figures["sums"], rows, stopped, conditions)
+        figures = stored.get("figures") or {}
+        count, sums, rows = figures.get("count", 0), figures.get("sums", {}), stored.get("rows", [])
+        return cls(checkpoint.position, conditions, count, sums, rows, stored.get("stopped"))
 
     def stored(self, position: Position) -> dict[str, Any]:
         """What a checkpoint of this position stores, besides the position itself."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.checkpoints import Checkpoint, Checkpoints
+from vse_tf.artifacts.checkpoints import Checkpoint, Checkpoints, Position
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TrainSettings
 from vse_tf.errors import UserError
@@ -136,7 +136,7 @@ def start_or_resume(parts: RunParts) -> RunProgress:
             loaded = warm_start(parts.model, getattr(parts.tokenizer, "vocabulary", None), train.init_from)
             if chief:
                 print(f"init_from {train.init_from}: {loaded}")
-        return RunProgress(conditions=conditions)
+        return RunProgress(Position(0, 0), conditions)
     if train.resume != "force":
         check_conditions(checkpoint, conditions)
     parts.checkpoints.resume(parts.model, checkpoint, tidy=chief)
