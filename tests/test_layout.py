@@ -1,6 +1,8 @@
 """Imports run one way: from the commands down to errors, never back, and never between neighbours of one level."""
 
 import ast
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,18 @@ def test_no_files_import_one_another_in_a_circle():
 def test_every_package_says_what_it_is_for():
     for path in ROOT.rglob("__init__.py"):
         assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, path
+
+
+def test_the_picture_shows_the_imports_of_today():
+    docs = ROOT.parent / "docs"
+    drawn = runpy.run_path(str(docs / "layout_picture.py"))["draw"]()
+    assert (docs / "pictures" / "layout.svg").read_text() == drawn, "run python docs/layout_picture.py"
+
+
+def test_where_is_what_names_files_that_are_there():
+    text = (ROOT.parent / "docs" / "where.md").read_text()
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text))
+    assert len(named) > 30
+    assert not [name for name in named if not (ROOT / name).exists() and not (ROOT.parent / name).exists()]
+    walk = set(re.findall(r"`([a-z_/]+\.py)`", text.partition("## An image")[2]))
+    assert 15 < len(walk) <= 25

@@ -1,18 +1,69 @@
 """vse_tf: visual-semantic embeddings on Keras 3 and TensorFlow.
 
-Importing this package loads no TensorFlow; `load` does when it is called.
+Importing this package imports no TensorFlow: each public name is imported from its module when it is first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vse_tf.losses.registry import LOSSES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vse_tf.artifacts.index import Index
     from vse_tf.embedder import Embedder
+    from vse_tf.evaluation.metrics import recalls
+    from vse_tf.losses import (
+        ConVSE,
+        ConVSEPlusPlus,
+        NPairsAngular,
+        NTXent,
+        SigmoidPairwise,
+        TripletMax,
+        TripletSum,
+        convse,
+        convse_plus_plus,
+        npairs_angular,
+        nt_xent,
+        sigmoid_pairwise,
+        triplet_max,
+        triplet_sum,
+    )
+    from vse_tf.models.dual_encoder import DualEncoder
 
 __version__ = "0.1.0"
+__all__ = [
+    "ConVSE",
+    "ConVSEPlusPlus",
+    "DualEncoder",
+    "Index",
+    "NPairsAngular",
+    "NTXent",
+    "SigmoidPairwise",
+    "TripletMax",
+    "TripletSum",
+    "convse",
+    "convse_plus_plus",
+    "load",
+    "npairs_angular",
+    "nt_xent",
+    "recalls",
+    "sigmoid_pairwise",
+    "triplet_max",
+    "triplet_sum",
+]
+
+_MODULES = {"DualEncoder": "models.dual_encoder", "Index": "artifacts.index", "recalls": "evaluation.metrics"}
+_MODULES |= {name: f"losses.{loss.module}" for loss in LOSSES.values() for name in (loss.class_name, loss.function)}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Embedder:
