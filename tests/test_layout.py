@@ -15,7 +15,7 @@ LEVELS = [
     ["setting_types"],
     ["config"],
     ["files", "locks", "removed_settings"],
-    ["atomic", "keras_configs"],
+    ["atomic"],
     ["setting_paths", "settings_parser", "preprocessing"],
     ["data"],
     ["losses"],

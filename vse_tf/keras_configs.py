@@ -74,9 +74,10 @@ ACTIVATIONS = _names(
     celu elu exponential gelu gelu_approximate glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh
     leaky_relu linear log_sigmoid log_softmax mish quick_gelu relu relu6 selu sigmoid silu soft_shrink softmax
     softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
-    keras_hub>gelu_approximate
     """
 )
+# KerasHub registers `upload_preset` and others that write files in the same way.
+HUB_ACTIVATIONS = frozenset(["keras_hub>gelu_approximate", "keras_nlp>gelu_approximate"])
 VALUES = {"__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__"}
 # Arguments by which a network of KerasHub is made of so many parts.
 _PARTS = re.compile(r"layer|block|depth|repeat|stage")
@@ -119,7 +120,7 @@ def check_keras_config(config: Any) -> None:
             waiting.extend((key, value) for value in item)
         elif isinstance(item, str):
             # A ">" would let Keras take the string for one of its registered classes.
-            if len(item) > LONGEST or (">" in item and key != "registered_name" and item not in ACTIVATIONS):
+            if len(item) > LONGEST or (">" in item and key != "registered_name" and item not in HUB_ACTIVATIONS):
                 raise ValueError(f"{key}: {item[:60]!r} is no argument of a layer")
         elif isinstance(item, int) and abs(item) > LARGEST:
             raise ValueError(f"{key}: a number beyond {LARGEST}")
@@ -139,7 +140,11 @@ def _known(name: Any, module: Any, registered: Any, config: Any) -> bool:
     if not isinstance(name, str) or not isinstance(registered, (str, type(None))) or not isinstance(module, str):
         return isinstance(name, str) and name in VALUES and _is_array_of_numbers(config)
     if name == "function":
-        activation = isinstance(config, str) and config in ACTIVATIONS and registered in (None, "function", config)
+        activation = (
+            isinstance(config, str)
+            and config in ACTIVATIONS | HUB_ACTIVATIONS
+            and registered in (None, "function", config)
+        )
         return activation and module in ("builtins", "keras.activations")
     if module.startswith("vse_tf."):
         return name in OWN and registered == f"vse_tf>{name}"

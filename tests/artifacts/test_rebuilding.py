@@ -141,7 +141,7 @@ def test_a_pipe_or_device_is_one_line(run, name):
     refused(run, "not a regular file")
     path.unlink()
     path.symlink_to("/dev/zero")
-    refused(run, "not a regular file")
+    refused(run, "not a regular file|link out of the run folder")
 
 
 def test_a_checkpoint_that_is_a_pipe_is_one_line(run):

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from vse_tf.artifacts.keras_configs import check_keras_config
 
 from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.errors import UserError
-from vse_tf.keras_configs import check_keras_config
 from vse_tf.models.applications import applications
 from vse_tf.models.backbones import ApplicationsPreprocessing, backbone_of
 from vse_tf.models.feature_cache import backbone_key

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from vse_tf.artifacts.keras_configs import check_keras_config
 
 from vse_tf.config import ModelSettings, TextSettings
 from vse_tf.errors import UserError
-from vse_tf.keras_configs import check_keras_config
 from vse_tf.models import hub_backbones
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.masking import FillPadding, MaskedMean, SplitPadding

@@ -2,8 +2,7 @@
 
 import keras_hub  # noqa: F401 (its layers are known once it is imported)
 import pytest
-
-from vse_tf.keras_configs import check_keras_config
+from vse_tf.artifacts.keras_configs import check_keras_config
 
 
 def layer(name, module="keras.layers", registered=None, **config):
@@ -23,6 +22,8 @@ def layer(name, module="keras.layers", registered=None, **config):
         layer("Functional", "keras.src.models.functional", "Functional", layers=[layer("InputLayer")]),
         layer("Add", "keras.src.ops.numpy", "Add"),
         layer("DTypePolicy", "keras"),
+        {"class_name": "function", "module": "builtins", "config": "keras_hub>gelu_approximate"},
+        {"class_name": "function", "module": "builtins", "config": "relu", "registered_name": "function"},
         {"class_name": "__keras_tensor__", "config": {"shape": [None, 3], "dtype": "float32", "keras_history": []}},
     ],
 )
@@ -79,6 +80,7 @@ def test_other_classes_are_refused_by_name(config):
         layer("HashedCrossing"),
         layer("Map", "keras.src.ops.core", "Map"),
         {"class_name": "function", "module": "builtins", "config": "keras_hub>WhisperTokenizer"},
+        {"class_name": "function", "module": "builtins", "config": "keras_hub>upload_preset"},
         {"class_name": "function", "module": "builtins", "config": ["relu"]},
         {"class_name": "__numpy__", "config": {"value": [0], "dtype": "V1000000000"}},
         {**layer("Dense"), "compile_config": {"optimizer": "adam"}},
