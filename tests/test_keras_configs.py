@@ -23,6 +23,9 @@ def layer(name, module="keras.layers", registered=None, **config):
         layer("Functional", "keras.src.models.functional", "Functional", layers=[layer("InputLayer")]),
         layer("Add", "keras.src.ops.numpy", "Add"),
         layer("DTypePolicy", "keras"),
+        # BERT's.
+        layer("ReversibleEmbedding", input_dim=9, output_dim=4),
+        {"class_name": "function", "module": "builtins", "config": "keras_hub>gelu_approximate"},
         {"class_name": "__keras_tensor__", "config": {"shape": [None, 3], "dtype": "float32", "keras_history": []}},
     ],
 )
