@@ -25,6 +25,8 @@ def layer(name, module="keras.layers", registered=None, **config):
         layer("DTypePolicy", "keras"),
         {"class_name": "function", "module": "builtins", "config": "keras_hub>gelu_approximate"},
         {"class_name": "function", "module": "builtins", "config": "relu", "registered_name": "function"},
+        # BERT's.
+        layer("ReversibleEmbedding", input_dim=9, output_dim=4),
         {"class_name": "__keras_tensor__", "config": {"shape": [None, 3], "dtype": "float32", "keras_history": []}},
     ],
 )

@@ -24,8 +24,8 @@ LAYERS = _names(
     GlobalMaxPooling2D GroupNormalization GroupQueryAttention GroupedQueryAttention Identity InputLayer
     LayerNormalization LeakyReLU
     MaxPooling1D MaxPooling2D Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute
-    RMSNormalization ReLU Rescaling Reshape Resizing SeparableConv1D SeparableConv2D Softmax SpatialDropout1D
-    SpatialDropout2D Subtract UnitNormalization UpSampling2D ZeroPadding1D ZeroPadding2D
+    RMSNormalization ReLU Rescaling Reshape Resizing ReversibleEmbedding SeparableConv1D SeparableConv2D Softmax
+    SpatialDropout1D SpatialDropout2D Subtract UnitNormalization UpSampling2D ZeroPadding1D ZeroPadding2D
     """
 )
 MODELS = frozenset(["Functional", "Model", "Sequential"])
