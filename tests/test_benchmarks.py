@@ -104,20 +104,17 @@ def test_the_server_is_soaked(tmp_path, capsys):
 
 def test_small_requests_cost_the_server_little(tmp_path, capsys):
     models.write_towers(tmp_path)
-    names = ["a million empty", "100,000 images", "JSON of objects", "bomb of 1 GB", "name of 30 MB"]
+    names = ["a million empty", "100,000 images", "JSON of objects", "bomb of 1 GB"]
     with pytest.raises(SystemExit) as end:
-        amplification.main(["--models", str(tmp_path), "--clients", "2", "--only", *names])
+        amplification.main(["--models", str(tmp_path), "--clients", "0", "--only", *names])
     told = capsys.readouterr()
     found = json.loads(told.out.splitlines()[-1])
-    statuses = {name: each["status"] for name, each in found["requests"].items()}
-    assert statuses == {
+    assert {name: each["status"] for name, each in found["requests"].items()} == {
         "a million empty strings": 413,
         "100,000 images that are none": 413,
         "JSON of objects": 413,
         "JSON of objects elsewhere": 413,
         "a gzip bomb of 1 GB": 413,
-        "a signature's name of 30 MB": 400,
-        "an input's name of 30 MB": 400,
     }
     assert all(each["answer_mb"] <= 0.02 for each in found["requests"].values())
     assert (end.value.code, found["within"]) == (False, True), told.err

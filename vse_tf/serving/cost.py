@@ -92,7 +92,7 @@ def json_cost(body: bytes) -> int:
 
     Example:
         >>> json_cost(b'{"instances": ["a dog"]}')
-        432
+        452
     """
     values = sum(body.count(part) * each for part, each in _STRUCTURE.items())
     if values > MEMORY:

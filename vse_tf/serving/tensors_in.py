@@ -140,8 +140,12 @@ def _tensor(value: Any, kind: str) -> np.ndarray:
 
 
 def _array(value: Any, kind: str) -> np.ndarray | None:
-    """The value as an array, level by level instead of leaf by leaf; None where anything is wrong with it."""
-    shape = _shape(value)
+    """The value as an array; None where anything is wrong with it."""
+    return _of_shape(value, _shape(value), kind)
+
+
+def _of_shape(value: Any, shape: list[int], kind: str) -> np.ndarray | None:
+    """The value as an array, level by level instead of leaf by leaf; None where it is not of that shape and type."""
     level = [value]
     for size in shape:
         if set(map(type, level)) - {list} or set(map(len, level)) - {size}:
@@ -243,9 +247,10 @@ def _walk(value: Any, level: int, shape: list[int], kind: str) -> int:
         raise RequestError(
             f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
         )
-    # The last level at once, which is much faster than one by one, unless the fault is there.
-    if level == len(shape) - 1 and _leaves(value, kind) is not None:
-        return len(value)
+    # All below at once, which is much faster than leaf by leaf, unless the fault is there.
+    array = _of_shape(value, shape[level:], kind)
+    if array is not None:
+        return array.size
     return sum(_walk(item, level + 1, shape, kind) for item in value)
 
 
