@@ -7,12 +7,11 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from vse_tf.serving import json_text
 from vse_tf.serving.cost import Budget, json_cost, work_cost
+from vse_tf.serving.inputs import parse, read_inputs, signature_name
+from vse_tf.serving.outputs import write_outputs
 from vse_tf.serving.registry import Registry
 from vse_tf.serving.request_error import RequestError
-from vse_tf.serving.tensors_in import read_inputs, signature_name
-from vse_tf.serving.tensors_out import write_outputs
 
 _PREFIX = re.compile(r"/v1/.*|/v1/models", re.IGNORECASE)
 _VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
@@ -94,7 +93,7 @@ class RestApi:
 
     def _predict(self, name: str, version: int | None, label: str | None, body: bytes) -> Answer:
         with self.budget.hold(json_cost(body)):
-            document = json_text.parse(body)
+            document = parse(body)
             signature = signature_name(document)
             model = self.registry.find(name, version, label)
             arrays, form = read_inputs(document, model.inputs(signature))
@@ -110,12 +109,9 @@ class RestApi:
     def _examples(self, name: str, version: int | None, label: str | None, method: str, body: bytes) -> Answer:
         """The two methods that take tf.Example protos: no model of this package has a signature for them."""
         with self.budget.hold(json_cost(body)):
-            document = json_text.parse(body)
+            document = parse(body)
         if "examples" not in document:
-            raise RequestError(
-                f"JSON Value: {json_text.shown(document)} When method is {method}, key 'examples' is expected and was "
-                "not found"
-            )
+            raise RequestError(f"When method is {method}, key 'examples' is expected and was not found")
         model = self.registry.find(name, version, label)
         signature = signature_name(document)
         model.inputs(signature)

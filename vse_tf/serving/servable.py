@@ -14,8 +14,8 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from vse_tf.errors import UserError
+from vse_tf.serving.inputs import Arrays
 from vse_tf.serving.request_error import RequestError
-from vse_tf.serving.tensors_in import Arrays
 
 # TensorFlow's names of types, and those of the server's messages.
 _NAMES = {"float16": "half", "float32": "float", "float64": "double"}

@@ -1,4 +1,4 @@
-"""Predict: formats, types, bytes, and what is refused. The cases that matter most, without any file beside them."""
+"""Predict: formats, types, bytes, and what is refused. The cases that matter most, without any file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 
 import numpy as np
 import pytest
+
+from tests.serving.contract.substance import assert_names
 
 
 def vectors(version, *rows):
@@ -50,7 +52,9 @@ def test_several_inputs_and_outputs_are_objects(server):
 
 def test_no_items(server):
     assert outputs(server.predict("dual", {"inputs": []})) == []
-    assert "No values in 'instances' array" in server.predict("dual", {"instances": []}).error
+    got = server.predict("dual", {"instances": []})
+    assert got.status == 400
+    assert_names(got.error, "instances")
 
 
 def test_bytes_go_in_and_come_out(server):
@@ -90,22 +94,22 @@ def test_types(server):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
-        ("i32", 1.0, "1.0 Type: Number is not of expected type: int32"),
-        ("i32", 2**31, "2147483648 Type: Number is not of expected type: int32"),
-        ("i64", "2", '"2" Type: String is not of expected type: int64'),
-        ("b", 1, "1 Type: Number is not of expected type: bool"),
-        ("d", None, "null Type: Null is not of expected type: double"),
-        ("u8", True, "true Type: True is not of expected type: uint8"),
-        ("d", {"b64": "aGk="}, "Type: Object is not of expected type: double"),
+        ("i32", 1.0, "1 0 int32"),
+        ("i32", 2**31, "2147483648 int32"),
+        ("i64", "2", "2 int64"),
+        ("b", 1, "1 bool"),
+        ("d", None, "double"),
+        ("u8", True, "True uint8"),
+        ("d", {"b64": "aGk="}, "double"),
     ],
 )
-def test_wrong_types(server, name, value, told):
+def test_wrong_types(server, name, value, words):
     columns = {"i32": [1], "i64": [2], "b": [True], "u8": [1], "d": [1], name: [value]}
     got = server.predict("dual", {"signature_name": "types", "inputs": columns})
     assert got.status == 400
-    assert told in got.error
+    assert_names(got.error, *words.split())
 
 
 def test_what_is_no_number(server):
@@ -125,7 +129,8 @@ def test_whole_numbers_stay_floats(server):
 def test_a_scalar_has_no_batch(server):
     assert outputs(server.predict("dual", {"signature_name": "scalar", "inputs": [1, 2]})) == 3.0
     got = server.predict("dual", {"signature_name": "scalar", "instances": [1, 2]})
-    assert (got.status, got.error.strip()) == (400, "Tensor name: total has no shape information")
+    assert got.status == 400
+    assert_names(got.error, "total", "shape")
 
 
 def test_shapes_are_the_graphs_business(server):
@@ -138,80 +143,81 @@ def test_shapes_are_the_graphs_business(server):
 
 def test_half_precision_cannot_be_written(server):
     got = server.predict("dual", {"signature_name": "half", "inputs": [1]})
-    assert (got.status, got.error) == (400, "Failed to write JSON value for tensor type: half")
+    assert got.status == 400
+    assert_names(got.error, "JSON", "half")
 
 
-def test_an_assertion_in_the_graph_is_told(server):
+def test_an_assertion_in_the_graph_is_reported(server):
     got = server.predict("dual", {"signature_name": "fail", "inputs": [-1]})
     assert got.status == 400
     assert got.error.startswith("assertion failed: [x must be positive")
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "words"),
     [
-        (b"", "JSON Parse error: The document is empty"),
-        (b"  \n", "JSON Parse error: The document is empty"),
-        (b"{", "JSON Parse error: Missing a name for object member. at offset: 1"),
-        (b'{"instances": [}', "JSON Parse error: Invalid value."),
-        (b'{"instances": ["a', "JSON Parse error: Missing a closing quotation mark in string."),
-        (b'{"instances" ["a"]}', "JSON Parse error: Missing a colon after a name of object member."),
-        (b'{"instances": ["\\ud800"]}', "JSON Parse error: The surrogate pair in string is invalid."),
-        (b"[]", "JSON Value: [] Is not object"),
-        (b"{}", "Missing 'inputs' or 'instances' key"),
-        (b'{"instances": "a"}', "Expecting 'instances' to be an list/array"),
-        (b'{"instances": ["a"], "inputs": ["a"]}', "expecting only one of 'inputs' or 'instances' keys to exist"),
-        (b'{"signature_name": "nope", "instances": ["a"]}', '"nope" not found in signature def'),
-        (b'{"signature_name": 5, "instances": ["a"]}', "'signature_name' key must be a string value."),
-        (b'{"instances": [1]}', "1 Type: Number is not of expected type: string"),
-        (b'{"instances": ["a", ["b"]]}', "Failed to process element: 1 of 'instances' list."),
-        (b'{"instances": ["a", {"query": "b"}]}', "Expecting value/list but got object at item 1 of input list"),
-        (b'{"instances": [{"query": "a"}, "b"]}', "Expecting object but got list at item 1 of input list"),
-        (b'{"instances": [{"quary": "a"}]}', "does not have named input: quary"),
-        (b'{"inputs": {"quary": ["a"]}}', "Missing named input: query in 'inputs' object."),
-        (b'{"inputs": ["a", ["b"]]}', "Encountered list at unexpected level: 1 expected < 1"),
-        (b'{"inputs": [["a"], "b"]}', 'JSON Value: "b" found at incorrect level: 2 in the JSON DOM. Expected at'),
-        (b'{"inputs": [["a"], ["b", "c"]]}', "Encountered list at unexpected size: 2 at level: 1 expected size: 1"),
+        (b"", "JSON Parse error"),
+        (b"  \n", "JSON Parse error"),
+        (b"{", "JSON Parse error offset 1"),
+        (b'{"instances": [}', "JSON Parse error offset 15"),
+        (b'{"instances": ["a', "JSON Parse error offset"),
+        (b'{"instances" ["a"]}', "JSON Parse error offset 13"),
+        (b'{"instances": ["\\ud800"]}', "JSON Parse error surrogate"),
+        (b"[]", "JSON object"),
+        (b"{}", "inputs instances key"),
+        (b'{"instances": "a"}', "instances list"),
+        (b'{"instances": ["a"], "inputs": ["a"]}', "only one inputs instances"),
+        (b'{"signature_name": "nope", "instances": ["a"]}', "signature nope not found"),
+        (b'{"signature_name": 5, "instances": ["a"]}', "signature_name must string"),
+        (b'{"instances": [1]}', "instances 1 string"),
+        (b'{"instances": ["a", ["b"]]}', "instances"),
+        (b'{"instances": ["a", {"query": "b"}]}', "value object item 1"),
+        (b'{"instances": [{"query": "a"}, "b"]}', "object item 1"),
+        (b'{"instances": [{"quary": "a"}]}', "instances quary"),
+        (b'{"inputs": {"quary": ["a"]}}', "query inputs"),
+        (b'{"inputs": ["a", ["b"]]}', "1"),
+        (b'{"inputs": [["a"], "b"]}', "b"),
+        (b'{"inputs": [["a"], ["b", "c"]]}', "list size 1"),
     ],
 )
-def test_wrong_requests(server, body, told):
+def test_wrong_requests(server, body, words):
     got = server.predict("dual", body)
     assert got.status == 400
-    assert told in got.error
+    assert_names(got.error, *words.split())
 
 
 @pytest.mark.parametrize(
-    ("item", "told"),
+    ("item", "words"),
     [
-        ({"b64": "%%%"}, "Unable to base64 decode"),
-        ({"b64": "-_8="}, "Unable to base64 decode"),
-        ({"b64": "aGk=="}, "Unable to base64 decode"),
-        ({"b64": "a"}, "Unable to base64 decode"),
-        ({"image_bytes": {"b64": 5}}, "not formatted correctly for base64 data"),
-        ({"b64": "aGk=", "x": 1}, "does not have named input: b64"),
+        ({"b64": "%%%"}, "base64"),
+        ({"b64": "-_8="}, "base64"),
+        ({"b64": "aGk=="}, "base64"),
+        ({"b64": "a"}, "base64"),
+        ({"image_bytes": {"b64": 5}}, "base64"),
+        ({"b64": "aGk=", "x": 1}, "instances b64"),
     ],
 )
-def test_wrong_base64(server, item, told):
+def test_wrong_base64(server, item, words):
     got = server.predict("dual", {"signature_name": "echo", "instances": [item]})
     assert got.status == 400
-    assert told in got.error
+    assert_names(got.error, *words.split())
 
 
 def test_one_wrong_item_is_named(server):
     items = [{"title": "a", "feats": [1, 2]}, {"title": "b", "feats": [1, 2, 3]}]
     got = server.predict("dual", {"signature_name": "item", "instances": items})
     assert got.status == 400
-    assert "element: 1 key: feats" in got.error
-    assert "Expecting tensor size: 2 but got: 3" in got.error
+    assert_names(got.error, "1", "feats", "2", "3")
     got = server.predict("dual", {"signature_name": "item", "instances": [{"title": "a"}]})
-    assert got.error.endswith("keys must be equal to: feats,title")
+    assert got.status == 400
+    assert_names(got.error, "keys", "feats", "title")
 
 
 def test_several_inputs_need_names(server):
     for key in ("instances", "inputs"):
         got = server.predict("dual", {"signature_name": "item", key: ["a"]})
         assert got.status == 400
-        assert "multiple input tensors required" in got.error
+        assert_names(got.error, key)
 
 
 def test_what_stands_behind_the_json_is_ignored(server):
