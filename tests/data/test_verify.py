@@ -164,7 +164,7 @@ def test_a_disk_that_fails_once_condemns_nothing_for_ever(files, tmp_path, monke
 
     path = files["good.jpg"]
     with monkeypatch.context() as patch:
-        patch.setattr(module, "open", Failing, raising=False)
+        patch.setattr(module, "open_regular", Failing)
         found = verify([path], "headers", LIMIT, tmp_path, progress=False)
     assert found == {path: "cannot be read: Input/output error"}
     assert verify([path], "headers", LIMIT, tmp_path, progress=False) == {}
