@@ -6,10 +6,16 @@ import tensorflow as tf
 
 from tests.serving.pictures import bomb, encoded, every_kind, picture
 from vse_tf.data.pipeline import ImageView
-from vse_tf.exporting.decoding import decode_batch
+from vse_tf.exporting.decoding import check_all_read, decode_readable
 
 VIEW = ImageView((20, 24), max_pixels=10_000)
 GOOD = encoded(picture(50, 40))
+
+
+def decode_batch(image_bytes, view):
+    read, decoded = decode_readable(image_bytes, view)
+    with tf.control_dependencies([check_all_read(image_bytes, read, view)]):
+        return tf.identity(decoded)
 
 
 @pytest.fixture(scope="module")

@@ -14,29 +14,6 @@ NAMED = 10
 
 
 @without_autograph
-def decode_batch(image_bytes: tf.Tensor, view: ImageView) -> tf.Tensor:
-    """Decode a batch as evaluation does.
-
-    Args:
-        image_bytes: string `(n,)`, the bytes of image files; n may be 0.
-        view: how images are prepared.
-
-    Returns:
-        float32 `(n, *view.size, 3)` in 0..255.
-
-    Raises:
-        tf.errors.InvalidArgumentError: `image_bytes[3]: not a JPEG, PNG, GIF, BMP or WebP image; image_bytes[5]: …`
-
-    Example:
-        >>> decode_batch(tf.constant([Path("image.jpg").read_bytes()]), ImageView((224, 224))).shape
-        TensorShape([1, 224, 224, 3])
-    """
-    read, decoded = decode_readable(image_bytes, view)
-    with tf.control_dependencies([check_all_read(image_bytes, read, view)]):
-        return tf.identity(decoded)
-
-
-@without_autograph
 def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode those images of a batch that can be decoded, one at a time.
 
@@ -49,6 +26,10 @@ def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor,
 
     Returns:
         The numbers of the images that were decoded, int64 `(m,)`, and float32 `(m, *view.size, 3)` in 0..255.
+
+    Example:
+        >>> decode_readable(tf.constant([jpeg, b"damaged"]), ImageView((224, 224)))[1].shape
+        TensorShape([1, 224, 224, 3])
     """
     count = tf.shape(image_bytes, tf.int64)[0]
 
@@ -81,7 +62,8 @@ def check_all_read(image_bytes: tf.Tensor, read: tf.Tensor, view: ImageView) -> 
         view: how images are prepared.
 
     Returns:
-        An operation that raises `tf.errors.InvalidArgumentError` unless all were.
+        An operation that raises `tf.errors.InvalidArgumentError` unless all were: `image_bytes[3]: not a JPEG, PNG, GIF,
+        BMP or WebP image; image_bytes[5]: …`
     """
     count = tf.shape(image_bytes, tf.int64)[0]
     complete = tf.shape(read, tf.int64)[0] == count
