@@ -20,7 +20,7 @@ from tests.serving.runs import CAPTIONS, write_run
 from vse_tf import export
 from vse_tf.artifacts import manifest
 from vse_tf.errors import UserError
-from vse_tf.exporting import probes
+from vse_tf.exporting import golden_inputs
 
 pytestmark = pytest.mark.lowest
 
@@ -90,8 +90,8 @@ def test_towers_and_gallery_are_version_folders_with_manifests(run, models):
 
 def test_a_process_without_keras_and_this_package_gets_the_same_vectors(run, models, files, tmp_path):
     embedder = vse_tf.load(run)
-    sentences = [*CAPTIONS, *probes.SENTENCES]
-    pixels = probes.arrays()
+    sentences = [*CAPTIONS, *golden_inputs.TEXTS]
+    pixels = golden_inputs.pixel_arrays()
     image, text, found = models / "image_tower/1", models / "text_tower/1", models / "retrieval/1"
     contents = strings([path.read_bytes() for path in files])
     by_bytes, by_pixels, by_text, nearest, nearest_image = answers(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROG = "python -m vse_tf.export"
 FORMATS = ("savedmodel", "onnx", "litert")
-# Decoding takes up to 7 bytes per pixel; photos of more are rare, and a server decodes what anybody sends.
+# Decoding takes up to 7 bytes per pixel; images of more are rare, and a server decodes what anybody sends.
 MAX_PIXELS = 50_000_000
 
 
@@ -82,14 +82,14 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
         models.append(retrieval_model(embedder, gallery, arguments.top_k, arguments.gallery_storage, queries))
     written = write_models(root, models, facts, embedder.settings.model.precision, progress=True)
     for model in written:
-        told = model.manifest
+        facts = model.manifest
         print(
-            f"{model.folder}: {', '.join(told['signatures'])}; {model.size / 1e6:.1f} MB; within "
-            f"{told['largest_difference']:.1g} of the run; {told['needs']}"
+            f"{model.folder}: {', '.join(facts['signatures'])}; {model.size / 1e6:.1f} MB; within "
+            f"{facts['largest_difference']:.1g} of the run; {facts['needs']}"
         )
-        if loss := told.get("gallery", {}).get("recall_loss"):
+        if loss := facts.get("gallery", {}).get("recall_loss"):
             print(
-                f"{told['gallery']['storage']} storage loses {loss['loss_at_k']:.2%} of the exact first {loss['k']}, "
+                f"{facts['gallery']['storage']} storage loses {loss['loss_at_k']:.2%} of the exact first {loss['k']}, "
                 f"{loss['loss_at_1']:.2%} of the first ({loss['queries']} queries: {loss['of']})"
             )
     print(f"try it: python -m vse_tf.serve --models {root}")
@@ -103,7 +103,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--gallery",
         type=str | None,
-        help="also write a retrieval model of these items: a folder of photos, a list (text, CSV or JSONL file of "
+        help="also write a retrieval model of these items: a folder of images, a list (text, CSV or JSONL file of "
         "paths or captions), or an index that python -m vse_tf.embed made",
     )
     parser.add_argument("--top-k", type=int, default=10, help="items in an answer of the retrieval model")

@@ -99,7 +99,7 @@ def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
         if index.kind == "images" and len(index):
             index.photo(index.item(0))
     except OutsideError as error:
-        _say(f"the gallery's photos are not shown; {error.filename}: {error.strerror}")
+        _say(f"the gallery's images are not displayed; {error.filename}: {error.strerror}")
     if arguments.models:
         check_towers(index, Path(arguments.models))
     return [page_route, GalleryRoute(index)]
@@ -144,7 +144,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--gallery", type=str | None, help="also serve a page that searches this index of python -m vse_tf.embed"
     )
     parser.add_argument(
-        "--root", type=str | None, help="folder of its photos (default: the one that it names, if beside it)"
+        "--root", type=str | None, help="folder of its images (default: the one that it names, if next to it)"
     )
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
     parser.add_argument(
@@ -153,7 +153,7 @@ def _parse(argv: list[str]) -> Namespace:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="host names that requests may be for, beside localhost, this machine's own name and IP addresses",
+        help="host names that requests may be for, in addition to localhost, this machine's own name and IP addresses",
     )
     parser.add_argument("--port", type=Port, default=8501, help="port; 0 takes a free one")
     parser.add_argument("--workers", type=PositiveInt, default=4, help="requests worked on at once")

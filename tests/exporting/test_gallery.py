@@ -36,7 +36,7 @@ class Notes(list):
         self.append(str(problem))
 
 
-def test_a_folder_of_photos_is_embedded_and_what_is_broken_is_named(embedder, photos):
+def test_a_folder_is_embedded_and_broken_images_are_named(embedder, photos):
     notes = Notes()
     gallery = read_gallery(photos, embedder, notes, progress=False)
     assert gallery.ids == gallery.captions == ["a.PNG", "b.jpg", "in/c.webp"]
@@ -172,11 +172,11 @@ def test_an_index_that_does_not_fit_or_is_damaged_is_one_line(embedder, tmp_path
     ("name", "text", "told"),
     [
         ("none.txt", None, "no such file or folder"),
-        ("empty.txt", "", "no usable photo or caption"),
-        ("gone.txt", "gone.jpg\n", "no usable photo or caption in it; first: .*line 1: missing image"),
+        ("empty.txt", "", "no usable image or caption"),
+        ("gone.txt", "gone.jpg\n", "no usable image or caption in it; first: .*line 1: missing image"),
         ("t.csv", "name\nx\n", "line 1: no column image or caption"),
         ("t.csv", 'caption\n"x\n', "line 2: broken CSV"),
-        ("t.jsonl", "", "no usable photo"),
+        ("t.jsonl", "", "no usable image"),
     ],
 )
 def test_an_unusable_list_is_one_line(embedder, tmp_path, name, text, told):

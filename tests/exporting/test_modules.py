@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.serving.pictures import encoded, every_kind, picture
 from tests.serving.runs import write_run
 from vse_tf.embedder import load
-from vse_tf.exporting import probes
+from vse_tf.exporting import golden_inputs
 from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
 from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.text_module import MAX_TEXT_BYTES, TextModule, TokenIdsModule
@@ -44,7 +44,7 @@ def test_image_bytes_pixels_and_features_are_the_live_models(embedder, image, tm
     np.testing.assert_allclose(
         image["pixels"](pixels=tf.constant(arrays))["embedding"], embedder.encode_images(list(arrays)), atol=1e-6
     )
-    features = probes.vectors(5, head_of(embedder.image_tower).input_shape[1])
+    features = golden_inputs.features(5, head_of(embedder.image_tower).input_shape[1])
     expected = head_of(embedder.image_tower)(features)
     np.testing.assert_allclose(image["features"](features=tf.constant(features))["embedding"], expected, atol=1e-6)
 
@@ -73,7 +73,7 @@ def test_empty_batches_have_empty_answers(embedder, image, text):
 
 def test_sentences_are_the_live_models_blank_and_broken_ones_too(embedder, text):
     run = text.signatures()["serving_default"]
-    sentences = [*probes.SENTENCES, "dog", "A DOG!"]
+    sentences = [*golden_inputs.TEXTS, "dog", "A DOG!"]
     np.testing.assert_allclose(
         run(text=tf.constant(sentences))["embedding"], embedder.encode_texts(sentences), atol=1e-6
     )
@@ -125,11 +125,11 @@ def test_recurrent_layers_are_traced_for_any_device(embedder, monkeypatch):
 def test_a_run_of_mixed_precision_gives_float32(tmp_path):
     embedder = load(write_run(tmp_path / "run", model__precision="mixed_bfloat16"))
     for model in tower_models(embedder):
-        for probe in model.probes:
-            run = model.signatures[probe.signature]
-            answer = run(**{name: tf.constant(value) for name, value in probe.inputs.items()})
+        for golden in model.golden_requests:
+            run = model.signatures[golden.signature]
+            answer = run(**{name: tf.constant(value) for name, value in golden.inputs.items()})
             assert answer["embedding"].dtype == tf.float32
-            assert probe.difference({"embedding": answer["embedding"].numpy()}) < 4e-2
+            assert golden.difference({"embedding": answer["embedding"].numpy()}) < 4e-2
 
 
 @pytest.mark.parametrize("shape", [(12,), (5, 12)])
@@ -138,7 +138,7 @@ def test_a_run_of_precomputed_features_takes_features(tmp_path, shape):
     embedder = load(run)
     image, text = tower_models(embedder)
     assert set(image.signatures) == {"serving_default", "features"}
-    features = probes.vectors(4, *shape)
+    features = golden_inputs.features(4, *shape)
     expected = embedder.encode_images(list(features))
     for name in image.signatures:
         found = image.signatures[name](features=tf.constant(features))["embedding"]
@@ -148,10 +148,10 @@ def test_a_run_of_precomputed_features_takes_features(tmp_path, shape):
 
 def test_a_probe_of_another_model_is_far_off(embedder, tmp_path):
     other = load(write_run(tmp_path / "run"))
-    probe = text_model(embedder, FrozenTower(embedder.text_tower)).probes[0]
-    answer = text_module(other).of_text(tf.constant(probe.inputs["text"])).numpy()
-    assert probe.difference({"embedding": answer}) > 0.1
-    assert probe.difference({"embedding": answer * np.nan}) != probe.difference({"embedding": answer})
+    golden = text_model(embedder, FrozenTower(embedder.text_tower)).golden_requests[0]
+    answer = text_module(other).of_text(tf.constant(golden.inputs["text"])).numpy()
+    assert golden.difference({"embedding": answer}) > 0.1
+    assert golden.difference({"embedding": answer * np.nan}) != golden.difference({"embedding": answer})
 
 
 def test_rows_do_not_depend_on_the_slice_they_fall_in(embedder, image, text):
@@ -159,7 +159,7 @@ def test_rows_do_not_depend_on_the_slice_they_fall_in(embedder, image, text):
     assert len(files) > 2 * ROWS
     vectors = image["serving_default"](image_bytes=tf.constant(files))["embedding"].numpy()
     np.testing.assert_allclose(vectors, np.tile(vectors[:5], (30, 1)), atol=1e-6)
-    sentences = [*probes.SENTENCES, "dog", "A DOG!"] * 20
+    sentences = [*golden_inputs.TEXTS, "dog", "A DOG!"] * 20
     run = text.signatures()["serving_default"]
     np.testing.assert_allclose(
         run(text=tf.constant(sentences))["embedding"], embedder.encode_texts(sentences), atol=1e-6

@@ -12,7 +12,7 @@ from vse_tf import export
 from vse_tf.artifacts import manifest
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
-from vse_tf.exporting import portable, probes
+from vse_tf.exporting import golden_inputs, portable
 from vse_tf.preprocessing.text import load_tokenizer, pad
 
 
@@ -39,7 +39,7 @@ def test_the_files_give_the_runs_vectors(run, tmp_path, kind, capsys):
     ids = pad(load_tokenizer(folder / "tokenizer")(list(CAPTIONS)), [16], 16).numpy()
     found = start(folder / f"text_tower.{portable.SUFFIX[kind]}")(ids)
     np.testing.assert_allclose(found, embedder.encode_texts(CAPTIONS), atol=1e-5)
-    arrays = probes.arrays()
+    arrays = golden_inputs.pixel_arrays()
     views = np.stack([embedder.view.of_pixels(array, None) for array in arrays])
     found = start(folder / f"image_tower.{portable.SUFFIX[kind]}")(views)
     np.testing.assert_allclose(found, embedder.encode_images(list(arrays)), atol=1e-5)
@@ -63,7 +63,7 @@ def test_a_missing_extra_is_one_line_with_its_remedy(run, tmp_path, monkeypatch,
     assert not (tmp_path / "models").exists()
 
 
-def test_half_precision_and_what_cannot_be_converted_are_one_line(run, tmp_path, monkeypatch):
+def test_what_cannot_be_converted_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setitem(portable.NEEDS, "litert", ())
     half = load(write_run(tmp_path / "half", model__precision="mixed_float16"))
     with pytest.raises(UserError, match="takes float32 towers, this run's are mixed_float16; take savedmodel"):

@@ -10,7 +10,7 @@ from tests.serving.runs import write_run
 from vse_tf import export
 from vse_tf.artifacts import manifest
 from vse_tf.embedder import load
-from vse_tf.exporting import probes
+from vse_tf.exporting import golden_inputs
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "brown", "dog", "run", "##s", "snow", "man", "red", "."]
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     return made
 
 
-def test_strings_need_tf_text_and_token_ids_core_operations_alone(run, tmp_path, capsys):
+def test_strings_need_tf_text_and_token_ids_do_not(run, tmp_path, capsys):
     import tensorflow as tf  # noqa: PLC0415
 
     export.main(["--run", str(run), "--output", str(tmp_path / "models")])
@@ -42,10 +42,10 @@ def test_strings_need_tf_text_and_token_ids_core_operations_alone(run, tmp_path,
     assert needs["image_tower"] == needs["text_tower_ids"] == []
     assert needs["text_tower"]
     embedder = load(run)
-    expected = embedder.encode_texts(probes.SENTENCES)
+    expected = embedder.encode_texts(golden_inputs.TEXTS)
     strings = tf.saved_model.load(str(folders["text_tower"])).signatures["serving_default"]
-    np.testing.assert_allclose(strings(text=tf.constant(probes.SENTENCES))["embedding"], expected, atol=1e-5)
-    ids = embedder.tokenizer(list(probes.SENTENCES))
+    np.testing.assert_allclose(strings(text=tf.constant(golden_inputs.TEXTS))["embedding"], expected, atol=1e-5)
+    ids = embedder.tokenizer(list(golden_inputs.TEXTS))
     mask = tf.ones_like(ids).to_tensor(0).numpy()
     inputs = {"token_ids": ids.to_tensor(0).numpy(), "padding_mask": mask}
     found = answers([(folders["text_tower_ids"], "serving_default", inputs)], tmp_path)[0]

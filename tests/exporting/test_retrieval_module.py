@@ -98,7 +98,7 @@ def test_gallery_and_names_are_in_the_variables_not_in_the_graph(tmp_path):
     assert [[int(name.decode()[2:-4]) for name in line] for line in ids] == expected.tolist()
 
 
-def test_many_queries_are_answered_in_slices_and_too_many_refused(monkeypatch):
+def test_many_queries_run_in_slices_and_too_many_are_refused(monkeypatch):
     monkeypatch.setattr(retrieval_module, "MAX_ITEMS", 605)
     vectors, queries = unit(20), unit(201, seed=1)
     search = module_of(vectors, 3).signatures()["search_text"]

@@ -48,7 +48,7 @@ def oracle(vectors, restored, queries, k, own):
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 @pytest.mark.parametrize("own", [True, False])
-def test_recall_loss_is_the_share_of_the_exact_nearest_that_is_missing(storage, own):
+def test_recall_loss_is_the_missing_share_of_the_exact_nearest(storage, own):
     vectors, queries = unit(60, 3), None if own else unit(25, 3, seed=1)
     stored = store(vectors, storage)
     told = recall_loss(vectors, stored, 7, queries)

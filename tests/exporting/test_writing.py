@@ -12,11 +12,9 @@ from vse_tf.artifacts import manifest
 from vse_tf.artifacts.versions import BESIDE, Release
 from vse_tf.errors import UserError
 from vse_tf.exporting.batching import FILE_NAME
-from vse_tf.exporting.operations import custom_operations
-from vse_tf.exporting.served_model import ServedModel, embedding_probe
+from vse_tf.exporting.exported_model import ExportedModel, golden_embeddings
 from vse_tf.exporting.signature import described, signature
-from vse_tf.exporting.warmup import WARMUP
-from vse_tf.exporting.writing import write_models
+from vse_tf.exporting.writing import WARMUP, custom_operations, write_models
 
 VALUES = np.float32([[1, 2], [3, 4]])
 
@@ -39,9 +37,11 @@ def model(name="image_tower", expected=2 * VALUES, size=2):
         "features": signature(module.of_features, features=tf.TensorSpec([None, 2], tf.float32)),
         "serving_default": signature(module.of_text, text=tf.TensorSpec([None], tf.string)),
     }
-    text = embedding_probe("serving_default", {"text": np.array([b"a", b"bcd"], object)}, np.float32([[1, 1], [3, 1]]))
-    features = embedding_probe("features", {"features": VALUES}, np.float32(expected))
-    return ServedModel(name, module, signatures, (features, text), {"image": {"size": [1, 2]}})
+    text = golden_embeddings(
+        "serving_default", {"text": np.array([b"a", b"bcd"], object)}, np.float32([[1, 1], [3, 1]])
+    )
+    features = golden_embeddings("features", {"features": VALUES}, np.float32(expected))
+    return ExportedModel(name, module, signatures, (features, text), {"image": {"size": [1, 2]}})
 
 
 def test_a_version_is_a_saved_model_with_manifest_and_warm_up(tmp_path):
@@ -94,7 +94,7 @@ def test_a_model_that_answers_otherwise_is_not_published(tmp_path, expected):
         write_models(root, [model("text_tower", expected)], {}, "mixed_float16")
 
 
-def test_a_model_that_cannot_answer_an_empty_batch_is_not_published(tmp_path):
+def test_a_model_that_fails_on_an_empty_batch_is_not_published(tmp_path):
     def fails(**inputs):
         with tf.control_dependencies([tf.debugging.Assert(tf.shape(inputs["features"])[0] > 0, ["empty"])]):
             return tf.identity(inputs["features"]) * 2
@@ -135,8 +135,8 @@ def test_a_custom_gradient_is_left_out_without_a_word(tmp_path, caplog):
 
     module = Squared()
     signatures = {"features": signature(module.of_features, features=tf.TensorSpec([None, 2], tf.float32))}
-    probes = (embedding_probe("features", {"features": VALUES}, VALUES**2),)
-    write_models(tmp_path, [ServedModel("image_tower", module, signatures, probes)], {}, "float32")
+    golden = (golden_embeddings("features", {"features": VALUES}, VALUES**2),)
+    write_models(tmp_path, [ExportedModel("image_tower", module, signatures, golden)], {}, "float32")
     assert not [record for record in caplog.records if "gradient" in record.getMessage()]
 
 

@@ -44,7 +44,7 @@ def answers(server):
     return server.predict("m", {"instances": ["a"]}).status == 200
 
 
-def test_a_body_of_the_limits_size_is_taken_and_one_byte_more_is_not(server):
+def test_a_body_may_have_the_size_of_the_limit_and_no_more(server):
     assert server.predict("m", body(LIMIT)).status == 200
     got = server.predict("m", body(LIMIT + 1))
     assert got.status == 413
@@ -64,7 +64,7 @@ def test_a_chunked_body_is_counted_too(server):
     assert answers(server)
 
 
-def test_a_body_beyond_all_measure_is_cut_off_at_its_announcement(server):
+def test_a_far_too_large_body_is_cut_off_at_its_header(server):
     with socket.create_connection(server.address, timeout=30) as client:
         client.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
@@ -267,11 +267,11 @@ def test_an_error_about_a_long_address_is_short(roomy):
 
 def test_a_fault_at_the_end_of_many_values_is_found_at_once(roomy):
     start = time.monotonic()
-    for last, told in (("x", "is not of expected type: float"), ([1], "Encountered list at unexpected")):
-        rows = [[[0] * 5 for _ in range(100)] for _ in range(4000)]
-        rows[-1][-1][-1] = last
+    for last in ("x", [1]):
+        rows = [[0] * 500 for _ in range(4000)]
+        rows[-1][-1] = last
         got = roomy.predict("m", {"signature_name": "scalar", "inputs": rows})
         assert got.status == 400
-        assert told in got.error
+        assert "item 3999" in got.error
     # One by one, they took a minute.
     assert time.monotonic() - start < 30

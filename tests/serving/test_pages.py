@@ -207,7 +207,7 @@ def test_serve_says_what_root_would_be(tmp_path, vectors, capsys):
     writer.commit([writer.write(vectors[:1])], [Item("a", path="a.png")], {"id": "a"}, root=tmp_path / "photos")
     arguments = Namespace(gallery=str(tmp_path / "downloaded" / "index"), root=None, models=None)
     serve._search_page(arguments)
-    assert f"photos are not shown; 'a.png': it lies outside of {tmp_path}/downloaded" in (
+    assert f"images are not displayed; 'a.png': it lies outside of {tmp_path}/downloaded" in (
         told := capsys.readouterr().out
     )
     assert told.endswith(f"--root {tmp_path}/photos\n")

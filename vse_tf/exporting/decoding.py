@@ -14,33 +14,10 @@ NAMED = 10
 
 
 @without_autograph
-def decode_batch(image_bytes: tf.Tensor, view: ImageView) -> tf.Tensor:
-    """Decode a batch as evaluation does.
-
-    Args:
-        image_bytes: string `(n,)`, the bytes of image files; n may be 0.
-        view: how images are prepared.
-
-    Returns:
-        float32 `(n, *view.size, 3)` in 0..255.
-
-    Raises:
-        tf.errors.InvalidArgumentError: `image_bytes[3]: not a JPEG, PNG, GIF, BMP or WebP image; image_bytes[5]: …`
-
-    Example:
-        >>> decode_batch(tf.constant([Path("photo.jpg").read_bytes()]), ImageView((224, 224))).shape
-        TensorShape([1, 224, 224, 3])
-    """
-    read, decoded = decode_readable(image_bytes, view)
-    with tf.control_dependencies([check_all_read(image_bytes, read, view)]):
-        return tf.identity(decoded)
-
-
-@without_autograph
 def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode those images of a batch that can be decoded, one at a time.
 
-    An operation that fails ends the whole step without a word about which element it was at. So the images go through
+    An operation that fails ends the step and does not say which element it was at. So the images go through
     a small `tf.data` pipeline inside the graph, which drops those that fail.
 
     Args:
@@ -49,6 +26,10 @@ def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor,
 
     Returns:
         The numbers of the images that were decoded, int64 `(m,)`, and float32 `(m, *view.size, 3)` in 0..255.
+
+    Example:
+        >>> decode_readable(tf.constant([jpeg, b"damaged"]), ImageView((224, 224)))[1].shape
+        TensorShape([1, 224, 224, 3])
     """
     count = tf.shape(image_bytes, tf.int64)[0]
 
@@ -66,7 +47,7 @@ def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor,
         .take(1)
     )
     options = tf.data.Options()
-    options.autotune.enabled = False  # a thread a request, which has nothing to tune in one step
+    options.autotune.enabled = False  # one thread per request, and nothing to tune in one step
     read, decoded = batch.with_options(options).get_single_element()
     return read, tf.ensure_shape(decoded, [None, *view.pixels, 3])
 
@@ -81,21 +62,22 @@ def check_all_read(image_bytes: tf.Tensor, read: tf.Tensor, view: ImageView) -> 
         view: how images are prepared.
 
     Returns:
-        An operation that raises `tf.errors.InvalidArgumentError` unless all were.
+        An operation that raises `tf.errors.InvalidArgumentError` unless all were: `image_bytes[3]: not a JPEG, PNG, GIF,
+        BMP or WebP image; image_bytes[5]: …`
     """
     count = tf.shape(image_bytes, tf.int64)[0]
     complete = tf.shape(read, tf.int64)[0] == count
 
     def problems() -> tf.Tensor:
         missing = tf.sets.difference(tf.range(count)[tf.newaxis], read[tf.newaxis]).values
-        told = tf.map_fn(
+        reasons = tf.map_fn(
             lambda number: _problem(number, image_bytes[number], view.max_pixels),
             missing[:NAMED],
             fn_output_signature=tf.TensorSpec([], tf.string),
         )
         more = tf.maximum(tf.size(missing) - NAMED, 0)
         rest = tf.where(more > 0, tf.strings.join(["; and ", tf.strings.as_string(more), " more"]), "")
-        return tf.strings.join([tf.strings.reduce_join(told, separator="; "), rest])
+        return tf.strings.join([tf.strings.reduce_join(reasons, separator="; "), rest])
 
     message = tf.cond(complete, lambda: tf.constant(""), problems)
     return tf.debugging.Assert(complete, [message])

@@ -36,7 +36,7 @@ class Gallery:
     Args:
         vectors: float32 `(rows, dim)`, unit rows.
         ids: an item's name, for each row.
-        captions: what to show of an item: its caption, or else its path.
+        captions: text to display for an item: its caption, or else its path.
         facts: kind, number and source of the items, as JSON.
     """
 
@@ -58,8 +58,8 @@ def read_gallery(
         place: one of
 
             - the folder of an index (`python -m vse_tf.embed`), made by the same run;
-            - a folder of photos, subfolders included;
-            - a text file with a photo's path, or a caption, a line: it lists photos where the first line ends like the
+            - a folder of images, subfolders included;
+            - a text file with one path or one caption per line: it lists images if the first line ends like the
               name of an image file;
             - a CSV file with a header, or JSONL: `image` (path) or `caption` or both, and perhaps `id`.
 
@@ -73,7 +73,7 @@ def read_gallery(
         UserError: nothing there, nothing usable in it, or an index of another model.
 
     Example:
-        >>> len(read_gallery("photos", embedder, print))
+        >>> len(read_gallery("images", embedder, print))
         8091
     """
     path = Path(os.path.expanduser(place))  # noqa: PTH111 - it takes every name
@@ -88,15 +88,15 @@ def read_gallery(
         note(problem)
 
     items, root = _items(path, leave_out)
-    of_photos = any(item.path is not None for item in items)
-    if of_photos:
-        vectors, items = _photos(items, root, embedder, leave_out, progress)
+    of_images = any(item.path is not None for item in items)
+    if of_images:
+        vectors, items = _encode_images(items, root, embedder, leave_out, progress)
     else:
         vectors = embedder.encode_texts([item.caption or "" for item in items], progress=progress)
     if not items:
         reason = f"; first: {left_out[0]}" if left_out else ""
-        raise UserError(f"{path}: no usable photo or caption in it{reason}")
-    facts = {"kind": "images" if of_photos else "captions", "source": path.name, "left_out": len(left_out)}
+        raise UserError(f"{path}: no usable image or caption in it{reason}")
+    facts = {"kind": "images" if of_images else "captions", "source": path.name, "left_out": len(left_out)}
     return _gallery(vectors, items, facts)
 
 
@@ -129,12 +129,12 @@ def _gallery(vectors: np.ndarray, items: list[Item], facts: dict[str, Any]) -> G
     return Gallery(vectors, [item.id for item in items], captions, {**facts, "items": len(items)})
 
 
-def _photos(
+def _encode_images(
     items: list[Item], root: Path, embedder: Embedder, leave_out: Note, progress: bool
 ) -> tuple[np.ndarray, list[Item]]:
-    """The vectors of the photos that can be read, and their items."""
+    """The vectors of the images that can be read, and their items."""
     if embedder.view.size is None:
-        raise UserError("this run takes precomputed features, not photos; give a list of captions, or an index")
+        raise UserError("this run takes precomputed features, not images; give a list of captions, or an index")
     paths = [str(root / (item.path or "")) for item in items]
     bad = BadImages("skip", embedder.view.max_pixels, leave_out)
     with tqdm(total=len(paths), desc="images", disable=not progress, unit="image") as bar:
@@ -146,11 +146,11 @@ def _items(path: Path, leave_out: Note) -> tuple[list[Item], Path]:
     root = path.parent
     if path.is_file() and path.suffix.lower() in TABLES:
         found: Iterable[Item | Problem] = _table(path)
-    elif path.is_file() and not _lists_photos(path):
+    elif path.is_file() and not _lists_images(path):
         found = collection.captions(path)
     else:
-        found = photos = collection.photos(path)
-        root = photos.root or root
+        found = images = collection.photos(path)
+        root = images.root or root
     items: dict[str, Item] = {}
     for item in found:
         if isinstance(item, Problem):
@@ -162,7 +162,7 @@ def _items(path: Path, leave_out: Note) -> tuple[list[Item], Path]:
     return list(items.values()), root
 
 
-def _lists_photos(path: Path) -> bool:
+def _lists_images(path: Path) -> bool:
     """Whether the first line that is not blank ends like the name of an image file."""
     with file_errors(path), open_regular(path) as file:
         for line in iter(lambda: file.readline(LINE_BYTES), b""):
@@ -172,7 +172,7 @@ def _lists_photos(path: Path) -> bool:
 
 
 def _table(path: Path) -> Iterator[Item | Problem]:
-    """Items of a CSV or JSONL file; a photo on several rows is one item, with the first caption."""
+    """Items of a CSV or JSONL file; an image on several rows is one item, with the first caption."""
     text = read_text(path, "gallery")
     seen: set[str] = set()
     for number, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(text):
@@ -190,7 +190,7 @@ def _table(path: Path) -> Iterator[Item | Problem]:
             yield Problem(where, problem or f"{wrong[0]} is not a string")
         elif image := texts.get("image"):
             if image not in seen:
-                yield _photo(path, image, where, texts)
+                yield _image(path, image, where, texts)
             seen.add(image)
         elif texts.get("caption"):
             yield Item(texts.get("id") or str(number), caption=texts["caption"])
@@ -198,7 +198,7 @@ def _table(path: Path) -> Iterator[Item | Problem]:
             yield Problem(where, "neither image nor caption")
 
 
-def _photo(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | Problem:
+def _image(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | Problem:
     found = collection.photo_of(image, os.path.join(path.parent, image), where)  # noqa: PTH118
     if isinstance(found, Problem):
         return found

@@ -8,7 +8,7 @@ import tensorflow as tf
 from vse_tf.data.pipeline import ImageView
 from vse_tf.exporting.decoding import check_all_read, decode_readable
 from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
-from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import in_slices
 from vse_tf.models.projection import head_of
 
@@ -26,7 +26,7 @@ class ImageModule(tf.Module):
     Args:
         tower: the image tower.
         view: how images are prepared; `view.size` None stands for a tower of precomputed features.
-        cached: the run trained on kept features of its frozen backbone, so the head alone is offered too.
+        cached: the run trained on cached features of its frozen backbone, so the head alone is exported too.
 
     Example:
         >>> module = ImageModule(embedder.image_tower, embedder.view, cached=False)
@@ -77,11 +77,8 @@ class ImageModule(tf.Module):
     def of_pixels(self, pixels: tf.Tensor) -> tf.Tensor:
         """uint8 `(n, h, w, 3)`, any size, to unit vectors `(n, dim)`."""
         sides = tf.shape(pixels)[1:3]
-        told = tf.strings.join(
-            ["pixels: images of ", tf.strings.reduce_join(tf.strings.as_string(sides), separator="x")]
-        )
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides > 0), [told])]):
-            pixels = tf.identity(pixels)
+        size = tf.strings.reduce_join(tf.strings.as_string(sides), separator="x")
+        pixels = checked(pixels, tf.reduce_all(sides > 0), "pixels: images of ", size)
         spec = tf.TensorSpec([*self.view.pixels, 3], tf.float32)
 
         def encode(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:

@@ -15,7 +15,7 @@ from vse_tf.artifacts import manifest
 from vse_tf.artifacts.versions import Release, unwritable
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
-from vse_tf.exporting import probes
+from vse_tf.exporting import golden_inputs
 from vse_tf.exporting.frozen_tower import on_any_device
 from vse_tf.exporting.quiet import quiet
 from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_facts, text_facts
@@ -60,7 +60,7 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
     if precision != "float32":
         raise UserError(f"--format {kind}: takes float32 towers, this run's are {precision}; take savedmodel")
     text = embedder.settings.text
-    ids = pad(embedder.tokenizer(list(probes.SENTENCES)), [text.max_tokens], text.max_tokens).numpy()
+    ids = pad(embedder.tokenizer(list(golden_inputs.TEXTS)), [text.max_tokens], text.max_tokens).numpy()
     free = None if kind == "onnx" else 1
     inputs: dict[str, tuple[keras.Model, np.ndarray, list[int | None]]] = {
         IMAGE_TOWER: (embedder.image_tower, _images(embedder), [None, *embedder.image_tower.input_shape[1:]]),
@@ -72,10 +72,10 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
             file = folder / f"{name}.{SUFFIX[kind]}"
             _convert(tower, file, kind, shape)
             found[file.name] = _compare(tower, file, kind, values)
-        told = {"differences": found, "image": image_facts(embedder.view), "text": text_facts(embedder), **facts}
+        facts = {"differences": found, "image": image_facts(embedder.view), "text": text_facts(embedder), **facts}
         try:
             embedder.tokenizer.save(folder / "tokenizer")
-            manifest.write(folder, {"model": kind, **told})
+            manifest.write(folder, {"model": kind, **facts})
         except OSError as error:
             raise unwritable(root, error) from None
         place = release.publish()[0]
@@ -85,8 +85,8 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
 def _images(embedder: Embedder) -> np.ndarray:
     shape = [side or 4 for side in embedder.image_tower.input_shape[1:]]
     if embedder.view.size is None:
-        return probes.vectors(3, *shape)
-    return np.stack([embedder.view.of_pixels(tf.constant(array), None) for array in probes.arrays()])
+        return golden_inputs.features(3, *shape)
+    return np.stack([embedder.view.of_pixels(tf.constant(array), None) for array in golden_inputs.pixel_arrays()])
 
 
 def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | None]) -> None:

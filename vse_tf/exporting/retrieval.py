@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from vse_tf.embedder import Embedder
-from vse_tf.exporting import probes
+from vse_tf.exporting import golden_inputs
+from vse_tf.exporting.exported_model import Arrays, ExportedModel, GoldenRequest
 from vse_tf.exporting.gallery import Gallery
 from vse_tf.exporting.retrieval_module import RetrievalModule
-from vse_tf.exporting.served_model import Arrays, Probe, ServedModel
 from vse_tf.exporting.storage import Storage, recall_loss, store
 from vse_tf.exporting.towers import encoded, image_facts, image_module, strings, text_facts, text_module
 
@@ -17,7 +17,7 @@ RETRIEVAL = "retrieval"
 
 def retrieval_model(
     embedder: Embedder, gallery: Gallery, top_k: int, storage: Storage, queries: np.ndarray | None = None
-) -> ServedModel:
+) -> ExportedModel:
     """Towers and gallery as one model.
 
     Args:
@@ -35,26 +35,30 @@ def retrieval_model(
     for row, name in enumerate(gallery.ids):
         rows.setdefault(name, []).append(row)
 
-    def probe(signature: str, inputs: Arrays, query: np.ndarray) -> Probe:
+    def golden(signature: str, inputs: Arrays, query: np.ndarray) -> GoldenRequest:
         exact = query @ restored.T
 
         def difference(answer: Arrays) -> float:
             # The scores are the largest there are, and each is that of its item; equal ones may stand in any order.
-            apart = [np.abs(answer["scores"] + np.sort(-exact, axis=1)[:, :k]).max()]
+            differences = [np.abs(answer["scores"] + np.sort(-exact, axis=1)[:, :k]).max()]
             for line, names, scores in zip(exact, answer["ids"], answer["scores"], strict=True):
-                apart += [np.abs(line[rows[n.decode()]] - score).min() for n, score in zip(names, scores, strict=True)]
-            return float(np.max(apart))
+                differences += [
+                    np.abs(line[rows[n.decode()]] - score).min() for n, score in zip(names, scores, strict=True)
+                ]
+            return float(np.max(differences))
 
-        return Probe(signature, inputs, difference)
+        return GoldenRequest(signature, inputs, difference)
 
-    text = embedder.encode_texts(probes.SENTENCES)
-    tests = [probe(name, {"text": strings(probes.SENTENCES)}, text) for name in ("serving_default", "search_text")]
+    text = embedder.encode_texts(golden_inputs.TEXTS)
+    requests = [
+        golden(name, {"text": strings(golden_inputs.TEXTS)}, text) for name in ("serving_default", "search_text")
+    ]
     if embedder.view.size is not None:
-        files = probes.pictures(embedder.view.max_pixels)
-        tests.append(probe("search_image", {"image_bytes": strings(files)}, encoded(embedder, files)))
+        files = golden_inputs.image_files(embedder.view.max_pixels)
+        requests.append(golden("search_image", {"image_bytes": strings(files)}, encoded(embedder, files)))
     else:
-        features = probes.vectors(3, *(side or 4 for side in embedder.image_tower.input_shape[1:]))
-        tests.append(probe("search_features", {"features": features}, embedder.encode_images(list(features))))
+        features = golden_inputs.features(3, *(side or 4 for side in embedder.image_tower.input_shape[1:]))
+        requests.append(golden("search_features", {"features": features}, embedder.encode_images(list(features))))
     facts = {
         "image": image_facts(embedder.view),
         "text": text_facts(embedder),
@@ -62,4 +66,4 @@ def retrieval_model(
     }
     if storage != "float32":
         facts["gallery"]["recall_loss"] = recall_loss(gallery.vectors, stored, k, queries)
-    return ServedModel(RETRIEVAL, module, module.signatures(), tuple(tests), facts)
+    return ExportedModel(RETRIEVAL, module, module.signatures(), tuple(requests), facts)

@@ -1,4 +1,4 @@
-"""Towers and a gallery as one module: a sentence or a photo in, the nearest items out."""
+"""Towers and a gallery as one module: a text or an image in, the nearest items out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from vse_tf.exporting.frozen_tower import ROWS
 from vse_tf.exporting.image_module import BYTES, ImageModule
-from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import in_slices
 from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
@@ -23,7 +23,7 @@ MAX_ITEMS = 2**20
 class RetrievalModule(tf.Module):
     """Exact search by cosine in a gallery of vectors, the query's tower in front.
 
-    The gallery is compared block by block, so that a float16 or int8 one is never there as float32 as a whole, nor
+    The gallery is compared block by block, so that a float16 or int8 one is never in memory as float32 at once, nor
     the scores of all items. Equal scores come in the gallery's order. Vectors, names and captions are variables: no
     limit of 2 GB applies to them.
 
@@ -67,11 +67,11 @@ class RetrievalModule(tf.Module):
         return found
 
     def search_text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The items nearest to sentences `(n,)`."""
+        """The items nearest to texts `(n,)`."""
         return self.search(self.text.of_text(text))
 
     def search_image(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The items nearest to the photos in image files `(n,)`."""
+        """The items nearest to the images in image files `(n,)`."""
         return self.search(self.image.of_bytes(image_bytes))
 
     def search_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -84,10 +84,9 @@ class RetrievalModule(tf.Module):
         More than `MAX_ITEMS` items in all are an error.
         """
         count = tf.shape(query)[0]
-        told = ["queries of ", str(self.k), " items each: ", tf.strings.as_string(count)]
-        told = tf.strings.join([*told, f", at most {max(1, MAX_ITEMS // self.k)} at a time"])
-        with tf.control_dependencies([tf.debugging.Assert(count <= max(1, MAX_ITEMS // self.k), [told])]):
-            query = tf.identity(query)
+        most = max(1, MAX_ITEMS // self.k)
+        problem = [f"queries of {self.k} items each: ", tf.strings.as_string(count), f", at most {most} at a time"]
+        query = checked(query, count <= most, *problem)
         scores, rows = in_slices(
             count,
             ROWS,

@@ -32,13 +32,22 @@ def signature(function: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:
     return tf.function(named, autograph=False).get_concrete_function(**specs)
 
 
+def checked(tensor: tf.Tensor, condition: tf.Tensor, *message: tf.Tensor | str) -> tf.Tensor:
+    """The tensor, once a condition holds; otherwise an InvalidArgumentError with the joined message."""
+    with tf.control_dependencies([tf.debugging.Assert(condition, [tf.strings.join(message)])]):
+        return tf.identity(tensor)
+
+
 def described(signatures: Signatures) -> dict[str, Any]:
     """Inputs and outputs of each signature as JSON has them: type and shape, null for a free length."""
 
-    def told(specs: dict[str, tf.TensorSpec]) -> dict[str, Any]:
+    def of_specs(specs: dict[str, tf.TensorSpec]) -> dict[str, Any]:
         return {name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for name, spec in sorted(specs.items())}
 
     return {
-        name: {"inputs": told(function.structured_input_signature[1]), "outputs": told(function.structured_outputs)}
+        name: {
+            "inputs": of_specs(function.structured_input_signature[1]),
+            "outputs": of_specs(function.structured_outputs),
+        }
         for name, function in sorted(signatures.items())
     }

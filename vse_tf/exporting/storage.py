@@ -41,7 +41,7 @@ class Stored:
 def store(vectors: np.ndarray, storage: Storage) -> Stored:
     """Bring unit vectors into a storage's type.
 
-    int8 has one scale a row, the row's largest component being 127: `x ≈ round(127 x / max|x|) · max|x| / 127`.
+    int8 has one scale per row, the row's largest component being 127: `x ≈ round(127 x / max|x|) · max|x| / 127`.
 
     Args:
         vectors: float32 `(rows, dim)`.
@@ -90,8 +90,8 @@ def recall_loss(vectors: np.ndarray, stored: Stored, k: int, queries: np.ndarray
     if not exact.size:
         lost, first = 0.0, 0.0
     else:
-        kept = [len(np.intersect1d(a, b)) / width for a, b in zip(exact, found, strict=True)]
-        lost, first = 1 - float(np.mean(kept)), float(np.mean(exact[:, 0] != found[:, 0]))
+        found_shares = [len(np.intersect1d(a, b)) / width for a, b in zip(exact, found, strict=True)]
+        lost, first = 1 - float(np.mean(found_shares)), float(np.mean(exact[:, 0] != found[:, 0]))
     return {
         "queries": len(asked),
         "of": "the gallery's own rows" if own else "the queries given",

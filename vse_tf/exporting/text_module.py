@@ -1,4 +1,4 @@
-"""The text tower as modules for export: sentences in, or token ids in; unit vectors out."""
+"""The text tower as modules for export: texts in, or token ids in; unit vectors out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from vse_tf.config import TextSettings
 from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
-from vse_tf.exporting.signature import Signatures, signature
+from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import in_slices
 from vse_tf.preprocessing.text import pad
 
@@ -46,14 +46,12 @@ class TextModule(tf.Module):
         return {"serving_default": signature(self.of_text, text=tf.TensorSpec([None], tf.string))}
 
     def of_text(self, text: tf.Tensor) -> tf.Tensor:
-        """Sentences `(n,)` to unit vectors `(n, dim)`; one of more than `MAX_TEXT_BYTES` is an error that names it."""
+        """Texts `(n,)` to unit vectors `(n, dim)`; one of more than `MAX_TEXT_BYTES` is an error that names it."""
         sizes = tf.strings.length(text)
         longest = tf.argmax(tf.concat([sizes, [0]], 0))
         size = tf.reduce_max(tf.concat([sizes, [0]], 0))
-        told = ["text[", tf.strings.as_string(longest), "]: ", tf.strings.as_string(size)]
-        told = tf.strings.join([*told, f" bytes, at most {MAX_TEXT_BYTES}"])
-        with tf.control_dependencies([tf.debugging.Assert(size <= MAX_TEXT_BYTES, [told])]):
-            text = tf.identity(text)
+        problem = ["text[", tf.strings.as_string(longest), "]: ", tf.strings.as_string(size), " bytes, at most "]
+        text = checked(text, size <= MAX_TEXT_BYTES, *problem, str(MAX_TEXT_BYTES))
 
         def encode(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
             return [self._encode.at_once(pad(self.tokenizer(text[start:end]), *self._lengths))]

@@ -12,10 +12,10 @@ import numpy as np
 
 from vse_tf.data.pipeline import ImageView
 from vse_tf.embedder import Embedder
-from vse_tf.exporting import probes
+from vse_tf.exporting import golden_inputs
+from vse_tf.exporting.exported_model import ExportedModel, GoldenRequest, golden_embeddings
 from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.image_module import ImageModule
-from vse_tf.exporting.served_model import Probe, ServedModel, embedding_probe
 from vse_tf.exporting.text_module import TextModule, TokenIdsModule
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing.image_limits import FORMATS
@@ -24,7 +24,7 @@ from vse_tf.preprocessing.text import pad
 IMAGE_TOWER, TEXT_TOWER, TEXT_TOWER_IDS = "image_tower", "text_tower", "text_tower_ids"
 
 
-def tower_models(embedder: Embedder) -> list[ServedModel]:
+def tower_models(embedder: Embedder) -> list[ExportedModel]:
     """Image tower and text tower; where the text preset brings its own tokenizer, the tower of token ids too."""
     text = FrozenTower(embedder.text_tower)
     models = [image_model(embedder), text_model(embedder, text)]
@@ -44,42 +44,42 @@ def text_module(embedder: Embedder, tower: FrozenTower | None = None) -> TextMod
     return TextModule(tower, embedder.tokenizer, embedder.settings.text)
 
 
-def image_model(embedder: Embedder) -> ServedModel:
+def image_model(embedder: Embedder) -> ExportedModel:
     """The image tower of a run."""
     module = image_module(embedder)
     signatures = module.signatures()
-    tests: list[Probe] = []
+    golden: list[GoldenRequest] = []
     if embedder.view.size is not None:
-        files, arrays = probes.pictures(embedder.view.max_pixels), probes.arrays()
-        tests.append(embedding_probe("serving_default", {"image_bytes": strings(files)}, encoded(embedder, files)))
-        tests.append(embedding_probe("pixels", {"pixels": arrays}, embedder.encode_images(list(arrays))))
+        files, arrays = golden_inputs.image_files(embedder.view.max_pixels), golden_inputs.pixel_arrays()
+        golden.append(golden_embeddings("serving_default", {"image_bytes": strings(files)}, encoded(embedder, files)))
+        golden.append(golden_embeddings("pixels", {"pixels": arrays}, embedder.encode_images(list(arrays))))
     if "features" in signatures:
         width = signatures["features"].structured_input_signature[1]["features"].shape[1:]
-        features = probes.vectors(3, *(side or 4 for side in width))
+        features = golden_inputs.features(3, *(side or 4 for side in width))
         tower = embedder.image_tower if embedder.view.size is None else head_of(embedder.image_tower)
         expected = tower(features, training=False).numpy()
-        tests.append(embedding_probe("features", {"features": features}, expected))
+        golden.append(golden_embeddings("features", {"features": features}, expected))
         if embedder.view.size is None:
-            tests.append(dataclasses.replace(tests[-1], signature="serving_default"))
-    return ServedModel(IMAGE_TOWER, module, signatures, tuple(tests), {"image": image_facts(embedder.view)})
+            golden.append(dataclasses.replace(golden[-1], signature="serving_default"))
+    return ExportedModel(IMAGE_TOWER, module, signatures, tuple(golden), {"image": image_facts(embedder.view)})
 
 
-def text_model(embedder: Embedder, tower: FrozenTower) -> ServedModel:
+def text_model(embedder: Embedder, tower: FrozenTower) -> ExportedModel:
     """The text tower of a run, strings in."""
     module = text_module(embedder, tower)
-    expected = embedder.encode_texts(probes.SENTENCES)
-    probe = embedding_probe("serving_default", {"text": strings(probes.SENTENCES)}, expected)
-    return ServedModel(TEXT_TOWER, module, module.signatures(), (probe,), {"text": text_facts(embedder)})
+    expected = embedder.encode_texts(golden_inputs.TEXTS)
+    golden = golden_embeddings("serving_default", {"text": strings(golden_inputs.TEXTS)}, expected)
+    return ExportedModel(TEXT_TOWER, module, module.signatures(), (golden,), {"text": text_facts(embedder)})
 
 
-def token_ids_model(embedder: Embedder, tower: FrozenTower) -> ServedModel:
+def token_ids_model(embedder: Embedder, tower: FrozenTower) -> ExportedModel:
     """The text tower of a run, token ids in."""
     settings = embedder.settings.text
     module = TokenIdsModule(tower, settings)
-    ids = pad(embedder.tokenizer(list(probes.SENTENCES)), settings.buckets, settings.max_tokens).numpy()
+    ids = pad(embedder.tokenizer(list(golden_inputs.TEXTS)), settings.buckets, settings.max_tokens).numpy()
     inputs = {"token_ids": np.maximum(ids, 0), "padding_mask": (ids >= 0).astype(np.int32)}
-    probe = embedding_probe("serving_default", inputs, embedder.encode_texts(probes.SENTENCES))
-    return ServedModel(TEXT_TOWER_IDS, module, module.signatures(), (probe,), {"text": text_facts(embedder)})
+    golden = golden_embeddings("serving_default", inputs, embedder.encode_texts(golden_inputs.TEXTS))
+    return ExportedModel(TEXT_TOWER_IDS, module, module.signatures(), (golden,), {"text": text_facts(embedder)})
 
 
 def encoded(embedder: Embedder, files: list[bytes]) -> np.ndarray:
@@ -105,7 +105,7 @@ def image_facts(view: ImageView) -> dict[str, Any]:
 
 
 def text_facts(embedder: Embedder) -> dict[str, Any]:
-    """What a client should know of how sentences are prepared."""
+    """What a client should know of how texts are prepared."""
     tokenizer, text = embedder.tokenizer, embedder.settings.text
     return {
         "tokenizer": type(tokenizer).__name__,

@@ -2,7 +2,7 @@
 
 A request of a few MB can ask for many GB: a million empty strings, or images whose headers announce 50 million pixels
 in 60 KB. What is asked for is estimated before it is made: refused where it is too much for one request, and otherwise
-kept waiting until it fits beside what is being worked on.
+waits until it fits next to the requests that are being worked on.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Budget:
 
     @contextlib.contextmanager
     def hold(self, cost: int) -> Iterator[None]:
-        """Hold so many bytes; more than there are at all stands for all of them.
+        """Hold a number of bytes, at most the total.
 
         Not to be nested: two who hold some and wait for more would wait for each other.
         """

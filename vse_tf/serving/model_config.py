@@ -21,7 +21,7 @@ class ModelConfig:
     Args:
         name: its name in the address.
         folder: the folder with its version folders.
-        newest: serve so many of the newest versions; 0 serves all.
+        newest: number of the newest versions to serve; 0 serves all.
         versions: serve exactly these versions instead.
         labels: version by label; these versions are served as well.
     """
@@ -45,7 +45,7 @@ class ModelConfig:
 
 
 def version_folders(folder: Path) -> dict[int, Path]:
-    """The version folders in a model's folder: those whose name is a whole number."""
+    """The version folders in a model's folder: those whose name is an integer."""
     try:
         children = list(folder.iterdir())
     except OSError:

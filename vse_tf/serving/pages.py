@@ -1,4 +1,4 @@
-"""The search page and the gallery behind it: routes beside TensorFlow Serving's. No TensorFlow is imported here."""
+"""The search page and the gallery behind it: routes next to TensorFlow Serving's. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
@@ -79,18 +79,18 @@ def page_route(request: Request) -> Response | None:
 class GalleryRoute:
     """What the page asks about an index: how large it is, what is nearest to a vector or a row, small pictures.
 
-    `GET /gallery` tells kind, count and dim, and which models embed words and photos.
+    `GET /gallery` gives kind, count and dim, and which models embed texts and images.
     `POST /gallery/nearest` takes `{"vector": [...]}` or `{"row": 7}`, and `"k"`, and gives `{"items": [{"row", "id",
     "caption", "score"}]}`, best first; asked by row it gives the row's own item as `query`.
-    `GET /gallery/thumbnails/7` is the photo of row 7, small, as JPEG, where it may be opened (`PhotoFolder`).
+    `GET /gallery/thumbnails/7` is a small JPEG of the image of row 7, where it may be opened (`PhotoFolder`).
 
     Args:
         index: the index.
-        text_model: name of the served model that embeds sentences.
-        image_model: name of the served model that embeds photos.
+        text_model: name of the served model that embeds texts.
+        image_model: name of the served model that embeds images.
 
     Example:
-        >>> make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("photos.index"))])
+        >>> make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
     """
 
     def __init__(self, index: Index, text_model: str = "text_tower", image_model: str = "image_tower") -> None:
@@ -126,11 +126,11 @@ class GalleryRoute:
         except (ValueError, IndexError, RecursionError, OverflowError) as error:
             return _refusal(str(error), 400)
         items = [
-            # One item at a time: each may be large, and only a part of it is shown.
-            {"row": int(row), **_told(self.index.item(row)), "score": float(score)}
+            # One item at a time: each may be large, and only a part of it is sent.
+            {"row": int(row), **_described(self.index.item(row)), "score": float(score)}
             for row, score in zip(rows[0], scores[0], strict=True)
         ]
-        return _json({"items": items, **({"query": _told(own)} if own else {})})
+        return _json({"items": items, **({"query": _described(own)} if own else {})})
 
     def _vector(self, asked: dict[str, Any]) -> tuple[np.ndarray, Item | None]:
         if "row" in asked:
@@ -154,7 +154,7 @@ class GalleryRoute:
         return Response(jpeg, content_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "max-age=300"})
 
     def _make_thumbnail(self, row: int) -> bytes:
-        # Decoded, a photo takes a hundred times its file.
+        # Decoded, an image takes a hundred times its file.
         with self._one_at_a_time:
             return thumbnail(self.index.path(self.index.item(row)), THUMBNAIL_SIDE)
 
@@ -170,7 +170,7 @@ def _question(body: bytes) -> dict[str, Any]:
         raise ValueError("give an object with either vector or row")
     for key in ("row", "k"):
         if key in asked and (not isinstance(asked[key], int) or isinstance(asked[key], bool)):
-            raise ValueError(f"{key} is not a whole number")
+            raise ValueError(f"{key} is not an integer")
     if not 1 <= asked.get("k", 10) <= MAX_ANSWERS:
         raise ValueError(f"k is not in 1 to {MAX_ANSWERS}")
     if not 0 <= asked.get("row", 0) < 2**63:
@@ -182,7 +182,7 @@ def _question(body: bytes) -> dict[str, Any]:
     return asked
 
 
-def _told(item: Item) -> dict[str, Any]:
+def _described(item: Item) -> dict[str, Any]:
     return {"id": item.id, **({} if item.caption is None else {"caption": _shortened(item.caption)})}
 
 

@@ -34,15 +34,15 @@ class _Model:
 
 
 class Registry:
-    """The models that are served, kept in step with their folders.
+    """The models that are served; it follows the changes of their folders.
 
-    A new version is loaded beside the old ones, which go on answering until it is ready. One that cannot be loaded is
+    Until a new version is loaded, the old ones go on answering. One that cannot be loaded is
     reported, left alone until its files change, and takes nothing away from those that can.
 
     Args:
         models: gives the models to serve; it is asked at every look, so that new ones are found.
         load: loads a version folder; it raises `UserError` where that fails.
-        report: told about every version that comes, goes or fails.
+        report: called with a line about every version that is loaded, unloaded or fails.
 
     Example:
         >>> registry = Registry(lambda: models_below(Path("models")), load_version)
@@ -75,20 +75,20 @@ class Registry:
             self._follow(model, version_folders(config.folder))
 
     def watch(self, seconds: float) -> None:
-        """Look again every so many seconds, in a thread of its own."""
+        """Call `look` at this interval, in a background thread."""
 
         def loop() -> None:
-            told = ""
+            last = ""
             while not self._stop.wait(seconds):
                 try:
                     self.look()
-                    told = ""
+                    last = ""
                 except Exception as error:
                     # The folders may vanish under its hands, or the models.config be half written.
                     problem = f"looking for new versions failed: {error or type(error).__name__}"
-                    if problem != told:
+                    if problem != last:
                         self._report(problem)
-                    told = problem
+                    last = problem
 
         self._thread = threading.Thread(target=loop, name="versions", daemon=True)
         self._thread.start()

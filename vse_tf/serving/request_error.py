@@ -7,7 +7,7 @@ class RequestError(Exception):
     """A request that cannot be answered.
 
     Args:
-        message: what is wrong, in TensorFlow Serving's words where it has some; it leaves as `{"error": message}`.
+        message: what is wrong, with the input, key or model concerned; sent as `{"error": message}`.
         status: the HTTP status: 400 for anything wrong in the request or raised by the graph, 404 for an unknown
             model or version, 413 for a body above the limit.
 

@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII)
 
 
 def own_names(hosts: Collection[str] = ()) -> frozenset[str]:
-    """The names under which this machine's server answers, beside every IP address.
+    """The names under which this machine's server answers, in addition to every IP address.
 
     Args:
         hosts: more names, without scheme and port.
@@ -35,8 +35,8 @@ def own_names(hosts: Collection[str] = ()) -> frozenset[str]:
         UserError: one of them is not a host name.
 
     Example:
-        >>> own_names(["photos.example.org"])
-        frozenset({'localhost', 'desk', 'photos.example.org'})
+        >>> own_names(["images.example.org"])
+        frozenset({'localhost', 'desk', 'images.example.org'})
     """
     given = {host.lower().removesuffix(".") for host in hosts}
     for name in sorted(given):
@@ -68,7 +68,7 @@ def check_origin(environ: Mapping[str, Any], names: Collection[str]) -> None:
         raise RequestError("The request's target names a host: this server is no proxy", 403)
     if host is not None and not _is_ours(host, names):
         raise RequestError(
-            f"The request is for the host {_shown(host)}, which is not this server's; python -m vse_tf.serve --hosts "
+            f"The request is for the host {_quoted(host)}, which is not this server's; python -m vse_tf.serve --hosts "
             "NAME adds a name",
             403,
         )
@@ -77,7 +77,7 @@ def check_origin(environ: Mapping[str, Any], names: Collection[str]) -> None:
         return
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower()):
-        raise RequestError(f"The request comes from a page of {_shown(origin)}, not of this server", 403)
+        raise RequestError(f"The request comes from a page of {_quoted(origin)}, not of this server", 403)
     # "none" is an address that was typed. "same-site" is another port of this host, which is another server.
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
         raise RequestError("The request comes from a page of another server", 403)
@@ -107,5 +107,5 @@ def _is_ours(host: str, names: Collection[str]) -> bool:
     return (found["six"] is not None) == (":" in name)
 
 
-def _shown(value: str) -> str:
+def _quoted(value: str) -> str:
     return repr(value if len(value) <= 100 else value[:100] + "...")

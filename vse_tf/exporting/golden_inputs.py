@@ -1,4 +1,4 @@
-"""Inputs to compare a written model with the live one on: drawn pictures in every format, sentences of many kinds."""
+"""Inputs on which a written model is compared with the live one: images in every format, texts of many kinds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-SENTENCES = (
+TEXTS = (
     "a brown dog runs through the snow",
     "",
     " \t ",
@@ -18,7 +18,7 @@ SENTENCES = (
 )
 
 
-def pictures(max_pixels: int) -> list[bytes]:
+def image_files(max_pixels: int) -> list[bytes]:
     """Encoded images: JPEG upright, turned and grey, PNG with transparency, GIF, BMP and WebP; wide, tall and tiny.
 
     Args:
@@ -43,12 +43,12 @@ def pictures(max_pixels: int) -> list[bytes]:
     ]
 
 
-def arrays() -> np.ndarray:
+def pixel_arrays() -> np.ndarray:
     """Decoded images of one size, uint8 `(3, 60, 80, 3)`."""
     return np.stack([np.asarray(_picture(80, 60, seed)) for seed in range(3)])
 
 
-def vectors(*shape: int) -> np.ndarray:
+def features(*shape: int) -> np.ndarray:
     """Features, float32, like those behind a rectifier."""
     return np.abs(np.random.default_rng(0).normal(size=shape)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""A model that is ready to be written: its module, its signatures, and how to tell that a written one is the same."""
+"""A model to write: its module, its signatures, and the requests that compare the written one with the live one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Probe:
+class GoldenRequest:
     """A request whose answer is known.
 
     Args:
@@ -30,30 +30,30 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ExportedModel:
     """A model to write.
 
     Args:
         name: name of its folder.
         module: holds all variables and assets.
         signatures: what a client can call.
-        probes: at least one a signature.
+        golden_requests: at least one per signature.
         facts: what its manifest says beyond dimensions and signatures.
-        batching: a `batching_params.pbtxt` for the version folder, if requests shall be joined.
+        batching: a `batching_params.pbtxt` for the version folder, if the server may batch requests.
     """
 
     name: str
     module: tf.Module
     signatures: Signatures
-    probes: tuple[Probe, ...]
+    golden_requests: tuple[GoldenRequest, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     batching: bytes | None = None
 
 
-def embedding_probe(signature: str, inputs: Arrays, expected: np.ndarray) -> Probe:
-    """A probe of embeddings, which the live model gave."""
+def golden_embeddings(signature: str, inputs: Arrays, expected: np.ndarray) -> GoldenRequest:
+    """A request whose answer is the live model's embeddings."""
 
     def difference(answer: Arrays) -> float:
         return float(np.abs(answer["embedding"] - expected).max())
 
-    return Probe(signature, inputs, difference)
+    return GoldenRequest(signature, inputs, difference)
