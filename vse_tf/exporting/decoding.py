@@ -62,8 +62,8 @@ def check_all_read(image_bytes: tf.Tensor, read: tf.Tensor, view: ImageView) -> 
         view: how images are prepared.
 
     Returns:
-        An operation that raises `tf.errors.InvalidArgumentError` unless all were: `image_bytes[3]: not a JPEG, PNG, GIF,
-        BMP or WebP image; image_bytes[5]: …`
+        An operation that raises `tf.errors.InvalidArgumentError` unless all were: `image_bytes[3]: not a JPEG, PNG,
+        GIF, BMP or WebP image; image_bytes[5]: …`
     """
     count = tf.shape(image_bytes, tf.int64)[0]
     complete = tf.shape(read, tf.int64)[0] == count
