@@ -24,7 +24,8 @@ LAYERS = _names(
     GlobalMaxPooling2D GroupNormalization GroupQueryAttention GroupedQueryAttention Identity InputLayer
     LayerNormalization LeakyReLU
     MaxPooling1D MaxPooling2D Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute
-    RMSNormalization ReLU Rescaling Reshape Resizing SeparableConv1D SeparableConv2D Softmax SpatialDropout1D
+    RMSNormalization ReLU Rescaling Reshape Resizing ReversibleEmbedding SeparableConv1D SeparableConv2D Softmax
+    SpatialDropout1D
     SpatialDropout2D Subtract UnitNormalization UpSampling2D ZeroPadding1D ZeroPadding2D
     """
 )
@@ -64,7 +65,7 @@ FAMILIES = _names(
     """
     albert bert bloom clip cspnet deberta_v3 deeplab_v3 deit densenet dinov2 dinov3 distil_bert efficientnet electra
     esm f_net falcon gemma gemma3 gpt2 gpt_neo_x gpt_oss hgnetv2 llama llama3 metaclip_2 mistral mit mixtral
-    mobilenet mobilenetv5 modernbert opt pali_gemma phi3 qwen qwen3 qwen3_moe qwen_moe resnet retinanet roberta
+    mobilenet mobilenetv5 opt pali_gemma phi3 qwen qwen3 qwen3_moe qwen_moe resnet retinanet roberta
     roformer_v2 sam segformer siglip smollm3 swin_transformer t5 vgg vit vit_det xception xlm_roberta xlnet
     """
 )

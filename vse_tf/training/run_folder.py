@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return self.config.exists()
+        # Not pathlib's: it raises for a name of 300 letters or with a NUL.
+        return os.path.exists(self.config)  # noqa: PTH110
 
     def create(self, settings: Settings, begun: bool) -> None:
         """Begin a run here, or go on with it: make the folder, lock it and write the settings.
