@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.tiny import tiny_settings
-from vse_tf import evaluate
+from vse_tf import evaluate, export
 from vse_tf.config import DataSettings, TfdsSettings
 from vse_tf.data.sources import named_paths
 from vse_tf.errors import UserError
@@ -56,6 +56,13 @@ def test_addresses_in_a_run_are_refused(run, path):
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("placeholder", path))
     refused(folder, "is an address; name a local file or folder")
+
+
+@pytest.mark.parametrize("name", ["r" * 300, "a\0b", "a/" * 3000])
+def test_a_run_that_no_path_can_name_is_one_line(name):
+    for command in (evaluate.main, export.main):
+        with pytest.raises(UserError, match="no run here"):
+            command(["--run", name])
 
 
 def test_named_paths():

@@ -64,7 +64,7 @@ FAMILIES = _names(
     """
     albert bert bloom clip cspnet deberta_v3 deeplab_v3 deit densenet dinov2 dinov3 distil_bert efficientnet electra
     esm f_net falcon gemma gemma3 gpt2 gpt_neo_x gpt_oss hgnetv2 llama llama3 metaclip_2 mistral mit mixtral
-    mobilenet mobilenetv5 modernbert opt pali_gemma phi3 qwen qwen3 qwen3_moe qwen_moe resnet retinanet roberta
+    mobilenet mobilenetv5 opt pali_gemma phi3 qwen qwen3 qwen3_moe qwen_moe resnet retinanet roberta
     roformer_v2 sam segformer siglip smollm3 swin_transformer t5 vgg vit vit_det xception xlm_roberta xlnet
     """
 )

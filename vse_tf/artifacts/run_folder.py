@@ -61,11 +61,9 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here, as far as one may look."""
-        try:
-            return self.config.exists()
-        except OSError:
-            return False
+        """Whether a run was begun here."""
+        # Not pathlib's: it raises for a name of 300 letters or with a NUL.
+        return os.path.exists(self.config)  # noqa: PTH110
 
     def claim(self) -> None:
         """Find out, before any work, whether a run can be written here; lock one that was begun.
