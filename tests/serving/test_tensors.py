@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vse_tf.serving import json_text, tensors_out
+from vse_tf.serving import json_text, tensors_in, tensors_out
 from vse_tf.serving.request_error import RequestError
 from vse_tf.serving.tensors_in import read_inputs, signature_name
 from vse_tf.serving.tensors_out import write_outputs
@@ -281,6 +281,18 @@ def test_numbers_of_hundreds_of_digits_are_refused():
                 with pytest.raises(RequestError) as caught:
                     read_inputs(json_text.parse(f'{{"inputs": {values}}}'.encode()), {"x": kind})
                 assert caught.value.status == 400
+
+
+def test_a_fault_among_many_values_is_not_looked_for_leaf_by_leaf(monkeypatch):
+    looked = []
+    check = tensors_in._check_leaf
+    monkeypatch.setattr(tensors_in, "_check_leaf", lambda *given: looked.append(1) or check(*given))
+    for last, told in (("x", "is not of expected type: float"), ([1], "Encountered list at unexpected")):
+        rows = [[[0] * 5 for _ in range(10)] for _ in range(400)]
+        rows[-1][-1][-1] = last
+        with pytest.raises(RequestError, match=told):
+            read_inputs({"inputs": rows}, {"x": "float"})
+    assert len(looked) <= 10
 
 
 def test_half_a_pair_is_found_wherever_it_stands():
