@@ -38,6 +38,7 @@ TEXT, PHOTO, RETRIEVAL = "text_tower", "image_tower", "retrieval"
 # Seconds after an answer until what is left is read.
 PAUSE = 0.5
 
+# Model or path, body and headers.
 Case = tuple[str, Callable[[], bytes], dict[str, str]]
 
 
@@ -135,9 +136,8 @@ def cases() -> dict[str, Case]:
         "nearest to 300,000 brackets": ("/gallery/nearest", lambda: b'{"vector": ' + b"[" * 300_000),
         "nearest to a million bytes": ("/gallery/nearest", lambda: repeated(b"0", 10**6, b'{"vector": [')),
     }
-    unzipped = {name: (model, body, {}) for name, (model, body) in found.items()}
     return {
-        **unzipped,
+        **{name: (model, body, {}) for name, (model, body) in found.items()},
         "a gzip bomb of 1 GB": (TEXT, lambda: zipped(10**9), packed),
         "zipped JSON of empty lists": (TEXT, lambda: gzip.compress(repeated(b"[]"), 1), packed),
     }
@@ -190,13 +190,14 @@ def alone(address: str, pid: int, case: Case) -> dict[str, Any]:
 
 def together(address: str, pid: int, chosen: list[Case], clients: int) -> dict[str, Any]:
     """The cost of all requests from several clients, each of which begins elsewhere in the list."""
+    bodies = [case[1]() for case in chosen]
     before, _ = memory(pid)
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def work(number: int) -> None:
         first = number * len(chosen) // clients
-        for case in chosen[first:] + chosen[:first]:
-            send(address, case)
+        for at in (*range(first, len(chosen)), *range(first)):
+            send(address, (chosen[at][0], lambda at=at: bodies[at], chosen[at][2]))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
     start = time.perf_counter()
@@ -253,7 +254,6 @@ def main(argv: list[str] | None = None) -> None:
         requests = {}
         for name, case in chosen.items():
             requests[name] = alone(address, pid, case)
-            print(name, requests[name], file=sys.stderr, flush=True)
         many = {"clients": 0, "seconds": 0, "peak_mb": 0, "left_mb": 0}
         if arguments.clients:
             many = together(address, pid, list(chosen.values()), arguments.clients)
