@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_written(place, name, output, reason):
         ("closed/new", "Permission denied"),
         ("file", "is not a folder|something that is not a run"),
         ("pipe/new", "is not a folder"),
-        (LONG, "File name too long"),
+        (LONG, "File name too long|is too long for a path"),
         ("hidden/new", "Permission denied"),
     ],
 )

@@ -119,7 +119,7 @@ def test_any_product_within_its_bound_gives_the_same_result(monkeypatch, seed, s
 
 def test_equal_scores_that_float64_rounds_apart_are_a_tie():
     middle = 1 + 2.0**-24  # half-way between two float32 numbers
-    side = ranking._Side.made(np.array([middle + 2.0**-52]), np.array([1e-6]), dim=8)
+    side = ranking._Side.from_scores(np.array([middle + 2.0**-52]), np.array([1e-6]), dim=8)
     counts, near = side.reached(np.float32([[1.0]]), axis=1)
     assert (counts.tolist(), near.tolist()) == ([1], [0])
     side.correct(counts, near, near, lambda _: np.array([middle - 2.0**-52]))

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from vse_tf.serving.loading import load_version
 from vse_tf.serving.model_config import ModelConfig, read_models_config
 from vse_tf.serving.registry import Registry
 from vse_tf.serving.rest import RestApi
+from vse_tf.serving.same_origin import own_names
 
 LIMIT = 4 * 2**20
 
@@ -74,13 +75,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def local(models: list[ModelConfig], poll: float = 0.05, limit: int = LIMIT, **options: Any) -> Iterator[Server]:
-    """The local server in a thread of this process."""
+def local(
+    models: list[ModelConfig], poll: float = 0.05, limit: int = LIMIT, hosts: Sequence[str] = (), **options: Any
+) -> Iterator[Server]:
+    """The local server in a thread of this process; `hosts` are further names that requests may be for."""
     registry = Registry(lambda: models, load_version)
     registry.look()
     registry.watch(poll)
     settings = {"workers": 4, "timeout": 60.0, **options}
-    app = make_app(RestApi(registry), limit)
+    app = make_app(RestApi(registry), limit, names=own_names(hosts))
     server = make_server(app, "127.0.0.1", 0, max_body_bytes=limit, **settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

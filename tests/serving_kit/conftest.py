@@ -19,7 +19,8 @@ def export_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(export_folder):
-    with local(with_labels(models_below(export_folder), ["stable=1"])) as running:
+    # The proxy names the model server as compose does.
+    with local(with_labels(models_below(export_folder), ["stable=1"]), hosts=["model_server"]) as running:
         yield running
 
 

@@ -156,7 +156,7 @@ class GalleryRoute:
     def _make_thumbnail(self, row: int) -> bytes:
         # Decoded, an image takes a hundred times its file.
         with self._one_at_a_time:
-            return thumbnail(self.index.path(self.index.item(row)), THUMBNAIL_SIDE)
+            return thumbnail(self.index.photo(self.index.item(row)), THUMBNAIL_SIDE)
 
 
 def _question(body: bytes) -> dict[str, Any]:
