@@ -191,7 +191,7 @@ def test_a_photo_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypatc
 
 def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("photo_files", "bad_images"):
-        monkeypatch.setattr(f"vse_tf.preprocessing.{module}.MAX_BYTES", 5000)
+        monkeypatch.setattr(f"vse_tf.data.{module}.MAX_BYTES", 5000)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "good").write_bytes(HONEST["optimised"][0])
     (tmp_path / "long").write_bytes(HONEST["optimised"][0].ljust(5001, b"\0"))
