@@ -137,12 +137,13 @@ def work_cost(arrays: Mapping[str, np.ndarray]) -> int:
             continue
         sizes = [_pixels(value) for value in array.reshape(-1)]
         images += sum(each > 0 for each in sizes)
-        largest, total = max([largest, *sizes]), total + sum(sizes)
+        largest = max([largest, *sizes])
+        # An image that is too large by itself is left to the model: it refuses that one, by its number, undecoded.
+        total += sum(each for each in sizes if each <= MAX_PIXELS)
         size += sum(map(len, array.reshape(-1)))
     if images > MAX_IMAGES:
         raise RequestError(f"The request has {images} images, the limit is {MAX_IMAGES}; send them in several", 413)
-    # One image is the business of the model, which has a limit of its own.
-    if total > max(MAX_PIXELS, largest):
+    if total > MAX_PIXELS:
         raise RequestError(
             f"The headers of the request's {images} images announce {total} pixels together, the limit is "
             f"{MAX_PIXELS}; send them in several requests",
