@@ -16,7 +16,7 @@ LEVELS = [
     ["config"],
     ["files", "locks", "removed_settings"],
     ["atomic"],
-    ["setting_paths", "settings_parser", "preprocessing"],
+    ["settings_parser", "preprocessing"],
     ["data"],
     ["losses"],
     ["models"],

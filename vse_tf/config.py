@@ -1,4 +1,4 @@
-"""The run's settings: frozen dataclasses, one a concern. No TensorFlow is imported here."""
+"""The run's settings: a frozen dataclass per section. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from vse_tf.setting_types import (
     Above0,
     Count,
     CountOrNone,
-    Encoder,
+    EncoderName,
     Epochs,
     Few,
+    Free,
     From0,
     Length,
     LocalPath,
+    OutputPath,
     Paths,
     Range,
+    Rate,
     Seed,
     Share,
     Side,
     Unit,
+    Weights,
     Width,
     WidthOrNone,
 )
@@ -44,8 +48,8 @@ class ShapesSettings:
         train_scenes: number of training scenes; each comes with its mirror (objects swapped), so this is even.
         gallery_scenes: number of scenes in each of the splits val, test and hard.
         size: width and height of a scene in pixels.
-        captions: distinct captions a scene.
-        cache: draw all scenes once and keep them in memory (true) or draw each when it is needed (false).
+        captions: distinct captions per scene.
+        cache: draw all scenes once and hold them in memory (true), or draw each one when it is needed (false).
         seed: seed of scenes and captions.
     """
 
@@ -99,8 +103,8 @@ class DataSettings:
     Args:
         source: kind of source.
         annotations: caption file(s): the karpathy JSON, the coco JSONs, the table, or the precomp folder.
-        images: image folder(s); for coco one a caption file, or one for all.
-        split_ids: coco only: `.npy` files of annotation ids a split, as in {train: [a.npy, b.npy], val: [c.npy]}.
+        images: image folder(s); for coco one per caption file, or one for all.
+        split_ids: coco only: `.npy` files of annotation ids per split, as in {train: [a.npy, b.npy], val: [c.npy]}.
         restval_as_train: karpathy only: use the split `restval` as train.
         val_fraction: share of images in val where the source names no splits.
         test_fraction: share of images in test where the source names no splits.
@@ -109,12 +113,12 @@ class DataSettings:
         verify: how images are checked before training: not at all, by their headers, or by decoding each once.
         max_pixels: images whose header announces more pixels are bad; so are those that would cost too much to decode
             in other ways (see `vse_tf.preprocessing.image_limits`).
-        cache_dir: folder for what is kept between runs (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
+        cache_dir: folder for files that are cached between runs (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
         epoch_over: an epoch sees every caption once (captions) or every image once with one caption drawn (images).
-        features: run the frozen image backbone once an image and view and train on the kept features.
-        feature_crops: with features: seeded random crops kept of each training image, besides the centre view and
-            (where image.flip) its mirror; each epoch draws one of an image's views.
-        text_features: run the frozen hub text backbone once a caption and train on the kept features.
+        features: run the frozen image backbone once per image and view and train on the cached features.
+        feature_crops: with features: number of seeded random crops cached per training image, in addition to the centre
+            view and (where image.flip) its mirror; each epoch draws one of an image's views.
+        text_features: run the frozen hub text backbone once per caption and train on the cached features.
         workers: parallel decoding calls (default: number of CPU cores).
         shapes: settings of the source shapes.
         table: settings of the source table.
@@ -130,14 +134,14 @@ class DataSettings:
     test_fraction: Share = 0.1
     split_seed: Annotated[int, Range(-(2**63), 2**63)] = 0
     on_bad: OnBad = "fail"
-    verify: Verify = "headers"
+    verify: Free[Verify] = "headers"
     max_pixels: Count = 100_000_000
-    cache_dir: LocalPath | None = None
+    cache_dir: Free[LocalPath | None] = None
     epoch_over: Literal["captions", "images"] = "captions"
     features: bool = False
     feature_crops: Annotated[int, Range(0, 1024)] = 0
     text_features: bool = False
-    workers: Few | None = None
+    workers: Free[Few | None] = None
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     table: TableSettings = field(default_factory=TableSettings)
     tfds: TfdsSettings = field(default_factory=TfdsSettings)
@@ -156,17 +160,17 @@ class ImageSettings:
         random_crop: train on random crops (RandomResizedCrop) instead of centre crops.
         crop_scale: smallest and largest share of the image's area in a random crop.
         flip: mirror training images at random.
-        stages: pretrained convolutional backbones: maps of so many of the network's last stages give the feature, side
-            by side; 1 takes the last map alone.
-        pooling: of a map, of tokens or of regions the feature takes the mean, mean and maximum side by side
-            (mean_max), or averages by learned weights (attention).
-        queries: with attention: so many averages, side by side.
+        stages: pretrained convolutional backbones only: number of last stages whose maps, concatenated, give the
+            feature; 1 takes the last map alone.
+        pooling: how a map, tokens or regions become one feature: mean, mean and maximum concatenated (mean_max), or
+            averages with learned weights (attention).
+        queries: attention only: number of averages, concatenated.
         units: width of the dense layer between backbone and head; 0 leaves it out.
         channels: cnn only: channels of its strided convolutions.
     """
 
-    encoder: Encoder = "applications:EfficientNetB0"
-    weights: LocalPath = "imagenet"
+    encoder: EncoderName = "applications:EfficientNetB0"
+    weights: Weights = "imagenet"
     trainable: bool = False
     size: Side | tuple[Side, Side] | None = None
     resize: Side | None = None
@@ -182,30 +186,30 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """The text tower's tokeniser and encoder.
+    """The text tower's tokenizer and encoder.
 
     Args:
         encoder: gru | transformer | hub:<preset name or folder> with its own tokenizer.
         trainable: fine-tune a hub backbone (gru and transformer always train).
-        min_count: words seen less often in the train split's captions are unknown.
-        max_tokens: longer captions are cut here.
+        min_count: words that occur less often in the captions of the train split are unknown.
+        max_tokens: longer captions are truncated to this number of tokens.
         buckets: captions of a batch are padded to the first of these lengths that holds the longest.
         embedding_dim: width of the word embedding.
         units: width of the GRU's state or of the transformer.
         bidirectional: gru only: run in both directions and average the two last states.
         packed: gru only: compute real tokens only, the fastest way on a CPU; false takes Keras' own GRU (cuDNN on a
             GPU, XLA), whose weights and results are the same.
-        stages: hub only: states of so many of the network's layers give the feature, side by side: the last layer's,
-            the word embeddings', and others evenly between; 1 takes the last alone.
-        pooling: hub only: of the states at tokens the feature takes the mean, mean and maximum side by side (mean_max),
-            or averages by learned weights (attention).
-        queries: with attention: so many averages, side by side.
+        stages: hub only: number of layers whose states, concatenated, give the feature: the last layer, the word
+            embeddings, and others spaced evenly between them; 1 takes the last alone.
+        pooling: hub only: how the states at the tokens become one feature: mean, mean and maximum concatenated
+            (mean_max), or averages with learned weights (attention).
+        queries: attention only: number of averages, concatenated.
         layers: transformer only: number of layers.
         heads: transformer only: number of attention heads.
         dropout: dropout on the word embeddings and inside the transformer.
     """
 
-    encoder: Encoder = "gru"
+    encoder: EncoderName = "gru"
     trainable: bool = False
     min_count: Count = 4
     max_tokens: Annotated[int, Range(3, 2**16)] = 64
@@ -286,8 +290,8 @@ class TrainSettings:
         run_dir: run folder (default: runs/<source>-<loss>-<seed>).
         epochs: number of epochs.
         batch_size: pairs in a global batch, all replicas together.
-        micro_batch: encode so many pairs of the global batch at a time, with the exact gradient of the whole batch, to
-            train on batches that do not fit into memory; 0 encodes the whole batch at once.
+        micro_batch: number of pairs of the global batch that are encoded at a time, with the exact gradient of the full
+            batch, to train on batches that do not fit into memory; 0 encodes the full batch at once.
         seed: seed of weights, order, augmentation and dropout.
         deterministic: same seed, same weights, at some cost in speed.
         init_from: a run folder whose best model's weights this run starts from; what does not fit starts fresh.
@@ -302,47 +306,48 @@ class TrainSettings:
         text_rate: factor on the text tower's learning rate.
         backbone_rate: factor on a trainable pretrained backbone's learning rate, on top of its tower's.
         clip_norm: gradients are clipped to this global norm; 0 switches it off.
-        patience: stop after so many epochs without a better validation rsum; 0 never stops early.
-        collapse_steps: stop with an error when the loss has been that of a collapsed model for so many steps; 0 never
-            does.
-        eval_batch_size: images or captions encoded at a time when measuring.
-        checkpoint_steps: a checkpoint every so many steps, besides the one at each epoch's end; 0 writes none.
-        checkpoint_minutes: a checkpoint when so many minutes have passed since the last one; 0 writes none.
-        keep_checkpoints: last checkpoints kept besides the best.
-        jit_compile: compile the training step with XLA; auto does so on a GPU alone, where it is known to help.
-        log_steps: TensorBoard gets the step's scalars every so many steps.
-        examples: validation images and captions shown with their nearest neighbours in TensorBoard; 0 shows none.
-        projector: number of validation images in TensorBoard's embedding projector, each with its first caption beside
-            it; 0 leaves it out.
+        patience: stop after this number of epochs without a better validation rsum; 0 never stops early.
+        collapse_steps: stop with an error when the loss has been that of a collapsed model for this number of steps; 0
+            never does.
+        eval_batch_size: number of images or captions encoded at a time when measuring.
+        checkpoint_steps: steps between checkpoints, in addition to the one after each epoch; 0 writes none.
+        checkpoint_minutes: minutes between checkpoints, in addition to those; 0 writes none.
+        keep_checkpoints: number of most recent checkpoints that stay, in addition to the best.
+        jit_compile: compile the training step with XLA; auto does so on a GPU only, where it is known to help.
+        log_steps: steps between two points of the training curves in TensorBoard.
+        examples: number of validation images and captions that TensorBoard shows with their nearest neighbours; 0 shows
+            none.
+        projector: number of validation images in TensorBoard's embedding projector, each with its first caption; 0
+            leaves it out.
     """
 
-    run_dir: LocalPath | None = None
-    epochs: Epochs = 30
+    run_dir: Free[OutputPath | None] = None
+    epochs: Free[Epochs] = 30
     batch_size: Annotated[int, Range(2)] = 128
     micro_batch: CountOrNone = 0
     seed: Seed = 0
     deterministic: bool = False
     init_from: LocalPath | None = None
-    resume: Literal["auto", "never", "force"] = "auto"
-    learning_rate: Above0 = 2e-4
-    schedule: Literal["constant", "step", "cosine"] = "step"
-    warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
-    decay_epochs: list[Epochs] = field(default_factory=lambda: [15])
-    decay_factor: Above0 = 0.1
+    resume: Free[Literal["auto", "never", "force"]] = "auto"
+    learning_rate: Rate[Above0] = 2e-4
+    schedule: Rate[Literal["constant", "step", "cosine"]] = "step"
+    warmup_epochs: Rate[Annotated[float, Range(0, 10**6)]] = 0.0
+    decay_epochs: Rate[list[Epochs]] = field(default_factory=lambda: [15])
+    decay_factor: Rate[Above0] = 0.1
     image_rate: From0 = 1.0
     text_rate: From0 = 1.0
     backbone_rate: From0 = 1.0
     clip_norm: From0 = 2.0
-    patience: CountOrNone = 0
-    collapse_steps: CountOrNone = 500
+    patience: Free[CountOrNone] = 0
+    collapse_steps: Free[CountOrNone] = 500
     eval_batch_size: Count = 128
-    checkpoint_steps: CountOrNone = 0
-    checkpoint_minutes: From0 = 10.0
-    keep_checkpoints: Count = 2
+    checkpoint_steps: Free[CountOrNone] = 0
+    checkpoint_minutes: Free[From0] = 10.0
+    keep_checkpoints: Free[Count] = 2
     jit_compile: bool | Literal["auto"] = "auto"
-    log_steps: Count = 10
-    examples: CountOrNone = 4
-    projector: CountOrNone = 500
+    log_steps: Free[Count] = 10
+    examples: Free[CountOrNone] = 4
+    projector: Free[CountOrNone] = 500
 
 
 @dataclass(frozen=True)
@@ -352,7 +357,7 @@ class DistributionSettings:
     Args:
         strategy: auto (mirrored over several GPUs or virtual CPUs, multi_worker where TF_CONFIG is set, else none) |
             mirrored | multi_worker | none.
-        virtual_cpus: split the CPU into so many logical devices, a replica each; 0 leaves it whole.
+        virtual_cpus: number of logical devices that the CPU is split into, one replica each; 0 does not split it.
     """
 
     strategy: Literal["auto", "mirrored", "multi_worker", "none"] = "auto"

@@ -1,6 +1,6 @@
-"""The values that settings may have, written into their types: ranges of numbers, paths of local files.
+"""What a setting's type says besides `int` or `str`: its range, that it is a path, that it may differ on resume.
 
-jsonargparse sees to the type itself; `check_values` to the rest. No TensorFlow is imported here.
+jsonargparse checks the plain type; `check_values` the rest. No TensorFlow is imported here.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from vse_tf.errors import UserError
 
@@ -19,6 +21,18 @@ LARGEST = 2**31 - 1
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Of one name between two slashes, in bytes; Linux, macOS and Windows agree.
 _NAME_BYTES, _PATH_BYTES = 255, 4095
+T = TypeVar("T")
+
+
+class OnResume(Enum):
+    """Whether a resumed run may have another value of a setting; without a mark it may not.
+
+    FREE: it may. The setting changes what is logged or stored or how far the run goes, not what a step does.
+    RATE: it may as long as every finished step keeps the learning rate that it had.
+    """
+
+    FREE = "free"
+    RATE = "rate"
 
 
 @dataclass(frozen=True)
@@ -63,13 +77,14 @@ class PathText:
     """The path of a local file or folder.
 
     Args:
-        address: what has `://` in it is no path but the address of a preset, and may be.
+        preset: the value is an encoder, whose path, preset name or address stands behind `hub:`.
+        names: values that are not paths.
+        output: the path is written to and stays as the user gave it.
     """
 
-    address: bool = False
-
-    def __repr__(self) -> str:
-        return "path"
+    preset: bool = False
+    names: tuple[str, ...] = ()
+    output: bool = False
 
     def problem(self, value: Any) -> str:
         """Why a value is refused; empty where it is not."""
@@ -77,21 +92,33 @@ class PathText:
             return ""
         if "\0" in value:
             return "the path holds a NUL"
-        if not self.address and _ADDRESS.match(value):
+        if not self.preset and _ADDRESS.match(value):
             return f"{value[:80]!r} is an address; name a local file or folder"
         path = os.fsencode(value)
         if len(path) > _PATH_BYTES or any(len(name) > _NAME_BYTES for name in path.split(b"/")):
             return f"{value[:40]!r}… is too long for a path; one name in it has at most {_NAME_BYTES} bytes"
         return ""
 
+    def absolute(self, value: str) -> str:
+        """The value with its path made absolute; what is not a path stays."""
+        if self.output or value in self.names:
+            return value
+        kind, _, path = value.partition(":") if self.preset else ("", "", value)
+        if self.preset and not (kind == "hub" and Path(path).expanduser().is_dir()):
+            return value
+        absolute = str(Path(path).expanduser().absolute())
+        return f"{kind}:{absolute}" if self.preset else absolute
 
+
+Free = Annotated[T, OnResume.FREE]
+Rate = Annotated[T, OnResume.RATE]
 Count = Annotated[int, Range(1)]
 CountOrNone = Annotated[int, Range()]
 Epochs = Annotated[int, Range(1, 10**6)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
-# Of layers, queries, workers: a network is built, or a thread started, for each.
+# Numbers of layers, queries or workers: a network is built, or a thread started, for each.
 Few = Annotated[int, Range(1, 1024)]
-# Of captions in tokens, images in pixels, layers in units.
+# Captions in tokens, images in pixels, layers in units.
 Length = Annotated[int, Range(1, 2**16)]
 Side = Annotated[int, Range(1, 2**14)]
 Width = Annotated[int, Range(1, 2**20)]
@@ -101,42 +128,87 @@ From0 = Annotated[float, Range()]
 Share = Annotated[float, Range(0, 1, below=True)]
 Unit = Annotated[float, Range(0, 1)]
 LocalPath = Annotated[str, PathText()]
-Encoder = Annotated[str, PathText(address=True)]
+OutputPath = Annotated[str, PathText(output=True)]
+EncoderName = Annotated[str, PathText(preset=True)]
+Weights = Annotated[str, PathText(names=("imagenet", "none"))]
 Paths = list[LocalPath] | LocalPath | None
 
 
 def check_values(section: Any, prefix: str = "") -> None:
-    """Refuse values that the types of a settings dataclass rule out, sections below it included.
+    """Refuse values that the types of a settings dataclass rule out, nested sections included.
 
     Args:
         section: the dataclass.
-        prefix: its key, with a dot behind it.
+        prefix: its key, followed by a dot.
 
     Raises:
         UserError: the first such value, with its key.
 
     Example:
+        >>> from vse_tf.config import TrainSettings
         >>> check_values(TrainSettings(epochs=0), "train.")
         Traceback (most recent call last):
-        UserError: train.epochs: 0 is not a whole number from 1 to 1000000
+            ...
+        vse_tf.errors.UserError: train.epochs: 0 is not a whole number from 1 to 1000000
     """
+    for key, value, marks in _fields(section, prefix):
+        for item in _items(value):
+            problem = next(filter(None, (mark.problem(item) for mark in marks if not isinstance(mark, OnResume))), "")
+            if problem:
+                raise UserError(f"{key}: {problem}")
+
+
+def absolute_paths(section: T) -> T:
+    """A settings dataclass with all paths made absolute, so that a run folder works from any directory.
+
+    Args:
+        section: the dataclass; a relative path is relative to the current directory.
+
+    Example:
+        >>> from vse_tf.config import TrainSettings
+        >>> absolute_paths(TrainSettings(init_from="/home/ada/../grace/base")).init_from
+        '/home/ada/../grace/base'
+    """
+    types, changes = get_type_hints(type(section), include_extras=True), {}
+    for field in dataclasses.fields(section):  # type: ignore[arg-type]
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = absolute_paths(value)
+        elif paths := [mark for mark in _marks(types[field.name]) if isinstance(mark, PathText)]:
+            changes[field.name] = _mapped(paths[0].absolute, value)
+    return dataclasses.replace(section, **changes)  # type: ignore[type-var]
+
+
+def keys_marked(section: Any, mark: OnResume) -> frozenset[str]:
+    """Keys of the settings whose type has a mark.
+
+    Args:
+        section: a settings dataclass.
+        mark: the mark.
+
+    Example:
+        >>> from vse_tf.config import Settings
+        >>> "train.learning_rate" in keys_marked(Settings(), OnResume.RATE)
+        True
+    """
+    return frozenset(key for key, _, marks in _fields(section) if mark in marks)
+
+
+def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, set[Range | PathText | OnResume]]]:
+    """Key, value and marks of every setting."""
     types = get_type_hints(type(section), include_extras=True)
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            check_values(value, f"{prefix}{field.name}.")
-            continue
-        rules = set(_rules(types[field.name]))
-        for item in _items(value):
-            problem = next(filter(None, (rule.problem(item) for rule in rules)), "")
-            if problem:
-                raise UserError(f"{prefix}{field.name}: {problem}")
+            yield from _fields(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value, set(_marks(types[field.name]))
 
 
-def _rules(kind: Any) -> Iterator[Range | PathText]:
-    yield from (rule for rule in getattr(kind, "__metadata__", ()) if isinstance(rule, (Range, PathText)))
+def _marks(kind: Any) -> Iterator[Range | PathText | OnResume]:
+    yield from (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, (Range, PathText, OnResume)))
     for part in get_args(kind):
-        yield from _rules(part)
+        yield from _marks(part)
 
 
 def _items(value: Any) -> Iterator[Any]:
@@ -147,3 +219,11 @@ def _items(value: Any) -> Iterator[Any]:
             yield from _items(item)
     else:
         yield value
+
+
+def _mapped(function: Callable[[str], str], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _mapped(function, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mapped(function, item) for item in value]
+    return value if value is None else function(value)

@@ -27,7 +27,7 @@ from vse_tf.setting_types import check_values
 YAML_BYTES, YAML_VALUES, YAML_DEPTH = 64 * 2**10, 20_000, 100
 
 # The built-in set has its own defaults, so that `python -m vse_tf.train` alone is a complete run; configs/shapes.yaml
-# spells the same settings out. Values: DESIGN of the set, measured to learn it in about a minute.
+# spells the same settings out. Measured to learn the set in about a minute on two CPU cores.
 SHAPES_DEFAULTS: dict[str, Any] = {
     "data.epoch_over": "images",
     "image.encoder": "cnn",

@@ -14,6 +14,7 @@ from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TrainSettings
 from vse_tf.errors import UserError
 from vse_tf.removed_settings import REMOVED
+from vse_tf.setting_types import OnResume, keys_marked
 from vse_tf.settings_parser import changed_removed_settings, differences, flat
 from vse_tf.training.builder import RunParts
 from vse_tf.training.distribution import is_chief, same_everywhere
@@ -21,31 +22,7 @@ from vse_tf.training.progress import RunProgress
 from vse_tf.training.schedules import learning_rate
 from vse_tf.training.warm_start import warm_start
 
-# A resumed run may differ in these: they change what is logged and stored, or how far it goes, not what a step does.
-MAY_DIFFER = {
-    "data.cache_dir",
-    "data.verify",
-    "data.workers",
-    "train.checkpoint_minutes",
-    "train.checkpoint_steps",
-    "train.collapse_steps",
-    "train.epochs",
-    "train.examples",
-    "train.keep_checkpoints",
-    "train.log_steps",
-    "train.patience",
-    "train.projector",
-    "train.resume",
-    "train.run_dir",
-}
-# And in these, as long as they give every finished step the learning rate that it had.
-RATE_SETTINGS = {
-    "train.decay_epochs",
-    "train.decay_factor",
-    "train.learning_rate",
-    "train.schedule",
-    "train.warmup_epochs",
-}
+FREE, RATE = (keys_marked(Settings(), mark) for mark in (OnResume.FREE, OnResume.RATE))
 
 
 def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | None:
@@ -103,7 +80,7 @@ def resume_conditions(settings: Settings, data_sha256: str, steps_per_epoch: int
     """
     # With the removed settings, which this version has at their defaults: checkpoints of earlier versions stay valid.
     values = {key: removed.default for key, removed in REMOVED.items()} | flat(settings)
-    fixed = {k: v for k, v in values.items() if k not in MAY_DIFFER | RATE_SETTINGS}
+    fixed = {k: v for k, v in values.items() if k not in FREE | RATE}
     return {
         "seed": settings.train.seed,
         "settings_sha256": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),
@@ -177,9 +154,9 @@ def check_conditions(checkpoint: Checkpoint, conditions: dict[str, Any]) -> None
 
 def _differing(run: RunFolder, settings: Settings) -> dict[str, tuple[Any, Any]]:
     before = run.settings()
-    differing = {k: v for k, v in differences(before, settings).items() if k not in MAY_DIFFER}
-    if RATE_SETTINGS & differing.keys() and _same_rates_so_far(run, before.train, settings.train):
-        differing = {k: v for k, v in differing.items() if k not in RATE_SETTINGS}
+    differing = {k: v for k, v in differences(before, settings).items() if k not in FREE}
+    if RATE & differing.keys() and _same_rates_so_far(run, before.train, settings.train):
+        differing = {k: v for k, v in differing.items() if k not in RATE}
     return differing
 
 

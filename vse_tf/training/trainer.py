@@ -14,7 +14,7 @@ from vse_tf.data.records import Problem
 from vse_tf.data.sources import read
 from vse_tf.embedder import save_model
 from vse_tf.evaluation.metrics import measure
-from vse_tf.setting_paths import absolute_paths
+from vse_tf.setting_types import absolute_paths
 from vse_tf.training.builder import RunParts
 from vse_tf.training.distribution import is_chief, make_strategy, worker_sum
 from vse_tf.training.fitting import fit

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vse_tf.config import DataSettings, ImageSettings, Settings, TextSettings, TfdsSettings, TrainSettings
-from vse_tf.setting_paths import absolute_paths
+from vse_tf.setting_types import absolute_paths
 
 
 @pytest.fixture
