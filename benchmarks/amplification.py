@@ -5,7 +5,7 @@
 Starts `python -m vse_tf.serve` on an export in a process of its own, with its default limits, and sends it requests
 that are cheap to send and expensive to answer: a million empty strings, images of one pixel and of the most that the
 header may announce, texts of 30 MB, JSON that Python holds in many times its size, gzip bombs, errors as long as their
-cause. One after another, then all of them from N clients at once (4 unless told). Peaks are those of the kernel
+cause. One after another, then all of them from N clients at once (4 by default). Peaks are those of the kernel
 (VmHWM). One JSON line goes to stdout, a table to stderr; the exit code is 1 where a request raised memory by more than
 LIMIT, memory did not come back to within LEFT, or an answer had an unexpected status. It needs Linux.
 """

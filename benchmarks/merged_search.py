@@ -4,7 +4,7 @@
 
 Prints one JSON line: size on disk, seconds to merge (links, no copies) and to open, seconds of one query with nothing
 in the system's file cache and with everything in it, seconds of a query in a batch of 64, bytes read a second, and the
-memory that a search holds beyond the mapped files. Processor seconds stand beside: they hold on a busy machine too.
+memory that a search holds beyond the mapped files. Processor seconds are printed too: they hold on a busy machine.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
         --data.source karpathy --data.annotations FILE --data.images DIR --image.encoder hub:PRESET [SETTING…]
 
 Trains each variant with each seed through the same code as `python -m vse_tf.train`; whatever is no option of this
-command is a setting of the runs, and goes before what makes a variant. Runs are kept below `--runs`: finished ones are
-read, a stopped one is continued, so the command can be repeated until it is through. Writes PATH.md and PATH.json
-after every run; PATH is benchmarks/results/objectives by default.
+command is a setting of the runs, and goes before the settings of a variant. Runs are stored below `--runs`: finished
+ones are read, a stopped one is continued, so the command can be repeated until it is through. Writes PATH.md and
+PATH.json after every run; PATH is benchmarks/results/objectives by default.
 
 Table `objectives`: every objective at the same batch. Table `mask`: both of the method's objectives with and without
 the same-image mask at a larger batch, in which more pairs share an image.

@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="folder of JPEGs (default: drawn ones)")
     parser.add_argument("--count", type=int, default=640, help="images at most")
     parser.add_argument("--size", type=int, default=224, help="height and width of a view")
-    parser.add_argument("--rounds", type=int, default=3, help="both sides are measured in turn so many times")
+    parser.add_argument("--rounds", type=int, default=3, help="number of times that both sides are measured in turn")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.images

@@ -55,7 +55,7 @@ Call = Callable[[int], Any]
 
 
 def photos(folder: str | None, count: int = 32) -> list[bytes]:
-    """JPEG files: those of a folder, or drawn ones of a photo's size and weight."""
+    """JPEG files: those of a folder, or drawn ones of a photo's width, height and bytes."""
     if folder:
         paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
         return [path.read_bytes() for path in paths[:count]]
@@ -81,7 +81,7 @@ def cpu_seconds(pid: int) -> float:
 def load(
     callers: int, seconds: float, pid: int, call_of: Callable[[], contextlib.AbstractContextManager[Call]]
 ) -> dict[str, float]:
-    """Let so many callers call, each as soon as its last call has returned, and measure; `pid` does the work."""
+    """Measure a number of callers that call again as soon as their last call has returned; `pid` does the work."""
     latencies: list[list[float]] = [[] for _ in range(callers)]
     ready, end = threading.Barrier(callers + 1), threading.Event()
     failures: list[BaseException] = []
@@ -141,7 +141,7 @@ def serving(models: Path, *options: str) -> Iterator[tuple[str, int]]:
 
 
 def over_http(address: str, model: str, bodies: list[bytes]) -> Callable[[], contextlib.AbstractContextManager[Call]]:
-    """Calls that send one of the bodies over a kept connection."""
+    """Calls that send one of the bodies over one connection."""
     parts = urlsplit(address)
 
     @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving_soak --models models [--gallery INDEX] [--minutes M] [--clients N] [--seed S]
 
-Starts `python -m vse_tf.serve` on an export in a process of its own and lets N clients (8 unless told) send mixed
-requests for M minutes (5 unless told): sentences and photos to the towers and, where they are there, to the retrieval
+Starts `python -m vse_tf.serve` on an export in a process of its own and lets N clients (8 by default) send mixed
+requests for M minutes (5 by default): texts and images to the towers and, if exported, to the retrieval
 model and the gallery; and what must be refused: broken JSON and gzip, bodies and images above their limits, damaged
 photos, unknown models, signatures, versions and pages, ways out of the folder. Some hang up in the middle of a request.
 Every status code is checked, and vectors and scores against those that the same input had alone at the beginning. The
@@ -56,7 +56,7 @@ class Request:
         status: the expected status code.
         rows: vectors or scores that the answer must hold; None where the code says it all.
         headers: more headers.
-        sent: of the body only so many bytes are sent, then the client hangs up.
+        sent: number of bytes of the body that are sent before the client hangs up.
     """
 
     method: str
@@ -316,7 +316,10 @@ def settled(pid: int, files: int, began: float) -> Sample:
 
 def table(found: dict[str, Any]) -> str:
     """The kinds of request, a row each."""
-    rows = [f"{kind:22} {told['requests']:9,} {told['slowest_ms']:12,.0f} ms" for kind, told in found["kinds"].items()]
+    rows = [
+        f"{kind:22} {figures['requests']:9,} {figures['slowest_ms']:12,.0f} ms"
+        for kind, figures in found["kinds"].items()
+    ]
     head = f"{'kind':22} {'requests':>9} {'slowest':>15}"
     foot = f"{'all':22} {found['requests']:9,}   {found['wrong']} wrong; {'flat' if found['flat'] else 'NOT FLAT'}"
     return "\n".join([head, *rows, foot, *found["wrong_first"]])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak [--minutes M] [--folder DIR] [SETTING…]
 
-Trains for M minutes (30 unless told) by the real command in a process of its own, samples that process every second,
+Trains for M minutes (30 by default) by the real command in a process of its own, samples that process every second,
 stops it with SIGTERM, and prints one JSON line: steps done, memory, open files and threads in the first and the last
 fifth of the time (after a warm-up of a tenth), the growth in memory an hour as fitted through all samples, and whether
 that is flat. Exit code 1 where it is not. It needs Linux, whose /proc tells about other processes.

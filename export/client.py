@@ -246,17 +246,17 @@ class Client:
             connection.close()
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, str, float | None, bytes]:
-        """One exchange over this thread's connection; a kept one that the server has closed is opened anew."""
+        """One exchange over this thread's connection; an idle one that the server has closed is reopened."""
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self.headers}
         while True:
-            kept = getattr(self._local, "connection", None)
-            connection = kept or self._connection()
+            idle = getattr(self._local, "connection", None)
+            connection = idle or self._connection()
             try:
                 try:
                     connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
                 except (BrokenPipeError, ConnectionResetError):
                     # Closed while sending: the server may have said why (413) before.
-                    if kept is None:
+                    if idle is None:
                         response = connection.getresponse()
                     else:
                         raise
@@ -266,7 +266,7 @@ class Client:
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
                 self.close()
                 connection.close()
-                if kept is None:
+                if idle is None:
                     raise
                 continue
             except BaseException:
@@ -400,7 +400,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     command.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait until the models answer")
     command = commands.add_parser("text", help="embed texts")
-    command.add_argument("texts", nargs="+", metavar="TEXT", help="a text; - reads one a line")
+    command.add_argument("texts", nargs="+", metavar="TEXT", help="a text; - reads one per line")
     command = commands.add_parser("image", help="embed image files")
     command.add_argument("images", nargs="+", metavar="FILE")
     command = commands.add_parser("compare", help="cosine of an image with each of some texts")

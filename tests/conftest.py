@@ -49,6 +49,20 @@ def tiny_models(tiny_run, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def bert_preset(tmp_path_factory):
+    """A preset's folder: a random BERT of one layer with its tokenizer. None changes it."""
+    import keras_hub  # noqa: PLC0415 (13 s)
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, "a", "the", "red", "green", "blue", "circle", "square", "left", "right", "dog", "##s", "."]
+    folder = str(tmp_path_factory.mktemp("preset") / "bert")
+    tf.keras.utils.set_random_seed(3)
+    keras_hub.models.BertBackbone(len(words), 1, 2, 16, 32, max_sequence_length=32).save_to_preset(folder)
+    keras_hub.tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def loaded_once():
     """Every call of a command loads its model; tests of what it does with it load a model once."""

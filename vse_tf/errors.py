@@ -1,4 +1,4 @@
-"""Errors that end a command in one line without a traceback: a user's mistake, and being told to stop."""
+"""Errors that end a command in one line without a traceback: a user's mistake, or a signal to stop."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can put right.
+    """A mistake that the user can correct.
 
     The message is one line that says what is wrong, where (file, line, key) and what to do. Commands print it and
     exit with code 2; library callers catch it like any exception.
 
     Example:
-        >>> raise UserError("captions.csv: line 7: empty caption; fill it in or pass --data.on_bad skip")
+        raise UserError("captions.csv: line 7: empty caption; fill it in or pass --data.on_bad skip")
     """
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked a command to stop; it has put in order what it was doing.
+    """A signal asked a command to stop; it has stored its state.
 
     Args:
         number: number of the signal.
-        message: what has been kept and how to go on, one line.
+        message: what has been stored and how to continue, one line.
 
     Attributes:
         code: exit code of the command, 128 + the signal's number as shells have it: 143 for SIGTERM, 130 for Ctrl-C.

@@ -75,7 +75,12 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     parser = data_parser(PROG, "Measure the recalls of a trained run.")
     parser.add_argument("--run", type=str, required=True, help="run folder")
     parser.add_argument("--split", type=str | None, help="split to measure (default: test if there is one, else val)")
-    parser.add_argument("--folds", type=int, default=1, help="mean over so many parts of the gallery; COCO 1K is 5")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=1,
+        help="average over this number of gallery parts; COCO 1K has 5",
+    )
     parser.add_argument(
         "--metrics",
         choices=["recalls", "eccv"],

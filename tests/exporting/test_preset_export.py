@@ -12,18 +12,12 @@ from vse_tf.artifacts import manifest
 from vse_tf.embedder import load
 from vse_tf.exporting import golden_inputs
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "brown", "dog", "run", "##s", "snow", "man", "red", "."]
-
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(bert_preset, tmp_path_factory):
     """A run with a tiny BERT whose preset is gone by the time of the export."""
-    import keras_hub  # noqa: PLC0415 (13 s)
-
     folder = tmp_path_factory.mktemp("preset")
-    preset = str(folder / "bert")
-    keras_hub.models.BertBackbone(len(WORDS), 2, 2, 16, 32, max_sequence_length=12).save_to_preset(preset)
-    keras_hub.tokenizers.BertTokenizer(vocabulary=WORDS, lowercase=True).save_to_preset(preset)
+    preset = shutil.copytree(bert_preset, folder / "bert")
     made = write_run(
         folder / "run", text__encoder=f"hub:{preset}", text__max_tokens=12, text__buckets="[4, 8]", image__size=16
     )

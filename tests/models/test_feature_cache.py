@@ -21,26 +21,10 @@ from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training import trainer
 
-WORDS = ["a", "the", "red", "green", "blue", "circle", "square", "triangle", "small", "large", "left", "right"]
 
-
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory):
-    """A random BERT with its tokenizer, saved to disk."""
-    import keras_hub  # noqa: PLC0415
-
-    folder = tmp_path_factory.mktemp("preset") / "bert"
-    keras.utils.set_random_seed(3)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    backbone = keras_hub.models.BertBackbone(len(vocabulary), 1, 2, 16, 32, max_sequence_length=32)
-    backbone.save_to_preset(str(folder))
-    keras_hub.tokenizers.BertTokenizer(vocabulary, lowercase=True).save_to_preset(str(folder))
-    return str(folder)
-
-
-def run_of(folder, preset, cached, **changed):
+def run_of(folder, bert_preset, cached, **changed):
     values = {
-        "text__encoder": f"hub:{preset}",
+        "text__encoder": f"hub:{bert_preset}",
         "text__max_tokens": 32,
         "train__learning_rate": 1e-2,
         "data__cache_dir": folder / "cache",
@@ -50,15 +34,15 @@ def run_of(folder, preset, cached, **changed):
     return folder / f"run-{cached}", values
 
 
-def trained(folder, preset, cached, **changed):
-    run, values = run_of(folder, preset, cached, **changed)
+def trained(folder, bert_preset, cached, **changed):
+    run, values = run_of(folder, bert_preset, cached, **changed)
     train.main(arguments(run, **values))
     return run
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_a_run_on_cached_text_features_is_the_run_without(preset, tmp_path, pooling):
-    with_cache, without = (trained(tmp_path, preset, cached, text__pooling=pooling) for cached in (True, False))
+def test_a_run_on_cached_text_features_is_the_run_without(bert_preset, tmp_path, pooling):
+    with_cache, without = (trained(tmp_path, bert_preset, cached, text__pooling=pooling) for cached in (True, False))
     mine, other = load(with_cache), load(without)
     assert mine.model.trainable_variables
     for a, b in zip(mine.model.trainable_variables, other.model.trainable_variables, strict=True):
@@ -72,8 +56,8 @@ def test_a_run_on_cached_text_features_is_the_run_without(preset, tmp_path, pool
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_features_are_the_backbones_and_computed_once(preset, tmp_path, monkeypatch, pooling):
-    run = trained(tmp_path, preset, True, text__pooling=pooling)
+def test_features_are_the_backbones_and_computed_once(bert_preset, tmp_path, monkeypatch, pooling):
+    run = trained(tmp_path, bert_preset, True, text__pooling=pooling)
     embedder = load(run)
     split = read(embedder.settings.data).split("val")
     captions = CaptionInputs(embedder.tokenizer, embedder.settings.text)
@@ -109,8 +93,8 @@ def test_cached_features_of_images_give_the_towers_vectors(tmp_path, pooling):
     np.testing.assert_allclose(got, mirrored, atol=2e-2)
 
 
-def test_other_captions_and_other_weights_are_other_features(preset, tmp_path):
-    embedder = load(trained(tmp_path, preset, True))
+def test_other_captions_and_other_weights_are_other_features(bert_preset, tmp_path):
+    embedder = load(trained(tmp_path, bert_preset, True))
     made = [path.relative_to(tmp_path / "cache") for path in (tmp_path / "cache").rglob("*.npy")]
     assert len({path.parts[:2] for path in made}) == 1
     assert len({path.parts[:3] for path in made}) == 2  # train and val
@@ -121,15 +105,15 @@ def test_other_captions_and_other_weights_are_other_features(preset, tmp_path):
     assert cache.folder.relative_to(tmp_path / "cache") not in {Path(*path.parts[:2]) for path in made}
 
 
-def test_a_backbone_has_one_key_whatever_was_built_before_it(preset):
-    settings = TextSettings(encoder=f"hub:{preset}", max_tokens=32, pooling="attention")
+def test_a_backbone_has_one_key_whatever_was_built_before_it(bert_preset):
+    settings = TextSettings(encoder=f"hub:{bert_preset}", max_tokens=32, pooling="attention")
     keras.backend.clear_session()
     keys = {backbone_key(backbone_of(text_tower_from_settings(settings, ModelSettings(), 17))) for _ in range(3)}
     assert len(keys) == 1
 
 
-def test_an_encoder_without_frozen_backbone_is_one_line(preset, tmp_path):
+def test_an_encoder_without_frozen_backbone_is_one_line(bert_preset, tmp_path):
     for changed in ({"text__encoder": "gru"}, {"text__trainable": "true"}):
-        run, values = run_of(tmp_path, preset, True, **changed)
+        run, values = run_of(tmp_path, bert_preset, True, **changed)
         with pytest.raises(UserError, match=r"data\.text_features: needs a frozen pretrained backbone"):
             trainer.train(tiny_settings(run, **values))
