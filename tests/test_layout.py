@@ -13,9 +13,9 @@ LEVELS = [
     ["losses.registry"],
     ["errors"],
     ["setting_types"],
-    ["config"],
+    ["config", "help_text"],
     ["files", "locks", "removed_settings"],
-    ["atomic"],
+    ["atomic", "command_line"],
     ["settings_parser", "preprocessing"],
     ["data"],
     ["losses"],
@@ -28,7 +28,7 @@ LEVELS = [
     ["exporting", "training", "serving"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-COMMANDS = {"train", "evaluate", "export", "embed", "search", "serve"}
+COMMANDS = {"__main__", "train", "evaluate", "export", "embed", "search", "serve"}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
 
 

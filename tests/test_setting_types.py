@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from vse_tf.command_line import command_parser
 from vse_tf.config import Settings
 from vse_tf.errors import UserError
 from vse_tf.setting_types import LARGEST, PathText, Range, check_values
-from vse_tf.settings_parser import command_parser, flat, parse_settings
+from vse_tf.settings_parser import flat, parse_settings
 
 KEYS = sorted(flat(Settings()))
 # As they stand on a command line or in YAML.

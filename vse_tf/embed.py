@@ -8,12 +8,12 @@ from pathlib import Path
 
 from vse_tf.artifacts.index import Index
 from vse_tf.atomic import check_folder
+from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command
 from vse_tf.indexing.embedding import SHARD_ROWS, SKIPPED, embed
 from vse_tf.indexing.encoders import named_encoder
 from vse_tf.indexing.items import captions, photos
 from vse_tf.indexing.merging import merge
-from vse_tf.settings_parser import command_parser
 
 PROG = "python -m vse_tf.embed"
 

@@ -49,6 +49,10 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Whoever read the output, `head` for instance, has left; the interpreter would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         full = _full_disk(error)
         if not full:

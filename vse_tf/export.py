@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.atomic import check_folder
+from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command
-from vse_tf.settings_parser import command_parser
 
 if TYPE_CHECKING:
     from vse_tf.embedder import Embedder

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.atomic import check_file, replacing, write_text
+from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.indexing.backends import BACKENDS, backend
@@ -23,7 +24,6 @@ from vse_tf.indexing.encoders import index_encoder
 from vse_tf.indexing.items import query_lines
 from vse_tf.indexing.search import Hit, answers_table, check_model, hits
 from vse_tf.pages.contact_sheet import answers_picture, contact_sheet
-from vse_tf.settings_parser import command_parser
 
 PROG = "python -m vse_tf.search"
 

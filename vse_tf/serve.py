@@ -14,9 +14,9 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 
+from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command
 from vse_tf.serving.model_config import ModelConfig, models_below, read_models_config, with_labels
-from vse_tf.settings_parser import command_parser
 
 Port = restricted_number_type("Port", int, [(">=", 0), ("<", 65536)])
 PROG = "python -m vse_tf.serve"

@@ -194,6 +194,20 @@ def keys_marked(section: Any, mark: OnResume) -> frozenset[str]:
     return frozenset(key for key, _, marks in _fields(section) if mark in marks)
 
 
+def types_of(section: Any) -> dict[str, Any]:
+    """The type of every setting, with its marks, by key.
+
+    Args:
+        section: a settings dataclass.
+    """
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(type(section), include_extras=True).items():
+        value = getattr(section, name)
+        nested = types_of(value) if dataclasses.is_dataclass(value) else None
+        found |= {name: kind} if nested is None else {f"{name}.{key}": each for key, each in nested.items()}
+    return found
+
+
 def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, set[Range | PathText | OnResume]]]:
     """Key, value and marks of every setting."""
     types = get_type_hints(type(section), include_extras=True)

@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from vse_tf.atomic import write_text
+from vse_tf.command_line import CommandParser, command_parser, more
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
 from vse_tf.files import read_regular, reason_of
@@ -49,7 +50,7 @@ SHAPES_DEFAULTS: dict[str, Any] = {
 }
 
 
-def parse_settings(argv: list[str], prog: str, description: str) -> Settings:
+def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) -> Settings:
     """Read the settings of a run from the command line.
 
     Precedence: defaults (of the built-in set where `data.source` is `shapes`), then `--config` files in their order,
@@ -59,6 +60,7 @@ def parse_settings(argv: list[str], prog: str, description: str) -> Settings:
         argv: the arguments without the program's name.
         prog: how the program is called, for `--help`.
         description: first line of `--help`.
+        kwargs: further arguments of `CommandParser`.
 
     Raises:
         UserError: an unknown key, a wrong type, an unreadable file, or settings that contradict each other.
@@ -67,10 +69,11 @@ def parse_settings(argv: list[str], prog: str, description: str) -> Settings:
         >>> parse_settings(["--train.epochs", "3"], "python -m vse_tf.train", "Train").train.epochs
         3
     """
-    parser = _parser(prog, description)
+    parser = _parser(prog, description, **kwargs)
     for path in _named_configs(argv):
         _checked_values(_read_yaml(path), str(path))
-    silent = [a for a in argv if a not in ("-h", "--help") and not a.startswith("--print_config")]
+    asked = next((number for number, argument in enumerate(argv) if argument in ("-h", "--help")), None)
+    silent = [argument for argument in argv[:asked] if not argument.startswith("--print_config")]
     if _requested_source(parser, silent) == "shapes":
         parser.set_defaults(SHAPES_DEFAULTS)
     return check(_settings(parser, parser.parse_args(argv)))
@@ -100,9 +103,9 @@ def save_settings(settings: Settings, path: Path) -> None:
     write_text(path, yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True))
 
 
-def data_parser(prog: str, description: str) -> ArgumentParser:
+def data_parser(prog: str, description: str, **kwargs: Any) -> CommandParser:
     """A parser with the fields of `data` alone, for commands that read a run and may replace its data."""
-    parser = command_parser(prog, description)
+    parser = command_parser(prog, description, settings=Settings(), **kwargs)
     parser.add_class_arguments(DataSettings, "data")
     return parser
 
@@ -181,28 +184,8 @@ def _check_loss(loss: LossSettings) -> None:
             )
 
 
-class _OneLineParser(ArgumentParser):
-    """Raises what would print usage and exit."""
-
-    def parse_args(self, args: list[str], **kwargs: Any) -> Namespace:  # type: ignore[override]
-        refuse_removed(argument.removeprefix("--").partition("=")[0] for argument in args)
-        return super().parse_args(args, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(f"{message}{_more(self.prog)}") from ex
-
-
-def _more(prog: str) -> str:
-    return f" (all settings: {prog} --help)"
-
-
-def command_parser(prog: str, description: str) -> ArgumentParser:
-    """An empty parser whose errors are `UserError`s of one line."""
-    return _OneLineParser(prog=prog, description=description)
-
-
-def _parser(prog: str, description: str) -> ArgumentParser:
-    parser = command_parser(prog, description)
+def _parser(prog: str, description: str, **kwargs: Any) -> CommandParser:
+    parser = command_parser(prog, description, settings=Settings(), **kwargs)
     parser.add_argument("--config", action="config", help="YAML file with settings; later ones win")
     parser.add_class_arguments(Settings, None)
     return parser
@@ -271,7 +254,7 @@ def _checked_values(values: dict[str, Any], where: str) -> Settings:
     try:
         return _settings(parser, parser.parse_object(values))
     except UserError as error:
-        raise UserError(f"{where}: {str(error).removesuffix(_more(parser.prog))}") from None
+        raise UserError(f"{where}: {str(error).removesuffix(more(parser.prog))}") from None
 
 
 def _check_sections(kind: Any, values: dict[str, Any], prefix: str, where: str) -> None:

@@ -9,6 +9,25 @@ from vse_tf.errors import run_command
 from vse_tf.settings_parser import parse_settings
 
 PROG = "python -m vse_tf.train"
+EXAMPLES = (
+    PROG,
+    f"{PROG} --data.source table --data.annotations captions.csv --data.images photos --data.features true",
+)
+# What `--help` shows; `--help all` shows the rest.
+USUAL = (
+    "--data.source",
+    "--data.annotations",
+    "--data.images",
+    "--data.features",
+    "--image.encoder",
+    "--text.encoder",
+    "--loss.name",
+    "--train.run_dir",
+    "--train.epochs",
+    "--train.batch_size",
+    "--train.learning_rate",
+    "--train.seed",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.argv[1:] if argv is None else argv,
         PROG,
         "Train a visual-semantic embedding. Without arguments: ConVSE on the built-in shapes set.",
+        examples=EXAMPLES,
+        usual=USUAL,
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from vse_tf.evaluation.report import table  # noqa: PLC0415

@@ -1,0 +1,116 @@
+"""`--help`, options that do not exist, and `python -m vse_tf`."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+import pytest
+
+from vse_tf import __main__, embed, evaluate, export, search, serve, train
+from vse_tf.config import Settings
+from vse_tf.errors import UserError
+from vse_tf.help_text import values_in_words
+from vse_tf.setting_types import Range
+from vse_tf.settings_parser import flat
+
+MODULES = {"train": train, "evaluate": evaluate, "embed": embed, "search": search, "export": export, "serve": serve}
+
+
+def help_of(main, argv, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_first_screen_of_help(name, capsys):
+    text = help_of(MODULES[name].main, ["--help"], capsys)
+    assert text.count("\n") <= 40 or name in ("export", "serve")
+    assert "Optional[" not in text
+    assert "type:" not in text
+    assert "| null" not in text
+
+
+def test_help_all_has_every_setting_once(capsys):
+    text = help_of(train.main, ["--help", "all"], capsys)
+    for key in flat(Settings()):
+        assert text.count(f"\n  --{key} ") == 1, key
+    assert "number of epochs (1 to 1000000; default: 20)" in " ".join(text.split())
+    assert "CONFIG             Path" not in text
+
+
+def test_help_has_the_defaults_of_the_source(capsys):
+    for argv, epochs in (([], 20), (["--data.source", "coco"], 30)):
+        for help_ in (["--help"], ["--help", "all"]):
+            assert f"(1 to 1000000; default: {epochs})" in help_of(train.main, [*argv, *help_], capsys)
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "meant"),
+    [
+        (train.main, ["--epochs", "5"], "did you mean --train.epochs?"),
+        (train.main, ["--train.epochz=5"], "did you mean --train.epochs?"),
+        (train.main, ["--name", "sigmoid"], "did you mean --loss.name or --data.tfds.name?"),
+        (evaluate.main, ["--run", "x", "--foldz", "5"], "did you mean --folds?"),
+        (search.main, ["--indexes", "x"], "did you mean --index?"),
+    ],
+)
+def test_unknown_options_name_what_was_meant(main, argv, meant, tmp_path, monkeypatch):
+    monkeypatch.setattr("vse_tf.artifacts.run_folder.RunFolder.settings", lambda self: Settings())
+    with pytest.raises(UserError) as caught:
+        main(argv)
+    message = str(caught.value)
+    # The order of two equally good ones does not matter.
+    assert all(word.strip("?") in message for word in meant.split() if word != "or")
+
+
+def test_an_option_like_no_other_has_no_guess():
+    with pytest.raises(UserError, match="--zzz") as caught:
+        train.main(["--zzz"])
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (bool, "true or false"),
+        (str, ""),
+        (Annotated[int, Range(1)] | None, "1 or more"),
+        (Annotated[float, Range(0, 1, below=True)], "0 to below 1"),
+        (Annotated[float, Range(above=True)], "above 0"),
+        (Annotated[int, Range(-(2**63), 2**63)], ""),
+        (Literal["a", "b"], "a, b"),
+        (bool | Literal["auto"], "true or false or auto"),
+        (tuple[Annotated[int, Range(1, 9)], int], "2 values, each 1 to 9"),
+        (list[Annotated[int, Range(1, 9)]], "list of 1 to 9"),
+        (list[str], ""),
+    ],
+)
+def test_values_in_words(kind, words):
+    assert values_in_words(kind) == words
+
+
+def test_commands_are_listed_and_found(capsys):
+    __main__.main([])
+    listed = capsys.readouterr().out
+    for name, module in MODULES.items():
+        assert f"  {name}" in listed
+        assert help_of(__main__.main, [name, "--help"], capsys) == help_of(module.main, ["--help"], capsys)
+    __main__.main(["--version"])
+    assert capsys.readouterr().out == f"vse_tf {version('vse_tf')}\n"
+    with pytest.raises(UserError, match=r"tain: no such command; did you mean train\?"):
+        __main__.main(["tain"])
+    with pytest.raises(UserError, match="there are train, evaluate"):
+        __main__.main(["zzz"])
+
+
+def test_a_reader_that_leaves_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "vse_tf.train", "--help", "all"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
