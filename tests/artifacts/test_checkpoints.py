@@ -125,7 +125,7 @@ def test_no_checkpoint_says_what_to_do(tmp_path):
         Checkpoints(tmp_path).restore(model())
 
 
-def test_nothing_but_a_description_is_written_when_a_step_has_been_measured(tmp_path):
+def test_a_measured_step_is_saved_again_by_its_description_only(tmp_path):
     built, checkpoints = model(), Checkpoints(tmp_path)
     checkpoints.save(built, Position(0, 4, step_in_epoch=4), best=False, progress={"rows": []})
     assert checkpoints.position("best") is None
@@ -169,7 +169,7 @@ DAMAGE = {"cut short": cut, "one bit flipped": flip, "gone": lambda path: path.u
 
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("file", ["state.h5", "position.json"])
-def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_taken(three, trained, capsys, file, how):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(three, trained, capsys, file, how):
     DAMAGE[how](three / "step-000000012" / file)
     built, checkpoints = trained[0], Checkpoints(three)
     found = checkpoints.newest()
@@ -201,7 +201,7 @@ def test_any_flipped_bit_of_a_description_is_noticed(three):
 def test_no_whole_checkpoint_is_one_line(three):
     for path in three.glob("step-*/state.h5"):
         cut(path)
-    with pytest.raises(UserError, match="no checkpoint is whole"):
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
         Checkpoints(three).newest()
 
 
@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_valid(trained, tmp_path, monke
         else:
             patch.setattr(fault, full)
         try:
-            with pytest.raises(UserError, match=r"cannot write the .*(No space left on device|too large).*free some"):
+            with pytest.raises(UserError, match=r"cannot be written: .*(No space left on device|too large).*free some"):
                 checkpoints.save(built, Position(2, 8), best=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

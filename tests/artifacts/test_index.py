@@ -193,7 +193,7 @@ DAMAGE = {
     "manifest empty": (lambda f: (f / MANIFEST).write_text(""), "manifest.json: Expecting value"),
     "manifest a list": (lambda f: (f / MANIFEST).write_text("[]"), "manifest.json: not an index's manifest"),
     "manifest not UTF-8": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json"),
-    "later format": (lambda f: edit(f, format=2), "manifest.json: format 2"),
+    "later format": (lambda f: edit(f, format=2), "manifest.json: written by a newer version"),
     "unknown kind": (lambda f: edit(f, kind="songs"), "manifest.json: kind is 'songs'"),
     "no dim": (lambda f: edit(f, dim=None), "manifest.json: dim"),
     "a count of another index": (lambda f: edit(f, count=9), "manifest.json: count is 9, the shards hold 8"),

@@ -23,7 +23,7 @@ def integer_folders(root):
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir() and path.name.isdigit())
 
 
-def test_models_get_the_next_number_together_and_nothing_is_overwritten(tmp_path):
+def test_models_get_the_next_number_and_nothing_is_overwritten(tmp_path):
     assert publish(tmp_path, "first") == [tmp_path / name / "1" for name in NAMES]
     (tmp_path / "text_tower" / "7").mkdir()
     (tmp_path / "text_tower" / "notes").mkdir()

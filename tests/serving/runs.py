@@ -47,5 +47,5 @@ def write_run(folder: Path, shape: tuple[int, ...] | None = None, **changed: Any
     row = {"epoch": 1, "step": 4, "metrics": {}}
     provenance = {"data_sha256": "abc", "seed": 0, "settings": {}}
     run.write_results({"best": row, "last": row, "finished": True, "stopped": None, "provenance": provenance})
-    run.lock.release()
+    run.unlock()
     return folder

@@ -15,7 +15,7 @@ import numpy as np
 from vse_tf.artifacts.index import ITEMS, Index, Item, Shard
 from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
 from vse_tf.artifacts.index_paths import relative
-from vse_tf.atomic import remove_left_over, replacing, write_text
+from vse_tf.atomic import atomic_file, remove_leftovers, write_text
 from vse_tf.files import file_errors
 
 
@@ -66,7 +66,7 @@ class IndexWriter:
         digest = hashlib.sha256(contents).hexdigest()
         shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
         path = self.folder / shard.name
-        with file_errors(path, "written"), replacing(path) as file:
+        with file_errors(path, "written"), atomic_file(path) as file:
             file.write(contents)
         return shard
 
@@ -100,7 +100,7 @@ class IndexWriter:
         count = sum(shard.rows for shard in shards)
         with file_errors(self.folder, "written"):
             digest, size, lines = hashlib.sha256(), 0, 0
-            with replacing(self.folder / ITEMS) as file:
+            with atomic_file(self.folder / ITEMS) as file:
                 for item in items:
                     piece = item if isinstance(item, bytes) else item.line.encode()
                     digest.update(piece)
@@ -123,7 +123,7 @@ class IndexWriter:
                 "provenance": dict(provenance or {}),
             }
             write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-            remove_left_over(self.folder, "vectors-*.npy")
+            remove_leftovers(self.folder, "vectors-*.npy")
         named = {shard.name for shard in shards}
         for path in self.folder.glob("vectors-*.npy"):
             if path.name not in named:

@@ -15,9 +15,9 @@ import keras
 from keras.src.backend.common import global_state
 
 from vse_tf.artifacts.keras_configs import check_keras_config
-from vse_tf.artifacts.run_folder import read_json
 from vse_tf.data.pipeline import ImageView
 from vse_tf.errors import UserError
+from vse_tf.files import load_json
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.temperature import LearnedTemperature
 from vse_tf.setting_types import LARGEST, Range
@@ -41,7 +41,7 @@ def rebuild(path: Path, check_weights: Callable[[DualEncoder], None]) -> tuple[D
     Example:
         >>> model, view = rebuild(folder.model, lambda model: checkpoints.check(model, "best"))
     """
-    description = read_json(path)
+    description = load_json(path)
     try:
         view = view_of(description["view"])
         check_keras_config(description["model"])

@@ -56,6 +56,7 @@ def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | Non
     """
     if not run.exists:
         return None
+    run.check_format()
     train = settings.train
     if train.resume == "never":
         raise UserError(
