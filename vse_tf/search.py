@@ -74,7 +74,7 @@ class _Photos:
 
     def __call__(self, hit: Hit) -> Path:
         try:
-            return self.index.photo(hit.item)
+            return self.index.image(hit.item)
         except OutsideError as error:
             self.first = self.first or f"{error.filename}: {error.strerror}"
             self.refused.add(hit.row)

@@ -11,7 +11,8 @@ import pytest
 
 from tests.tiny import tiny_settings
 from vse_tf.artifacts import checkpoints as module
-from vse_tf.artifacts.checkpoints import Checkpoints, Position
+from vse_tf.artifacts.checkpoint_files import Position
+from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.errors import UserError
 from vse_tf.losses import ConVSE
 from vse_tf.models.dual_encoder import DualEncoder

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vse_tf.artifacts.index import ITEMS, MANIFEST, Index, Item
+from vse_tf.artifacts.index import ITEMS, Index, Item
+from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
@@ -258,8 +259,8 @@ LINES = {
         ('{"id": 5}', "id is expected|string under id"),
         ('{"id": "a", "path": ["a"]}', "path is not a string"),
         ('{"id": "a", "caption": 1e9}', "caption is not a string"),
-        ('{"id": "a", "size": "7"}', "size is not a whole number"),
-        ('{"id": "a", "mtime_ns": true}', "mtime_ns is not a whole number"),
+        ('{"id": "a", "size": "7"}', "size is not an integer"),
+        ('{"id": "a", "mtime_ns": true}', "mtime_ns is not an integer"),
         ('{"id": "a\\ud800"}', "id is not Unicode"),
         ('{"id": "a", "path": "\\udcff.jpg"}', "path is not UTF-8"),
         ('{"id": "' + "a" * 9000 + '"}', "id has more than"),
@@ -301,9 +302,9 @@ def test_the_manifest_names_no_folder_of_its_machine(tmp_path):
     # Not the way up to the root of the file system and down again.
     index = writer.commit([writer.write(unit(1))], photos(1), {**model, "path": "/no/run"}, root="/no/photos")
     assert "/no" not in (index.folder / MANIFEST).read_text()
-    assert (index.root, index.photos.name, index.model.get("path")) == (None, "photos", None)
-    with pytest.raises(OutsideError, match=r"name their folder with --root \(it was called 'photos'\)"):
-        index.photo(index.item(0))
+    assert (index.root, index.image_root.name, index.model.get("path")) == (None, "photos", None)
+    with pytest.raises(OutsideError, match=r"name it with --root \(it was called 'photos'\)"):
+        index.image(index.item(0))
 
 
 def test_an_index_of_an_earlier_version_is_read(tmp_path):
@@ -313,7 +314,7 @@ def test_an_index_of_an_earlier_version_is_read(tmp_path):
     del manifest["root_name"]
     (index.folder / MANIFEST).write_text(json.dumps(manifest))
     index = Index.open(index.folder)
-    assert str(index.photo(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
+    assert str(index.image(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
 
 
 @pytest.mark.parametrize("damage", LINES)

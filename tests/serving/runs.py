@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import tiny_settings
-from vse_tf.artifacts.checkpoints import Checkpoints, Position
+from vse_tf.artifacts.checkpoint_files import Position
+from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.data.pipeline import ImageView
 from vse_tf.embedder import save_model

@@ -45,7 +45,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise UserError(f"{folder}: no {MANIFEST} here; name a version folder that python -m vse_tf.export wrote")
-    manifest = load_json(path)
+    manifest: dict[str, Any] = load_json(path)
     try:
         check_format(path, manifest.get("format") if isinstance(manifest, dict) else None, FORMAT)
         if not _names_files(manifest.get("files")):
@@ -93,7 +93,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
-def _names_files(files: Any) -> bool:
+def _names_files(files: object) -> bool:
     """Whether these are paths of files inside the folder, each with a hash."""
     return isinstance(files, dict) and all(
         isinstance(digest, str) and not Path(name).is_absolute() and ".." not in Path(name).parts

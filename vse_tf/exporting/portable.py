@@ -67,7 +67,7 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
         TEXT_TOWER: (embedder.text_tower, ids, [free, free and text.max_tokens]),
     }
     with Release(root, [kind]) as release:
-        folder, found = release.beside(kind), {}
+        folder, found = release.folder(kind), {}
         for name, (tower, values, shape) in inputs.items():
             file = folder / f"{name}.{SUFFIX[kind]}"
             _convert(tower, file, kind, shape)

@@ -69,7 +69,7 @@ def write_models(
     """
     with Release(root, [model.name for model in models]) as release:
         for model in tqdm(models, desc="writing", unit="model", disable=not progress):
-            _write(release.beside(model.name), model, facts, TOLERANCE[precision])
+            _write(release.folder(model.name), model, facts, TOLERANCE[precision])
         folders = release.publish()
     return [Written(folder, manifest.read(folder), _size(folder)) for folder in folders]
 

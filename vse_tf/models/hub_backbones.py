@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import keras_hub
@@ -20,6 +20,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import read_json
 from vse_tf.models.backbones import PretrainedBackbone, first_line
 from vse_tf.models.encoders import Encoder, nearest
+from vse_tf.models.layer_types import LayerOptions
 from vse_tf.models.masking import FillPadding, SplitPadding
 from vse_tf.models.pooling import last_stages, pool, pool_maps, pool_tokens, rounded, spread_states
 
@@ -30,7 +31,7 @@ _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
 class ClassToken(keras.layers.Layer):
     """The first state of `(batch, tokens, d)`, as float32 `(batch, d)`."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.checkpoints import Checkpoint, Checkpoints, Position
+from vse_tf.artifacts.checkpoint_files import Checkpoint, Position
+from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TrainSettings
 from vse_tf.errors import UserError
