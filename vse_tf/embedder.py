@@ -61,7 +61,7 @@ class Embedder:
         >>> model.encode_texts(["two dogs in the snow"]) @ images.T
     """
 
-    def __init__(self, model: DualEncoder, tokenizer: Any, view: ImageView, settings: Settings) -> None:
+    def __init__(self, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView, settings: Settings) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.view = view
@@ -238,7 +238,7 @@ class Embedder:
         return np.concatenate(vectors), np.concatenate(rows).astype(np.int64)
 
 
-def save_model(folder: RunFolder, model: DualEncoder, tokenizer: Any, view: ImageView) -> None:
+def save_model(folder: RunFolder, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView) -> None:
     """Write the model's description, the image view and the tokenizer into a run folder."""
     description = {"model": model.get_config(), "view": asdict(view)}
     with file_errors(folder.model, "written", ADVICE):
@@ -273,6 +273,6 @@ def _bar(images: int, progress: bool) -> tqdm:
     return tqdm(total=images, desc="images", disable=not progress, unit="image")
 
 
-def _compiled(tower: keras.Model) -> Any:
+def _compiled(tower: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     spec = [tf.TensorSpec([None, *tower.input_shape[1:]], tower.inputs[0].dtype)]
     return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec)

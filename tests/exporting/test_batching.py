@@ -62,7 +62,7 @@ def test_what_the_server_loads_passes(file, text):
             f"{SPLIT} max_batch_size {{ value: 32 }} max_execution_batch_size {{ value: 8 }} allowed_batch_sizes: 32",
             "8",
         ),
-        ("max_batch_size { value: 8 } allowed_batch_sizes: [8, 4, 8]", r"\[8, 4, 8\]; give rising"),
+        ("max_batch_size { value: 8 } allowed_batch_sizes: [8, 4, 8]", r"\[8, 4, 8\]; give increasing"),
         ("max_batch_size { value: 8 } allowed_batch_sizes: [0, 8]", "above 0"),
         (
             f"{SPLIT} max_batch_size {{ value: 8 }} max_execution_batch_size {{ value: 9 }}",

@@ -66,7 +66,7 @@ def test_a_missing_extra_is_one_line_with_its_remedy(run, tmp_path, monkeypatch,
 def test_what_cannot_be_converted_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setitem(portable.NEEDS, "litert", ())
     half = load(write_run(tmp_path / "half", model__precision="mixed_float16"))
-    with pytest.raises(UserError, match="takes float32 towers, this run's are mixed_float16; take savedmodel"):
+    with pytest.raises(UserError, match="needs float32 towers, this run's are mixed_float16; use savedmodel"):
         portable.write_portable(tmp_path / "models", half, "litert", {})
     embedder = load(run)
 
