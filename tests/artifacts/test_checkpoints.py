@@ -174,10 +174,10 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(three, trained, caps
     DAMAGE[how](three / "step-000000012" / file)
     built, checkpoints = trained[0], Checkpoints(three)
     found = checkpoints.newest()
-    told = capsys.readouterr().out
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
     for expected in (f"step-000000012/{file}: damaged checkpoint", "going back"):
-        assert expected in told
+        assert expected in printed
     assert (found.position, found.best, found.progress) == (Position(2, 8), "step-000000004", {"rows": [8]})
     checkpoints.resume(built, found, tidy=True)
     assert not (three / "step-000000012").exists()
@@ -187,19 +187,19 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(three, trained, caps
 
 def test_any_flipped_bit_of_a_description_is_noticed(three):
     path = three / "step-000000012" / "position.json"
-    whole = path.read_bytes()
-    for place in range(0, len(whole) - 1, 3):
-        contents = bytearray(whole)
+    original = path.read_bytes()
+    for place in range(0, len(original) - 1, 3):
+        contents = bytearray(original)
         contents[place] ^= 1 << place % 7
         path.write_bytes(contents)
         found = Checkpoints(three).newest()
         # White space and the like may change; a value may not.
-        assert found.position.step == 8 or json.loads(contents) == json.loads(whole), place
-    path.write_bytes(whole)
+        assert found.position.step == 8 or json.loads(contents) == json.loads(original), place
+    path.write_bytes(original)
     assert Checkpoints(three).newest().position.step == 12
 
 
-def test_no_whole_checkpoint_is_one_line(three):
+def test_damage_of_all_checkpoints_is_one_line(three):
     for path in three.glob("step-*/state.h5"):
         cut(path)
     with pytest.raises(UserError, match="all checkpoints are damaged"):
@@ -282,9 +282,9 @@ def test_values_in_other_files_are_not_read(trained, tmp_path):
         "virtual": lambda file: file.create_virtual_dataset(name, layout),
         "group": lambda file: file.create_group(name),
     }
-    whole = path.read_bytes()
+    original = path.read_bytes()
     for trick, put in tricks.items():
-        path.write_bytes(whole)
+        path.write_bytes(original)
         with h5py.File(path, "r+") as file:
             del file[name]
             put(file)

@@ -26,7 +26,7 @@ def unit(rows, seed=0):
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def photos(count, prefix="p"):
+def images(count, prefix="p"):
     return [Item(f"{prefix}/{i}.jpg", path=f"{prefix}/{i}.jpg", size=i, mtime_ns=10**18 + i) for i in range(count)]
 
 
@@ -34,8 +34,8 @@ def write(folder, sizes=SIZES, seed=0, items=None):
     writer = IndexWriter(folder, "images", DIM)
     vectors = unit(sum(sizes), seed)
     shards = [writer.write(part) for part in np.split(vectors, np.cumsum(sizes)[:-1])]
-    root = folder.parent / "photos"
-    index = writer.commit(shards, items or photos(sum(sizes)), MODEL, root=root, provenance={"seed": 3})
+    root = folder.parent / "images"
+    index = writer.commit(shards, items or images(sum(sizes)), MODEL, root=root, provenance={"seed": 3})
     return index, vectors
 
 
@@ -48,9 +48,9 @@ def test_what_is_written_is_read(tmp_path):
     assert all(isinstance(part, np.memmap) and part.dtype == np.float32 for _, part in index.vectors())
     np.testing.assert_array_equal(index.gather([7, 0, 3, 0]), vectors[[7, 0, 3, 0]])
     assert index.gather([]).shape == (0, DIM)
-    assert list(index.all_items()) == photos(8)
-    assert index.items([7, 0, 7]) == [photos(8)[7], photos(8)[0], photos(8)[7]]
-    assert str(index.path(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
+    assert list(index.all_items()) == images(8)
+    assert index.items([7, 0, 7]) == [images(8)[7], images(8)[0], images(8)[7]]
+    assert str(index.path(index.item(2))) == f"{tmp_path}/images/p/2.jpg"
     assert str(Index.open(tmp_path / "index", root="/moved").path(index.item(2))) == "/moved/p/2.jpg"
     index.verify()
 
@@ -106,12 +106,12 @@ def test_the_old_index_stays_until_commit(tmp_path):
     np.testing.assert_array_equal(Index.open(tmp_path / "index").matrix(), vectors)
 
     def failing():
-        yield photos(1)[0]
+        yield images(1)[0]
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
         writer.commit([shard], failing(), MODEL)
-    for wrong in (photos(1), photos(3)):
+    for wrong in (images(1), images(3)):
         with pytest.raises(ValueError, match="items for 2 vectors"):
             writer.commit([shard], wrong, MODEL)
     again = Index.open(tmp_path / "index")
@@ -296,25 +296,25 @@ def test_a_line_of_many_megabytes_costs_little(tmp_path):
 def test_the_manifest_names_no_folder_of_its_machine(tmp_path):
     model = {**MODEL, "path": str(tmp_path / "runs" / "a")}
     writer = IndexWriter(tmp_path / "index", "images", DIM)
-    index = writer.commit([writer.write(unit(1))], photos(1), model, root=tmp_path / "photos")
+    index = writer.commit([writer.write(unit(1))], images(1), model, root=tmp_path / "images")
     assert str(tmp_path) not in (index.folder / MANIFEST).read_text()
     assert index.model["path"] == "../runs/a"
     # Not the way up to the root of the file system and down again.
-    index = writer.commit([writer.write(unit(1))], photos(1), {**model, "path": "/no/run"}, root="/no/photos")
+    index = writer.commit([writer.write(unit(1))], images(1), {**model, "path": "/no/run"}, root="/no/images")
     assert "/no" not in (index.folder / MANIFEST).read_text()
-    assert (index.root, index.image_root.name, index.model.get("path")) == (None, "photos", None)
-    with pytest.raises(OutsideError, match=r"name it with --root \(it was called 'photos'\)"):
+    assert (index.root, index.image_root.name, index.model.get("path")) == (None, "images", None)
+    with pytest.raises(OutsideError, match=r"name it with --root \(it was called 'images'\)"):
         index.image(index.item(0))
 
 
 def test_an_index_of_an_earlier_version_is_read(tmp_path):
     index, _ = write(tmp_path / "index")
-    edit(index.folder, root=str(tmp_path / "photos"), model={"kind": "run", "path": "/home/me/runs/a", "id": "abc"})
+    edit(index.folder, root=str(tmp_path / "images"), model={"kind": "run", "path": "/home/me/runs/a", "id": "abc"})
     manifest = json.loads((index.folder / MANIFEST).read_text())
     del manifest["root_name"]
     (index.folder / MANIFEST).write_text(json.dumps(manifest))
     index = Index.open(index.folder)
-    assert str(index.image(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
+    assert str(index.image(index.item(2))) == f"{tmp_path}/images/p/2.jpg"
 
 
 @pytest.mark.parametrize("damage", LINES)

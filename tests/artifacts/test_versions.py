@@ -1,4 +1,4 @@
-"""Version folders appear whole, together and under a number of their own, or not at all."""
+"""Version folders appear complete, together and with a new number, or not at all."""
 
 import errno
 import os
@@ -82,7 +82,7 @@ def test_a_number_that_another_export_takes_is_left_to_it(tmp_path):
 
 def test_a_failed_rename_takes_the_others_back(tmp_path):
     with pytest.raises(UserError, match="nothing was published"), Release(tmp_path, NAMES) as release:
-        (release.folder("image_tower") / "saved_model.pb").write_text("whole")
+        (release.folder("image_tower") / "saved_model.pb").write_text("complete")
         release.folder("text_tower").rmdir()
         release.publish()
     assert integer_folders(tmp_path) == []
@@ -108,5 +108,5 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_the_reason_is_the_systems(tmp_path):
-    told = str(unwritable(tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    assert "No space left on device" in told
+    message = str(unwritable(tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    assert "No space left on device" in message

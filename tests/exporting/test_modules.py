@@ -74,16 +74,14 @@ def test_empty_batches_have_empty_answers(embedder, image, text):
 
 def test_sentences_are_the_live_models_blank_and_broken_ones_too(embedder, text):
     run = text.signatures()["serving_default"]
-    sentences = [*golden_inputs.TEXTS, "dog", "A DOG!"]
-    np.testing.assert_allclose(
-        run(text=tf.constant(sentences))["embedding"], embedder.encode_texts(sentences), atol=1e-6
-    )
+    texts = [*golden_inputs.TEXTS, "dog", "A DOG!"]
+    np.testing.assert_allclose(run(text=tf.constant(texts))["embedding"], embedder.encode_texts(texts), atol=1e-6)
     blank = run(text=tf.constant(["", "  ", "\t\n", "\u3000"]))["embedding"].numpy()
     np.testing.assert_allclose(blank, blank[[0, 0, 0, 0]], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(blank, axis=1), 1, atol=1e-5)
     broken = run(text=tf.constant([b"\xff\xfe dog \x80", b"a\0b"]))["embedding"].numpy()
     assert np.isfinite(broken).all()
-    # The vector of a sentence does not depend on those that come with it.
+    # The vector of a text does not depend on the others of its batch.
     np.testing.assert_allclose(run(text=tf.constant(["dog"]))["embedding"], embedder.encode_texts(["dog"]), atol=1e-6)
 
 
@@ -160,11 +158,9 @@ def test_rows_do_not_depend_on_the_slice_they_fall_in(embedder, image, text):
     assert len(files) > 2 * SLICE_SIZE
     vectors = image["serving_default"](image_bytes=tf.constant(files))["embedding"].numpy()
     np.testing.assert_allclose(vectors, np.tile(vectors[:5], (30, 1)), atol=1e-6)
-    sentences = [*golden_inputs.TEXTS, "dog", "A DOG!"] * 20
+    texts = [*golden_inputs.TEXTS, "dog", "A DOG!"] * 20
     run = text.signatures()["serving_default"]
-    np.testing.assert_allclose(
-        run(text=tf.constant(sentences))["embedding"], embedder.encode_texts(sentences), atol=1e-6
-    )
+    np.testing.assert_allclose(run(text=tf.constant(texts))["embedding"], embedder.encode_texts(texts), atol=1e-6)
     pixels = np.stack([np.asarray(picture(50, 31, seed % 5)) for seed in range(SLICE_SIZE + 3)])
     found = image["pixels"](pixels=tf.constant(pixels))["embedding"]
     np.testing.assert_allclose(found, found.numpy()[np.arange(SLICE_SIZE + 3) % 5], atol=1e-6)
