@@ -106,6 +106,32 @@ def read_description(folder: Path, strict: bool = False) -> Checkpoint:
         raise UserError(f"{path}: damaged checkpoint ({' '.join(str(error).split())})") from None
 
 
+def find_checkpoint(folder: Path, which: str = "last") -> Checkpoint | None:
+    """The last (or best) checkpoint of a run, its state unchecked; None if there is none.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        which: `last` or `best`.
+
+    Raises:
+        UserError: its description is damaged.
+    """
+    name = read_pointer(folder).get(which)
+    return read_description(folder / name) if name else None
+
+
+def required_checkpoint(folder: Path, which: str = "last") -> Checkpoint:
+    """The last (or best) checkpoint of a run, as `find_checkpoint`.
+
+    Raises:
+        UserError: there is none, or its description is damaged.
+    """
+    found = find_checkpoint(folder, which)
+    if found is None:
+        raise UserError(f"{folder}: no checkpoint; the run ended before its first epoch did: train again")
+    return found
+
+
 def check_state(checkpoint: Checkpoint) -> None:
     """Compare a checkpoint's state with its hash.
 

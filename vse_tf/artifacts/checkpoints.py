@@ -27,6 +27,7 @@ from vse_tf.artifacts.checkpoint_files import (
     description_text,
     read_description,
     read_pointer,
+    required_checkpoint,
 )
 from vse_tf.atomic import atomic_file, atomic_folder, write_text
 from vse_tf.errors import UserError
@@ -130,29 +131,6 @@ class Checkpoints:
                     shutil.rmtree(folder, ignore_errors=True)
             self._point_to(checkpoint)
 
-    def last(self) -> Checkpoint | None:
-        """The description of the last checkpoint, its state unchecked; None if there is none.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        folder = self._find("last")
-        return None if folder is None else read_description(folder)
-
-    def position(self, which: str = "last") -> Position | None:
-        """Position of the last (or best) checkpoint; None if there is none."""
-        folder = self._find(which)
-        return None if folder is None else read_description(folder).position
-
-    def description(self, which: str = "last") -> dict[str, Any]:
-        """Position and hash of the last (or best) checkpoint.
-
-        Raises:
-            UserError: there is none.
-        """
-        found = read_description(self._needed(which))
-        return {"epoch": found.position.epoch, "step": found.position.step, "sha256": found.sha256}
-
     def restore(self, model: DualEncoder, which: str = "last", training: bool = True) -> Position:
         """Put a checkpoint's values into a model.
 
@@ -164,10 +142,9 @@ class Checkpoints:
         Raises:
             UserError: there is no checkpoint, it is damaged, or it does not fit the model.
         """
-        folder = self._needed(which)
-        found = read_description(folder)
+        found = required_checkpoint(self.folder, which)
         check_state(found)
-        self._fill(model, folder, _changing(model) | (_optimizer(model) if training else {}))
+        self._fill(model, found.folder, _changing(model) | (_optimizer(model) if training else {}))
         return found.position
 
     def check(self, model: DualEncoder, which: str = "last") -> None:
@@ -180,18 +157,12 @@ class Checkpoints:
         Raises:
             UserError: there is no checkpoint, it cannot be read, or it does not fit the model.
         """
-        folder = self._needed(which)
+        folder = required_checkpoint(self.folder, which).folder
         for path, variables in ((self.folder / FROZEN, _frozen(model)), (folder / STATE, _changing(model))):
             if variables:
                 with _opened(path) as file:
                     for _ in _fitting_values(file, path, variables):
                         pass
-
-    def _needed(self, which: str) -> Path:
-        folder = self._find(which)
-        if folder is None:
-            raise UserError(f"{self.folder}: no checkpoint; the run ended before its first epoch did: train again")
-        return folder
 
     def _fill(self, model: DualEncoder, folder: Path, variables: dict[str, keras.Variable]) -> None:
         if _frozen(model):
@@ -210,10 +181,6 @@ class Checkpoints:
         pointer = {"last": checkpoint.folder.name, "best": checkpoint.best}
         with file_errors(self.pointer, "written", ADVICE):
             write_text(self.pointer, json.dumps(pointer, indent=2) + "\n")
-
-    def _find(self, which: str) -> Path | None:
-        name = read_pointer(self.folder).get(which)
-        return self.folder / name if name else None
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if NAME.fullmatch(path.name))

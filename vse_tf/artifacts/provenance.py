@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import vse_tf
+from vse_tf.artifacts.checkpoint_files import required_checkpoint
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, to_dict
 from vse_tf.data.records import Collection
@@ -57,15 +58,19 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
         >>> provenance_of_run(RunFolder("runs/shapes-convse-0"), "best")["checkpoint"]["epoch"]
         18
     """
-    from vse_tf.artifacts.checkpoints import Checkpoints  # noqa: PLC0415 - brings Keras
-
     settings = to_dict(run.settings())
+    found = required_checkpoint(run.checkpoints, checkpoint)
     trained = dict((run.read_results() or {}).get("provenance", {}))
     trained.pop("settings", None)
     return {
         "run": run.path.resolve().name,
         "id": run.identity(checkpoint),
-        "checkpoint": {"which": checkpoint, **Checkpoints(run.checkpoints).description(checkpoint)},
+        "checkpoint": {
+            "which": checkpoint,
+            "epoch": found.position.epoch,
+            "step": found.position.step,
+            "sha256": found.sha256,
+        },
         "settings": without_folders(settings),
         "settings_sha256": _sha256(json.dumps(settings, sort_keys=True)),
         "trained": trained,

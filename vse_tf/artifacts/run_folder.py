@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vse_tf import files
-from vse_tf.artifacts.checkpoint_files import read_description, read_pointer
+from vse_tf.artifacts.checkpoint_files import required_checkpoint
 from vse_tf.atomic import check_folder, option_errors, write_json, write_text
 from vse_tf.config import Settings
 from vse_tf.data.records import Problem
@@ -152,10 +152,7 @@ class RunFolder:
         Raises:
             UserError: there is no checkpoint yet.
         """
-        name = read_pointer(self.checkpoints).get(checkpoint)
-        if name is None:
-            raise UserError(f"{self.checkpoints}: no checkpoint; the run ended before its first epoch did: train again")
-        digest = hashlib.sha256(read_description(self.checkpoints / name).sha256.encode())
+        digest = hashlib.sha256(required_checkpoint(self.checkpoints, checkpoint).sha256.encode())
         for path in [self.model, *sorted(path for path in self.tokenizer.rglob("*") if path.is_file())]:
             with file_errors(path, advice="copy the run folder again"):
                 digest.update(hashlib.sha256(files.read_regular(path, ASSET_BYTES)).digest())
