@@ -48,9 +48,9 @@ def pixel_arrays() -> np.ndarray:
     return np.stack([np.asarray(_picture(80, 60, seed)) for seed in range(3)])
 
 
-def features(*shape: int) -> np.ndarray:
-    """Features, float32, not negative like those of a ReLU."""
-    return np.abs(np.random.default_rng(0).normal(size=shape)).astype(np.float32)
+def features(*shape: int | None) -> np.ndarray:
+    """Features, float32, not negative like those of a ReLU; None is any length."""
+    return np.abs(np.random.default_rng(0).normal(size=[side or 4 for side in shape])).astype(np.float32)
 
 
 def _picture(width: int, height: int, seed: int) -> Image.Image:

@@ -83,9 +83,8 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
 
 
 def _images(embedder: Embedder) -> np.ndarray:
-    shape = [side or 4 for side in embedder.image_tower.input_shape[1:]]
     if embedder.view.size is None:
-        return golden_inputs.features(3, *shape)
+        return golden_inputs.features(3, *embedder.image_tower.input_shape[1:])
     return np.stack([embedder.view.of_pixels(tf.constant(array), None) for array in golden_inputs.pixel_arrays()])
 
 

@@ -57,7 +57,7 @@ def retrieval_model(
         files = golden_inputs.image_files(embedder.view.max_pixels)
         requests.append(golden("search_image", {"image_bytes": strings(files)}, encoded(embedder, files)))
     else:
-        features = golden_inputs.features(3, *(side or 4 for side in embedder.image_tower.input_shape[1:]))
+        features = golden_inputs.features(3, *embedder.image_tower.input_shape[1:])
         requests.append(golden("search_features", {"features": features}, embedder.encode_images(list(features))))
     facts = {
         "image": image_facts(embedder.view),

@@ -55,9 +55,8 @@ def image_model(embedder: Embedder) -> ExportedModel:
         golden.append(golden_embeddings("serving_default", {"image_bytes": strings(files)}, encoded(embedder, files)))
         golden.append(golden_embeddings("pixels", {"pixels": arrays}, embedder.encode_images(list(arrays))))
     if "features" in signatures:
-        width = signatures["features"].structured_input_signature[1]["features"].shape[1:]
-        features = golden_inputs.features(3, *(side or 4 for side in width))
         tower = embedder.image_tower if embedder.view.size is None else head_of(embedder.image_tower)
+        features = golden_inputs.features(3, *tower.input_shape[1:])
         expected = tower(features, training=False).numpy()
         golden.append(golden_embeddings("features", {"features": features}, expected))
         if embedder.view.size is None:
