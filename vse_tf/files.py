@@ -127,7 +127,7 @@ def check_format(path: str | Path, found: object, newest: int) -> None:
 
     Raises:
         UserError: a newer version wrote it.
-        ValueError: this is no format number.
+        ValueError: it is not a format number.
 
     Example:
         >>> check_format("images.index/manifest.json", 1, newest=1)

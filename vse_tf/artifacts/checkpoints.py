@@ -70,7 +70,7 @@ class Checkpoints:
             progress: further values that a continued run needs, for JSON.
 
         Raises:
-            UserError: it cannot be written; the checkpoints before stay valid.
+            UserError: it cannot be written; earlier checkpoints stay valid.
         """
         name = f"step-{position.step:09d}"
         best_name = name if best else read_pointer(self.folder).get("best")

@@ -92,7 +92,7 @@ def _check_strings(prefix: str, values: dict[str, Any], keys: Sequence[str]) -> 
         if not isinstance(value, str | None):
             raise ValueError(f"{prefix}{key} is not a string")
         if value and (len(value) > NAME_CHARACTERS or "\0" in value or problem_of_text(value)):
-            raise ValueError(f"{prefix}{key} is no path or name")
+            raise ValueError(f"{prefix}{key} is not a path or name")
 
 
 def _is_int(value: object, least: int) -> bool:

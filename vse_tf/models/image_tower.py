@@ -115,7 +115,7 @@ def image_size(image: ImageSettings, images: Images | None = None) -> tuple[int,
     if image.size is not None:
         height, width = (image.size, image.size) if isinstance(image.size, int) else image.size
         if min(height, width) < 1:
-            raise UserError(f"image.size: {height}x{width} is no size in pixels")
+            raise UserError(f"image.size: {height}x{width} is not a size in pixels")
         return height, width
     size = None
     own_size = getattr(encoder_module(image.encoder, "image.encoder"), "image_size", None)
