@@ -182,7 +182,7 @@ def test_slices_are_smaller_where_images_are_larger(embedder):
     found = {}
     for side, view in sizes.items():
         module.view = view
-        found[side] = module._slice
+        found[side] = module._slice_size
     assert found == {24: SLICE_SIZE, 224: 10, 1024: 1}
 
 

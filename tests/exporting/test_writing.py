@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from vse_tf.artifacts import manifest
-from vse_tf.artifacts.versions import BESIDE, Release
+from vse_tf.artifacts.versions import TEMPORARY, Release
 from vse_tf.errors import UserError
 from vse_tf.exporting.batching import FILE_NAME
 from vse_tf.exporting.exported_model import ExportedModel, golden_embeddings
@@ -160,7 +160,7 @@ def test_batching_is_there_before_the_version_is(tmp_path, monkeypatch):
     publish = Release.publish
 
     def noted(release):
-        seen.extend(path.read_text() for path in tmp_path.rglob(f"{BESIDE}*/{FILE_NAME}"))
+        seen.extend(path.read_text() for path in tmp_path.rglob(f"{TEMPORARY}*/{FILE_NAME}"))
         return publish(release)
 
     monkeypatch.setattr(Release, "publish", noted)
