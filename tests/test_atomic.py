@@ -1,4 +1,4 @@
-"""Whole or not at all, on a disk that is full."""
+"""Files and folders are written completely or not at all, on a full disk too."""
 
 import errno
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vse_tf.atomic import replacing, whole_folder, write_array, write_text
+from vse_tf.atomic import atomic_file, atomic_folder, write_array, write_text
 from vse_tf.errors import UserError
 
 
 def write(path, text):
-    with whole_folder(path, "the export", "free some space and export again") as folder:
+    with atomic_folder(path, "free some space and export again") as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "model").write_text(text)
 
@@ -25,7 +25,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_appears_and_is_replaced_whole(tmp_path):
+def test_a_folder_appears_and_is_replaced_at_once(tmp_path):
     write(tmp_path / "models" / "1", "first")
     (tmp_path / "models" / ".1.writing").mkdir()
     (tmp_path / "models" / ".1.writing" / "left over").touch()
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_the_old_folder_and_nothing_half(tmp_path, monkeypatc
 
     # Writing is buffered: a full disk often shows only when the contents are handed over.
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"cannot write the export \(No space left on device\); free some space"):
+    with pytest.raises(UserError, match=r"1: cannot be written: No space left on device; free some space"):
         write(tmp_path / "1", "second")
     with pytest.raises(OSError, match="No space"):
         write_text(tmp_path / "1" / "results.json", "{}")
@@ -57,7 +57,7 @@ def test_a_limit_of_the_system_is_a_full_disk_too(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write the export \(File too large\)"):
+        with pytest.raises(UserError, match=r"1: cannot be written: File too large"):
             write(tmp_path / "1", "x" * 5000)
         with pytest.raises(OSError, match="too large"):
             write_text(tmp_path / "a.txt", "x" * 5000)
@@ -68,7 +68,7 @@ def test_a_limit_of_the_system_is_a_full_disk_too(tmp_path):
 
 
 def test_other_errors_pass_and_leave_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "1", "x", "y") as folder:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "1", "x") as folder:
         (folder / "half").touch()
         raise ZeroDivisionError
     assert names(tmp_path) == []
@@ -77,8 +77,8 @@ def test_other_errors_pass_and_leave_nothing(tmp_path):
 def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     write(tmp_path / "1", "first")
     code = (
-        "import os, signal, sys; from pathlib import Path; from vse_tf.atomic import whole_folder\n"
-        "with whole_folder(Path(sys.argv[1]), 'x', 'y') as folder:\n"
+        "import os, signal, sys; from pathlib import Path; from vse_tf.atomic import atomic_folder\n"
+        "with atomic_folder(Path(sys.argv[1]), 'x') as folder:\n"
         "    (folder / 'half').touch(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "1")], check=False)
@@ -89,8 +89,8 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
 
 
 KILLED = (
-    "import os, signal, sys; from pathlib import Path; from vse_tf.atomic import replacing\n"
-    "with replacing(Path(sys.argv[1])) as file:\n"
+    "import os, signal, sys; from pathlib import Path; from vse_tf.atomic import atomic_file\n"
+    "with atomic_file(Path(sys.argv[1])) as file:\n"
     "    file.write(b'half'); file.flush(); print('half', flush=True); sys.stdin.read()"
 )
 
@@ -135,7 +135,7 @@ def test_two_writers_at_once_each_write_all(tmp_path):
 def test_an_array_on_a_full_disk_is_the_systems_own_error(tmp_path):
     with Path("/dev/full").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left on device"):
         write_array(file, np.zeros(100_000, np.float32))
-    with replacing(tmp_path / "a.npy") as file:
+    with atomic_file(tmp_path / "a.npy") as file:
         write_array(file, np.arange(6, dtype=np.float16).reshape(2, 3))
     assert np.load(tmp_path / "a.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
 

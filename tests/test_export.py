@@ -179,7 +179,7 @@ def test_a_killed_export_leaves_whole_versions_or_none(run, tmp_path, delay):
         (["--top-k", "0"], "--top-k: 0 is not above 0"),
         (["--max-pixels", "-1"], "--max-pixels: -1"),
         (["--gallery", "nowhere"], "nowhere: no such file or folder"),
-        (["--gallery", "nowhere", "--format", "onnx"], "--gallery: onnx holds the towers alone"),
+        (["--gallery", "nowhere", "--format", "onnx"], "--gallery: onnx has only the towers"),
         (["--format", "tflite"], "--format"),
         (["--checkpoint", "first"], "--checkpoint"),
         (["--output", "README.md"], "--output: .*README.md is not a folder"),

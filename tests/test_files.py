@@ -1,4 +1,4 @@
-"""Files of strangers: pipes, devices, sizes and headers that lie."""
+"""Files that others made: pipes, devices, wrong sizes and headers."""
 
 import io
 import os
@@ -51,7 +51,7 @@ def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
 def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
-        file.truncate(2**40)  # takes no room
+        file.truncate(2**40)  # a sparse file
     with pytest.raises(OSError, match="more than the limit of 1000"):
         read_regular(path, limit=1000)
 

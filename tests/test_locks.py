@@ -1,4 +1,4 @@
-"""Locks between processes: who has it, when it goes, and what a stranger's lock file cannot do."""
+"""Locks between processes: who holds one, when it ends, and lock files that others made."""
 
 import errno
 import os

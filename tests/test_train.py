@@ -263,7 +263,8 @@ def test_non_finite_weights_give_no_score(tmp_path):
     embedder = load(folder)
     weight = embedder.text_tower.trainable_variables[-1]
     weight.assign(np.full(weight.shape, np.nan))
-    from vse_tf.artifacts.checkpoints import Checkpoints, Position  # noqa: PLC0415
+    from vse_tf.artifacts.checkpoint_files import Position  # noqa: PLC0415
+    from vse_tf.artifacts.checkpoints import Checkpoints  # noqa: PLC0415
 
     embedder.model.compile("adam")
     Checkpoints(folder / "checkpoints").save(embedder.model, Position(1, 4), best=True)

@@ -1,9 +1,10 @@
-"""Files and folders that are there whole or not at all. No TensorFlow is imported here."""
+"""Writes files and folders atomically: readers see the old contents or the new ones. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import secrets
 import shutil
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from filelock import lock_descriptor
 
 from vse_tf.errors import UserError
+from vse_tf.files import file_errors, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,91 +27,70 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(o
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, what: str, advice: str) -> Iterator[Path]:
-    """Write a folder beside its place and rename it when it is complete.
+def atomic_folder(path: Path, advice: str) -> Iterator[Path]:
+    """Write a folder under a temporary name and rename it when it is complete.
 
-    A killed process leaves at most a hidden `.<name>.writing`, which the next attempt removes; a failed one (a full
-    disk, say) leaves nothing, and what stood at `path` stays until the new folder takes its place.
+    After an error nothing is left; a killed process leaves a hidden `.<name>.writing`, which the next attempt removes.
+    Until the rename an older folder at `path` stays unchanged.
 
     Args:
-        path: where the folder shall be.
-        what: what it is, for the message.
+        path: the folder.
         advice: what to do when it cannot be written, for the message.
 
     Yields:
-        The empty folder to write into.
+        The temporary folder, empty.
 
     Raises:
         UserError: it cannot be written.
 
     Example:
-        >>> with whole_folder(Path("models/image/1"), "the export", "free some space and export again") as folder:
-        ...     model.export(folder)
+        >>> with atomic_folder(Path("runs/a/tokenizer"), "free some space and repeat") as folder:
+        ...     tokenizer.save(folder)
     """
-    beside = path.with_name(f".{path.name}.writing")
-    with writing(path, what, advice):
+    temporary = path.with_name(f".{path.name}.writing")
+    with file_errors(path, "written", advice):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir()
-            yield beside
-            for file in beside.rglob("*"):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
                 sync(file)
+            # A folder with files cannot be renamed over: two renames, with hardly a moment between them.
+            before = path.with_name(f".{path.name}.before")
+            shutil.rmtree(before, ignore_errors=True)
             if path.exists():
-                # Two renames, so that hardly a moment passes without a folder here.
-                before = path.with_name(f".{path.name}.before")
-                shutil.rmtree(before, ignore_errors=True)
                 path.rename(before)
-                beside.rename(path)
-                shutil.rmtree(before, ignore_errors=True)
-            else:
-                beside.rename(path)
+            temporary.rename(path)
+            shutil.rmtree(before, ignore_errors=True)
             sync(path.parent)
         except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
 @contextlib.contextmanager
-def writing(path: Path, what: str, advice: str) -> Iterator[None]:
-    """Turn a failure of the file system inside the block into one line.
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name and rename it when it is complete.
 
-    Args:
-        path: what is being written.
-        what: what it is, for the message.
-        advice: what to do, for the message.
-
-    Raises:
-        UserError: the block raised an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot write {what} ({error.strerror or error}); {advice}") from None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Replace a file in one step: a reader sees the old contents or the new ones, never a part.
-
-    The temporary file beside it is locked while it is written; what a killed process left is not, and is removed by the
-    next writer of the same file.
+    The temporary file is locked while it is written. A killed process leaves it without a lock, and the next writer of
+    the same file removes it.
 
     Args:
         path: the file; its folder is made if it is missing.
 
     Yields:
-        The temporary file, open for writing; it becomes `path` when the block ends.
+        The temporary file, open for writing.
 
     Raises:
         OSError: it cannot be written; the old file stays.
 
     Example:
-        >>> with replacing(Path("results.json")) as file:
+        >>> with atomic_file(Path("results.json")) as file:
         ...     file.write(b"{}")
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_over(path.parent, glob.escape(path.name))
+    remove_leftovers(path.parent, glob.escape(path.name))
     temporary, file = _temporary(path)
     try:
         with file:
@@ -126,7 +107,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step.
+    """Write a text file atomically.
 
     Args:
         path: the file; its folder is made if it is missing.
@@ -135,33 +116,42 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; the old file stays.
     """
-    with replacing(path) as file:
+    with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        OSError: it cannot be written; the old file stays.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_array(file: BinaryIO, array: np.ndarray) -> None:
     """Write an array as a `.npy` file.
 
-    NumPy's own way into an open file says "49152 requested and 992 written" of a full disk.
+    On a full disk `np.save` into a file raises "49152 requested and 992 written", without the system's error.
 
     Raises:
         OSError: it cannot be written; `strerror` says why.
     """
     import numpy as np  # noqa: PLC0415 (a wrong option answers without it)
 
-    # Whatever has `write` and is no file gets its bytes piece by piece.
+    # For an object that is not a file NumPy calls `write`.
     np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
-def remove_left_over(folder: Path, name: str) -> None:
+def remove_leftovers(folder: Path, name: str) -> None:
     """Remove temporary files that killed processes left.
 
     Args:
-        folder: where they are.
-        name: of the files that they were to become; a pattern.
+        folder: their folder.
+        name: a pattern for the names of the files that were being written.
     """
     for path in folder.glob(f".{name}.{'[0-9a-f]' * _TOKEN}{SUFFIX}"):
-        # Another process may be removing it too; it may be somebody else's.
+        # Another process may be removing it too, or it may belong to another user.
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDWR | _FLAGS)
             try:
@@ -172,74 +162,83 @@ def remove_left_over(folder: Path, name: str) -> None:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Find out, before any work, whether a file can be written.
+    """Check, before any work, that a file can be written.
 
     Args:
-        path: the file; it may be there already.
-        option: what named it, for the message: `--output`.
+        path: the file; it may exist.
+        option: the option that names it, for the message: `--output`.
 
     Raises:
-        UserError: its folder is missing or cannot be written, or something else than a file is in its place.
+        UserError: its folder is missing or cannot be written, or the path is not a file.
     """
-    with _refusing(path, option, "name another file"):
+    with option_errors(path, option, "name another file"):
         if not path.absolute().parent.is_dir():
             raise UserError(f"{option}: the folder {path.absolute().parent} does not exist")
         if path.exists() and not path.is_file():
             raise UserError(f"{option}: {path} is not a regular file; name another file")
-        _try_out(path)
+        _try_writing(path)
 
 
 def check_folder(path: Path, option: str) -> None:
-    """Find out, before any work, whether files can be written into a folder, or the folder be made.
+    """Check, before any work, that files can be written into a folder; it is not created.
 
     Args:
-        path: the folder.
-        option: what named it, for the message.
+        path: the folder; it may be missing.
+        option: the option that names it, for the message.
 
     Raises:
-        UserError: it cannot be written, or something else than a folder is in its place.
+        UserError: it cannot be written, or the path is not a folder.
     """
-    with _refusing(path, option, "mend that, or name another folder"):
+    with option_errors(path, option, "mend that, or name another folder"):
         path = path.absolute()
-        there = next(folder for folder in (path, *path.parents) if folder.is_symlink() or folder.exists())
-        if not there.is_dir():
-            raise UserError(f"{option}: {there} is not a folder; name a folder")
+        existing = next(folder for folder in (path, *path.parents) if folder.is_symlink() or folder.exists())
+        if not existing.is_dir():
+            raise UserError(f"{option}: {existing} is not a folder; name a folder")
         # A missing folder's name is tried too: it may be too long.
-        _try_out(there / ("folder" if there == path else path.relative_to(there).parts[0]))
+        _try_writing(existing / ("folder" if existing == path else path.relative_to(existing).parts[0]))
 
 
 @contextlib.contextmanager
-def _refusing(path: Path, option: str, advice: str) -> Iterator[None]:
+def option_errors(path: Path, option: str, advice: str) -> Iterator[None]:
+    """Turn errors of the file system inside the block into one line that begins with the option to change.
+
+    Args:
+        path: the file or folder that is written.
+        option: the option that names it.
+        advice: what to do.
+
+    Raises:
+        UserError: the block raised an `OSError` or `ValueError`.
+    """
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{option}: cannot write to {path}: {reason}; {advice}") from None
+        raise UserError(f"{option}: cannot write to {path}: {reason_of(error)}; {advice}") from None
 
 
-def _try_out(path: Path) -> None:
+def _try_writing(path: Path) -> None:
     temporary, file = _temporary(path)
     file.close()
     temporary.unlink()
 
 
 def _temporary(path: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside `path`, locked against `remove_left_over`."""
+    """A new file in the folder of `path`, locked so that `remove_leftovers` does not remove it."""
     while True:
-        # Not mkstemp, whose files are one user's only.
+        # Not mkstemp: only their owner can read its files.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN // 2)}{SUFFIX}")
         file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666), "wb")
-        # Where the file system has no locks, nothing is removed either.
+        # A file system without locks: `remove_leftovers` removes nothing there.
         with contextlib.suppress(OSError):
             lock_descriptor(file.fileno())
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
-        # Removed by somebody who came between making and locking it.
+        # Another process removed it between its creation and its lock.
         file.close()
 
 
 def sync(path: Path) -> None:
-    """Hand a file's (or a folder's list's) contents over to the disk, where the system can."""
+    """Flush a file, or the entries of a folder, to the disk."""
     with contextlib.suppress(PermissionError):
         handle = os.open(path, os.O_RDONLY)
         try:

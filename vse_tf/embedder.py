@@ -1,4 +1,4 @@
-"""A trained (or training) model with everything around it that turns photos and sentences into vectors."""
+"""A trained model with its tokenizer and image preparation: embeds images and captions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from tqdm import tqdm
 
 from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.rebuilding import rebuild
-from vse_tf.artifacts.run_folder import ADVICE, RunFolder, write_json
-from vse_tf.atomic import whole_folder, writing
+from vse_tf.artifacts.run_folder import ADVICE, RunFolder
+from vse_tf.atomic import atomic_folder, write_json
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.photo_files import PhotoFiles
 from vse_tf.data.pipeline import ImageView, image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
+from vse_tf.files import file_errors
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.encoders import encoder_module
 from vse_tf.models.projection import head_of
@@ -46,7 +47,7 @@ class EncodedSplit:
 
 
 class Embedder:
-    """Turns images and sentences into unit vectors of one space.
+    """Embeds images and captions as unit vectors of one space.
 
     Args:
         model: the dual encoder.
@@ -56,11 +57,11 @@ class Embedder:
 
     Example:
         >>> model = vse_tf.load("runs/shapes-convse-0")
-        >>> photos = model.encode_images(["a.jpg", "b.png"])
-        >>> model.encode_texts(["two dogs in the snow"]) @ photos.T
+        >>> images = model.encode_images(["a.jpg", "b.png"])
+        >>> model.encode_texts(["two dogs in the snow"]) @ images.T
     """
 
-    def __init__(self, model: DualEncoder, tokenizer: Any, view: ImageView, settings: Settings) -> None:
+    def __init__(self, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView, settings: Settings) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.view = view
@@ -104,7 +105,7 @@ class Embedder:
             UserError: an image cannot be read; the message names it.
 
         Example:
-            >>> model.encode_images(["photo.jpg"]).shape
+            >>> model.encode_images(["dog.jpg"]).shape
             (1, 128)
         """
         if not len(images):
@@ -124,13 +125,13 @@ class Embedder:
         batch_size: int | None = None,
         advance: Callable[[int], Any] = lambda count: None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embed image files, those that can be read.
+        """Embed the image files that can be read.
 
         Args:
             paths: the files.
-            bad: what to do with the others, and what is said about them.
+            bad: what to do with the others.
             batch_size: images at a time (default: the run's `train.eval_batch_size`).
-            advance: told after each batch how many images it was.
+            advance: called after each batch with its number of images, for a progress bar.
 
         Returns:
             float32 `(read, dim)`, and int64 `(read,)`: the position in `paths` of each row.
@@ -147,20 +148,20 @@ class Embedder:
         if self._files is None:
             self._files = PhotoFiles(self.view, self.settings.data.workers)
         vectors, rows, done = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)], 0
-        for photos, got in self._files.batches(paths, size, bad):
-            vectors.append(self._encode_image(photos).numpy())
-            rows.append(got)
-            advance(int(got[-1]) + 1 - done)
-            done = int(got[-1]) + 1
+        for images, positions in self._files.batches(paths, size, bad):
+            vectors.append(self._encode_image(images).numpy())
+            rows.append(positions)
+            advance(int(positions[-1]) + 1 - done)
+            done = int(positions[-1]) + 1
         advance(len(paths) - done)
         return np.concatenate(vectors), np.concatenate(rows)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> np.ndarray:
-        """Embed sentences.
+        """Embed captions or text queries.
 
         Args:
-            texts: the sentences, in any language; a blank one has a vector too.
-            batch_size: sentences at a time (default: the run's `train.eval_batch_size`).
+            texts: strings in any language; a blank one has a vector too.
+            batch_size: texts at a time (default: the run's `train.eval_batch_size`).
             progress: show a bar.
 
         Returns:
@@ -177,7 +178,7 @@ class Embedder:
             return result
         values, splits = text.tokenise_all(self.tokenizer, list(texts))
         tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-        # Sentences of like length together: little padding, and the result does not depend on it.
+        # Texts of similar length together, for little padding; the vectors do not depend on it.
         order = np.argsort(np.diff(splits), kind="stable")
         size = batch_size or self.settings.train.eval_batch_size
         for start in tqdm(range(0, len(order), size), desc="captions", disable=not progress, unit="batch"):
@@ -237,13 +238,13 @@ class Embedder:
         return np.concatenate(vectors), np.concatenate(rows).astype(np.int64)
 
 
-def save_model(folder: RunFolder, model: DualEncoder, tokenizer: Any, view: ImageView) -> None:
-    """Write the model's own description, the image view and the tokenizer into a run folder."""
+def save_model(folder: RunFolder, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView) -> None:
+    """Write the model's description, the image view and the tokenizer into a run folder."""
     description = {"model": model.get_config(), "view": asdict(view)}
-    with writing(folder.model, "the model's description", ADVICE):
+    with file_errors(folder.model, "written", ADVICE):
         write_json(folder.model, description)
-    with whole_folder(folder.tokenizer, "the tokenizer", ADVICE) as beside:
-        tokenizer.save(beside)
+    with atomic_folder(folder.tokenizer, ADVICE) as temporary:
+        tokenizer.save(temporary)
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Embedder:
@@ -272,6 +273,6 @@ def _bar(images: int, progress: bool) -> tqdm:
     return tqdm(total=images, desc="images", disable=not progress, unit="image")
 
 
-def _compiled(tower: keras.Model) -> Any:
+def _compiled(tower: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     spec = [tf.TensorSpec([None, *tower.input_shape[1:]], tower.inputs[0].dtype)]
     return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec)

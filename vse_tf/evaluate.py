@@ -9,10 +9,11 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from vse_tf.artifacts.run_folder import RunFolder, write_json
-from vse_tf.atomic import check_file, write_text, writing
+from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.atomic import check_file, write_json, write_text
 from vse_tf.config import DataSettings
 from vse_tf.errors import UserError, run_command
+from vse_tf.files import file_errors
 from vse_tf.settings_parser import data_parser, parse_with_data
 
 PROG = "python -m vse_tf.evaluate"
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     from vse_tf.pages.error_page import error_page  # noqa: PLC0415
 
     benchmark = EccvBenchmark() if arguments.metrics == "eccv" else None
-    # A run may come from somebody else, and it names what is opened here.
+    # The paths are the run's, which may come from others.
     for path in named_paths(data):
         print(f"reading {path}", file=sys.stderr, flush=True)
     collection = read(data)
@@ -61,12 +62,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{benchmarks_table(metrics)}")
     if output:
         found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
-        with writing(output, "the metrics", "name another file with --output"):
+        with file_errors(output, "written", "name another file with --output"):
             write_json(output, found)
         print(f"written to {output}")
     if errors:
         page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
-        with writing(errors, "the error page", "name another file with --errors"):
+        with file_errors(errors, "written", "name another file with --errors"):
             write_text(errors, page)
         print(f"written to {errors}")
 
@@ -76,10 +77,7 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     parser.add_argument("--run", type=str, required=True, help="run folder")
     parser.add_argument("--split", type=str | None, help="split to measure (default: test if there is one, else val)")
     parser.add_argument(
-        "--folds",
-        type=int,
-        default=1,
-        help="average over this number of gallery parts; COCO 1K has 5",
+        "--folds", type=int, default=1, help="mean over this number of parts of the gallery; COCO 1K is 5"
     )
     parser.add_argument(
         "--metrics",
@@ -92,7 +90,7 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     parser.add_argument("--errors", type=str | None, help="write the worst queries to this HTML file, pictures inside")
     parser.add_argument("--errors_count", type=int, default=50, help="worst queries of each direction on that page")
     known = PlainParser(add_help=False)
-    # Whatever is wrong with it, the real parser will say so.
+    # Errors are left to the real parser.
     known.add_argument("--run", nargs="?")
     run = known.parse_known_args(argv)[0].run
     asks_help = {"-h", "--help"} & set(argv)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROG = "python -m vse_tf.export"
 FORMATS = ("savedmodel", "onnx", "litert")
-# Decoding takes up to 7 bytes per pixel; images of more are rare, and a server decodes what anybody sends.
+# Decoding takes up to 7 bytes per pixel. Larger images are rare, and a server decodes the images of any client.
 MAX_PIXELS = 50_000_000
 
 
@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> None:
         argv: its arguments (default: those of the process).
 
     Raises:
-        UserError: no such run or checkpoint, an unusable gallery, a folder that cannot be written, or a written model
-            that answers otherwise than the live one.
+        UserError: there is no such run or checkpoint, the gallery cannot be used, the folder cannot be written, or a
+            written model's answers differ from the live one's.
     """
     arguments = _checked(_parser().parse_args(sys.argv[1:] if argv is None else argv))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -66,8 +66,8 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
     if arguments.batching:
         models = [replace(each, batching=arguments.batching) if each.name == TEXT_TOWER else each for each in models]
     elif before := batching_of_newest(root / TEXT_TOWER):
-        lost = "the newest version joins requests and this one will not; to keep that, add --batching"
-        print(f"{root / TEXT_TOWER}: {lost} {quote(str(before))}", file=sys.stderr)
+        advice = "the newest version batches requests and the new one will not; to batch them too, add --batching"
+        print(f"{root / TEXT_TOWER}: {advice} {quote(str(before))}", file=sys.stderr)
     if arguments.gallery:
 
         def note(problem: object) -> None:
@@ -75,7 +75,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
 
         gallery = read_gallery(arguments.gallery, embedder, note, model_id=facts["id"])
         if len(gallery) < arguments.top_k:
-            print(f"the gallery has {len(gallery)} items: every answer holds all of them, not {arguments.top_k}")
+            print(f"the gallery has {len(gallery)} items: an answer has all of them, not {arguments.top_k}")
         queries = None
         if arguments.gallery_queries:
             queries = read_gallery(arguments.gallery_queries, embedder, note).vectors
@@ -98,7 +98,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
 def _parser() -> ArgumentParser:
     parser = command_parser(PROG, "Write a trained run as SavedModels for TensorFlow Serving, in new version folders.")
     parser.add_argument("--run", type=str, required=True, help="run folder")
-    parser.add_argument("--output", type=str, default="models", help="folder of all models; each has versions in it")
+    parser.add_argument("--output", type=str, default="models", help="folder of all models, each with its versions")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
     parser.add_argument(
         "--gallery",
@@ -111,39 +111,39 @@ def _parser() -> ArgumentParser:
         "--gallery-storage",
         choices=["float32", "float16", "int8"],
         default="float32",
-        help="how its vectors are stored; the recall that the smaller ones lose is measured and printed",
+        help="type of its stored vectors; the recall that the smaller types lose is measured and printed",
     )
     parser.add_argument(
         "--gallery-queries",
         type=str | None,
-        help="measure that loss with these queries, given like a gallery (default: the gallery's own vectors)",
+        help="queries to measure that loss with, given like a gallery (default: the gallery's own vectors)",
     )
     parser.add_argument(
         "--max-pixels",
         type=int | None,
-        help=f"refuse larger images (default: {MAX_PIXELS}, or the run's data.max_pixels where that is smaller)",
+        help=f"refuse larger images (default: {MAX_PIXELS}, or the run's data.max_pixels if that is smaller)",
     )
     parser.add_argument(
         "--batching",
         type=str | None,
-        help="a batching_params.pbtxt for the text tower: TensorFlow Serving joins requests that wait together; "
-        "export/ has one",
+        help="a batching_params.pbtxt for the text tower, by which TensorFlow Serving batches concurrent requests; "
+        "there is one in export/",
     )
     parser.add_argument(
-        "--format", choices=list(FORMATS), default="savedmodel", help="onnx and litert: the bare towers; needs an extra"
+        "--format", choices=list(FORMATS), default="savedmodel", help="onnx and litert: only the towers; needs an extra"
     )
     return parser
 
 
 def _checked(arguments: Namespace) -> Namespace:
-    """Refuse what needs no TensorFlow to be refused."""
+    """Refuse wrong options, as far as this needs no TensorFlow."""
     RunFolder(arguments.run).settings()
     for option in ("top_k", "max_pixels"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise UserError(f"--{option.replace('_', '-')}: {value} is not above 0")
     if arguments.format != "savedmodel" and arguments.gallery:
-        raise UserError(f"--gallery: {arguments.format} holds the towers alone; leave it out, or take savedmodel")
+        raise UserError(f"--gallery: {arguments.format} has only the towers; leave it out, or use savedmodel")
     if arguments.format != "savedmodel" and arguments.batching:
         raise UserError(f"--batching: {arguments.format} is not for TensorFlow Serving; leave it out")
     if arguments.batching:

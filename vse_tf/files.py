@@ -1,8 +1,8 @@
-"""Reading files that somebody else may have made: regular files only, and none larger than expected.
+"""Reads files that others may have made: only regular files, up to a limit. `atomic` writes files.
 
-A path from a command line, a caption file or an index may lead to a pipe, a device or a file that fills the memory.
-Opening a pipe without a writer waits for ever; reading `/dev/zero` never ends. Every reader of the package therefore
-opens paths here. No TensorFlow is imported.
+A path from a command line, a caption file or an index may lead to a pipe, a device or a huge file. Opening a pipe
+without a writer blocks forever; reading `/dev/zero` never ends. All readers of the package therefore open paths here.
+No TensorFlow is imported.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from vse_tf.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-# A description, a manifest, a pointer: far above what the package writes, far below what hurts.
+# Limit for a description, a manifest or a pointer; those that the package writes are far smaller.
 DESCRIPTION_BYTES = 16 * 2**20
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReader:
     """Open a regular file for reading; links are followed.
 
-    The kind is asked of the open file, so that nothing can be exchanged between the question and the reading.
+    The type is checked on the open file, so the path cannot be replaced between the check and the read.
 
     Args:
         path: the file.
-        limit: the largest size in bytes.
+        limit: maximum size in bytes.
 
     Raises:
         OSError: there is no such file, it cannot be read, it is a folder, a pipe, a device or a socket, or it is larger
@@ -45,7 +45,7 @@ def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReade
         ...     start = file.read(100)
     """
     try:
-        # Non-blocking: opening a pipe would otherwise wait for somebody to write into it.
+        # Non-blocking: opening a pipe would otherwise wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
         # A name with a NUL.
@@ -67,13 +67,13 @@ def read_regular(path: str | Path, limit: int | None = None) -> bytes:
 
     Args:
         path: the file; links are followed.
-        limit: the largest size in bytes.
+        limit: maximum size in bytes.
 
     Raises:
         OSError: as `open_regular`.
 
     Example:
-        >>> read_regular("photo.jpg", limit=2**30)[:2]
+        >>> read_regular("image.jpg", limit=2**30)[:2]
         b'\\xff\\xd8'
     """
     with open_regular(path, limit) as file:
@@ -81,24 +81,64 @@ def read_regular(path: str | Path, limit: int | None = None) -> bytes:
 
 
 def read_json(path: str | Path, limit: int = DESCRIPTION_BYTES) -> Any:
-    """What a JSON file holds.
+    """The value in a JSON file.
 
     Args:
         path: the file; links are followed.
-        limit: the largest size in bytes.
+        limit: maximum size in bytes.
 
     Raises:
         OSError: as `open_regular`.
-        ValueError: not UTF-8, not JSON, or nested too deeply; the message says what.
+        ValueError: not UTF-8, not JSON, or nested too deeply.
 
     Example:
-        >>> read_json("photos.index/manifest.json")["dim"]
+        >>> read_json("images.index/manifest.json")["dim"]
         128
     """
     try:
         return json.loads(read_regular(path, limit))
     except RecursionError:
         raise ValueError("values are nested too deeply") from None
+
+
+def load_json(path: str | Path) -> Any:
+    """The value in a JSON file, for callers that have nothing to add to the error.
+
+    Raises:
+        UserError: it cannot be read.
+
+    Example:
+        >>> load_json("runs/shapes-convse-0/results.json")["finished"]
+        True
+    """
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
+
+
+def check_format(path: str | Path, found: object, newest: int) -> None:
+    """Refuse a run folder, an index or an export of a newer version, before anything else of it is read.
+
+    Args:
+        path: the file with the format number.
+        found: its format number.
+        newest: the newest format that this version reads.
+
+    Raises:
+        UserError: a newer version wrote it.
+        ValueError: it is not a format number.
+
+    Example:
+        >>> check_format("images.index/manifest.json", 1, newest=1)
+    """
+    if type(found) is not int or found < 1:
+        raise ValueError(f"format {found!r} is not a format number")
+    if found > newest:
+        raise UserError(
+            f"{path}: written by a newer version of vse_tf (format {found}, this version reads up to {newest}); "
+            "upgrade vse_tf"
+        )
 
 
 def open_array(path: str | Path) -> np.ndarray:
@@ -109,7 +149,8 @@ def open_array(path: str | Path) -> np.ndarray:
 
     Raises:
         OSError: as `open_regular`.
-        ValueError: no `.npy` file, Python objects in it, a negative size, or not as many bytes as its header announces.
+        ValueError: no `.npy` file, Python objects in it, a negative size, or another number of bytes than its header
+            announces.
 
     Example:
         >>> open_array("features/train_ims.npy").shape
@@ -150,7 +191,7 @@ def sha256_of(path: str | Path) -> str:
         OSError: as `open_regular`.
 
     Example:
-        >>> sha256_of("photos.index/items.jsonl")[:8]
+        >>> sha256_of("images.index/items.jsonl")[:8]
         '655dd6ee'
     """
     with open_regular(path) as file:
@@ -158,17 +199,18 @@ def sha256_of(path: str | Path) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """An error in the system's own words where it has some, such as `Permission denied`; else in its own."""
+    """The system's description of an error, such as `Permission denied`; for other errors, their message."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 @contextlib.contextmanager
-def file_errors(path: str | Path, doing: str = "read") -> Iterator[None]:
-    """Turn what the file system refuses inside the block into one line for the user.
+def file_errors(path: str | Path, doing: str = "read", advice: str = "") -> Iterator[None]:
+    """Turn errors of the file system inside the block into one line for the user.
 
     Args:
-        path: what the block works on, for an error that does not name its file.
+        path: the file, or the folder that the file is in.
         doing: `read` or `written`.
+        advice: what to do (default: free space if the disk is full).
 
     Raises:
         UserError: the block raised an `OSError`.
@@ -180,8 +222,11 @@ def file_errors(path: str | Path, doing: str = "read") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "; free some space and repeat" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise UserError(f"{error.filename or path}: cannot be {doing}: {reason_of(error)}{advice}") from None
+        if not advice and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space and repeat"
+        # A file's own path, not that of its temporary file.
+        where = error.filename if error.filename and os.path.isdir(path) else path  # noqa: PTH112
+        raise UserError(f"{where}: cannot be {doing}: {reason_of(error)}{advice and '; '}{advice}") from None
 
 
 def _kind(mode: int) -> str:

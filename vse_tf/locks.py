@@ -1,4 +1,4 @@
-"""One process at a time, by a lock on an open file: it goes with the process, however that ends. No TensorFlow."""
+"""A lock between processes, held on an open file: it ends with its process. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from filelock import lock_descriptor
 
 
 class BusyError(Exception):
-    """Another process has the lock.
+    """Another process has the lock; the message names it: `another process (4711)`.
 
     Args:
-        holder: its process id as it wrote it, "" where it has not yet.
+        holder: its process id as it wrote it, "" if it has not yet.
     """
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
-        super().__init__(f"another process{holder and f' ({holder})'} has it")
+        super().__init__(f"another process{holder and f' ({holder})'}")
 
 
 class ProcessLock:
     """A lock between processes (and between objects of one process).
 
-    The file stays; what counts is the lock on it. A child that this process forks does not have it. Where the file
-    system has no locks, everybody gets it.
+    The file remains after a release; only the lock on it counts. A forked child does not have the lock. On a file
+    system without locks every process gets it.
 
     Args:
-        path: the lock file, in a folder that exists; it is made where it is missing.
+        path: the lock file, in a folder that exists; it is made if it is missing.
 
     Example:
         >>> lock = ProcessLock(Path("runs/a/.lock"))
@@ -43,18 +43,18 @@ class ProcessLock:
         self._handle: int | None = None
 
     def acquire(self, wait: bool = False) -> None:
-        """Take the lock; one that this object has stays taken.
+        """Take the lock; does nothing if this object has it.
 
         Args:
-            wait: wait for it.
+            wait: wait until it is free.
 
         Raises:
-            BusyError: somebody else has it, and `wait` is off.
-            OSError: the file cannot be written, or is something else than a file of this folder alone.
+            BusyError: another process or object has it, and `wait` is off.
+            OSError: the file cannot be written, or is a link or no regular file.
         """
         if self._handle is not None:
             return
-        # The folder may be a stranger's: no link is followed, no pipe waited for, nothing truncated.
+        # The folder may come from others: links are not followed, pipes not waited for, other files not truncated.
         flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o644)
         try:
@@ -73,7 +73,7 @@ class ProcessLock:
         _held.add(self)
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -91,12 +91,12 @@ def _lock(handle: int, wait: bool) -> bool:
 _held: set[ProcessLock] = set()
 
 
-def _give_up() -> None:
-    """In a forked child: close its copies, which would hold the locks beyond the parent's end."""
+def _close_copies() -> None:
+    """In a forked child: close its copies, which would hold the locks after the parent's end."""
     for lock in list(_held):
         with contextlib.suppress(OSError):
             lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_give_up)
+    os.register_at_fork(after_in_child=_close_copies)

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import OutsideError
-from vse_tf.atomic import check_file, replacing, write_text
+from vse_tf.atomic import atomic_file, check_file, write_text
 from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
@@ -74,7 +74,7 @@ class _Photos:
 
     def __call__(self, hit: Hit) -> Path:
         try:
-            return self.index.photo(hit.item)
+            return self.index.image(hit.item)
         except OutsideError as error:
             self.first = self.first or f"{error.filename}: {error.strerror}"
             self.refused.add(hit.row)
@@ -132,7 +132,7 @@ def _print(arguments: Namespace, texts: list[str], answers: list[list[Hit]]) -> 
 
 
 def _write_bytes(path: Path, contents: bytes) -> None:
-    with replacing(path) as file:
+    with atomic_file(path) as file:
         file.write(contents)
 
 

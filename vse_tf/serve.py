@@ -97,7 +97,7 @@ def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
     index = Index.open(arguments.gallery, arguments.root)
     try:
         if index.kind == "images" and len(index):
-            index.photo(index.item(0))
+            index.image(index.item(0))
     except OutsideError as error:
         _say(f"the gallery's images are not displayed; {error.filename}: {error.strerror}")
     if arguments.models:

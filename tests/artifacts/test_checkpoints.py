@@ -11,7 +11,8 @@ import pytest
 
 from tests.tiny import tiny_settings
 from vse_tf.artifacts import checkpoints as module
-from vse_tf.artifacts.checkpoints import Checkpoints, Position
+from vse_tf.artifacts.checkpoint_files import Position, find_checkpoint
+from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.errors import UserError
 from vse_tf.losses import ConVSE
 from vse_tf.models.dual_encoder import DualEncoder
@@ -64,8 +65,8 @@ def test_the_last_k_and_the_best_are_kept(tmp_path):
     for epoch in range(1, 7):
         checkpoints.save(built, Position(epoch, 10 * epoch), best=epoch == 2)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == [f"step-{n:09d}" for n in (20, 50, 60)]
-    assert checkpoints.position() == Position(6, 60)
-    assert checkpoints.position("best") == Position(2, 20)
+    assert find_checkpoint(checkpoints.folder).position == Position(6, 60)
+    assert find_checkpoint(checkpoints.folder, "best").position == Position(2, 20)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -120,15 +121,15 @@ def test_a_flipped_byte_is_an_error_not_a_weight(tmp_path):
 
 
 def test_no_checkpoint_says_what_to_do(tmp_path):
-    assert Checkpoints(tmp_path).position() is None
+    assert find_checkpoint(tmp_path) is None
     with pytest.raises(UserError, match="train again"):
         Checkpoints(tmp_path).restore(model())
 
 
-def test_nothing_but_a_description_is_written_when_a_step_has_been_measured(tmp_path):
+def test_a_measured_step_is_saved_again_by_its_description_only(tmp_path):
     built, checkpoints = model(), Checkpoints(tmp_path)
     checkpoints.save(built, Position(0, 4, step_in_epoch=4), best=False, progress={"rows": []})
-    assert checkpoints.position("best") is None
+    assert find_checkpoint(checkpoints.folder, "best") is None
     written = (tmp_path / "step-000000004" / "state.h5").stat().st_mtime_ns
     checkpoints.save(built, Position(1, 4), best=True, progress={"rows": [1]})
     assert (tmp_path / "step-000000004" / "state.h5").stat().st_mtime_ns == written
@@ -169,39 +170,39 @@ DAMAGE = {"cut short": cut, "one bit flipped": flip, "gone": lambda path: path.u
 
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("file", ["state.h5", "position.json"])
-def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_taken(three, trained, capsys, file, how):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(three, trained, capsys, file, how):
     DAMAGE[how](three / "step-000000012" / file)
     built, checkpoints = trained[0], Checkpoints(three)
     found = checkpoints.newest()
-    told = capsys.readouterr().out
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
     for expected in (f"step-000000012/{file}: damaged checkpoint", "going back"):
-        assert expected in told
+        assert expected in printed
     assert (found.position, found.best, found.progress) == (Position(2, 8), "step-000000004", {"rows": [8]})
     checkpoints.resume(built, found, tidy=True)
     assert not (three / "step-000000012").exists()
-    assert checkpoints.position() == Position(2, 8)
+    assert find_checkpoint(checkpoints.folder).position == Position(2, 8)
     assert checkpoints.restore(built, "best", training=False) == Position(1, 4)
 
 
 def test_any_flipped_bit_of_a_description_is_noticed(three):
     path = three / "step-000000012" / "position.json"
-    whole = path.read_bytes()
-    for place in range(0, len(whole) - 1, 3):
-        contents = bytearray(whole)
+    original = path.read_bytes()
+    for place in range(0, len(original) - 1, 3):
+        contents = bytearray(original)
         contents[place] ^= 1 << place % 7
         path.write_bytes(contents)
         found = Checkpoints(three).newest()
         # White space and the like may change; a value may not.
-        assert found.position.step == 8 or json.loads(contents) == json.loads(whole), place
-    path.write_bytes(whole)
+        assert found.position.step == 8 or json.loads(contents) == json.loads(original), place
+    path.write_bytes(original)
     assert Checkpoints(three).newest().position.step == 12
 
 
-def test_no_whole_checkpoint_is_one_line(three):
+def test_damage_of_all_checkpoints_is_one_line(three):
     for path in three.glob("step-*/state.h5"):
         cut(path)
-    with pytest.raises(UserError, match="no checkpoint is whole"):
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
         Checkpoints(three).newest()
 
 
@@ -227,7 +228,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_valid(trained, tmp_path, monke
         else:
             patch.setattr(fault, full)
         try:
-            with pytest.raises(UserError, match=r"cannot write the .*(No space left on device|too large).*free some"):
+            with pytest.raises(UserError, match=r"cannot be written: .*(No space left on device|too large).*free some"):
                 checkpoints.save(built, Position(2, 8), best=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -237,7 +238,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_valid(trained, tmp_path, monke
     again = Checkpoints(tmp_path)
     assert again.restore(built, "best") == Position(1, 4)
     again.save(built, Position(2, 8), best=True)
-    assert again.position() == Position(2, 8)
+    assert find_checkpoint(again.folder).position == Position(2, 8)
 
 
 @pytest.mark.parametrize("value", ["../../x", "/etc", "step-000000004/../../x", "", 7, ["step-000000004"]])
@@ -256,7 +257,7 @@ def test_a_pointer_out_of_the_folder_is_not_followed(trained, tmp_path, value):
 @pytest.mark.parametrize("contents", ["[1]", "{", "null", "[" * 100_000])
 def test_a_broken_pointer_is_none(tmp_path, contents):
     tmp_path.joinpath("pointer.json").write_text(contents)
-    assert Checkpoints(tmp_path).position() is None
+    assert find_checkpoint(tmp_path) is None
 
 
 def test_values_in_other_files_are_not_read(trained, tmp_path):
@@ -281,9 +282,9 @@ def test_values_in_other_files_are_not_read(trained, tmp_path):
         "virtual": lambda file: file.create_virtual_dataset(name, layout),
         "group": lambda file: file.create_group(name),
     }
-    whole = path.read_bytes()
+    original = path.read_bytes()
     for trick, put in tricks.items():
-        path.write_bytes(whole)
+        path.write_bytes(original)
         with h5py.File(path, "r+") as file:
             del file[name]
             put(file)

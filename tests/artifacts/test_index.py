@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vse_tf.artifacts.index import ITEMS, MANIFEST, Index, Item
+from vse_tf.artifacts.index import ITEMS, Index, Item
+from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
@@ -25,7 +26,7 @@ def unit(rows, seed=0):
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def photos(count, prefix="p"):
+def images(count, prefix="p"):
     return [Item(f"{prefix}/{i}.jpg", path=f"{prefix}/{i}.jpg", size=i, mtime_ns=10**18 + i) for i in range(count)]
 
 
@@ -33,8 +34,8 @@ def write(folder, sizes=SIZES, seed=0, items=None):
     writer = IndexWriter(folder, "images", DIM)
     vectors = unit(sum(sizes), seed)
     shards = [writer.write(part) for part in np.split(vectors, np.cumsum(sizes)[:-1])]
-    root = folder.parent / "photos"
-    index = writer.commit(shards, items or photos(sum(sizes)), MODEL, root=root, provenance={"seed": 3})
+    root = folder.parent / "images"
+    index = writer.commit(shards, items or images(sum(sizes)), MODEL, root=root, provenance={"seed": 3})
     return index, vectors
 
 
@@ -47,9 +48,9 @@ def test_what_is_written_is_read(tmp_path):
     assert all(isinstance(part, np.memmap) and part.dtype == np.float32 for _, part in index.vectors())
     np.testing.assert_array_equal(index.gather([7, 0, 3, 0]), vectors[[7, 0, 3, 0]])
     assert index.gather([]).shape == (0, DIM)
-    assert list(index.all_items()) == photos(8)
-    assert index.items([7, 0, 7]) == [photos(8)[7], photos(8)[0], photos(8)[7]]
-    assert str(index.path(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
+    assert list(index.all_items()) == images(8)
+    assert index.items([7, 0, 7]) == [images(8)[7], images(8)[0], images(8)[7]]
+    assert str(index.path(index.item(2))) == f"{tmp_path}/images/p/2.jpg"
     assert str(Index.open(tmp_path / "index", root="/moved").path(index.item(2))) == "/moved/p/2.jpg"
     index.verify()
 
@@ -105,12 +106,12 @@ def test_the_old_index_stays_until_commit(tmp_path):
     np.testing.assert_array_equal(Index.open(tmp_path / "index").matrix(), vectors)
 
     def failing():
-        yield photos(1)[0]
+        yield images(1)[0]
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
         writer.commit([shard], failing(), MODEL)
-    for wrong in (photos(1), photos(3)):
+    for wrong in (images(1), images(3)):
         with pytest.raises(ValueError, match="items for 2 vectors"):
             writer.commit([shard], wrong, MODEL)
     again = Index.open(tmp_path / "index")
@@ -193,7 +194,7 @@ DAMAGE = {
     "manifest empty": (lambda f: (f / MANIFEST).write_text(""), "manifest.json: Expecting value"),
     "manifest a list": (lambda f: (f / MANIFEST).write_text("[]"), "manifest.json: not an index's manifest"),
     "manifest not UTF-8": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json"),
-    "later format": (lambda f: edit(f, format=2), "manifest.json: format 2"),
+    "later format": (lambda f: edit(f, format=2), "manifest.json: written by a newer version"),
     "unknown kind": (lambda f: edit(f, kind="songs"), "manifest.json: kind is 'songs'"),
     "no dim": (lambda f: edit(f, dim=None), "manifest.json: dim"),
     "a count of another index": (lambda f: edit(f, count=9), "manifest.json: count is 9, the shards hold 8"),
@@ -205,8 +206,8 @@ DAMAGE = {
     "no items": (lambda f: edit(f, items={}), "manifest.json: items without"),
     "no model": (lambda f: edit(f, model=None), "manifest.json: no model"),
     "root is a number": (lambda f: edit(f, root=3), "manifest.json: root"),
-    "root is no path": (lambda f: edit(f, root="a\0"), "manifest.json: root is no path"),
-    "root without end": (lambda f: edit(f, root="a" * 10_000), "manifest.json: root is no path"),
+    "root is no path": (lambda f: edit(f, root="a\0"), "manifest.json: root is not a path"),
+    "root without end": (lambda f: edit(f, root="a" * 10_000), "manifest.json: root is not a path"),
     "a dim of many": (lambda f: edit(f, dim=10**30), "manifest.json: dim is above"),
     "a negative dim": (lambda f: edit(f, dim=-5), "manifest.json: dim"),
     "a negative count": (lambda f: edit(f, count=-8), "manifest.json: dim and count"),
@@ -258,8 +259,8 @@ LINES = {
         ('{"id": 5}', "id is expected|string under id"),
         ('{"id": "a", "path": ["a"]}', "path is not a string"),
         ('{"id": "a", "caption": 1e9}', "caption is not a string"),
-        ('{"id": "a", "size": "7"}', "size is not a whole number"),
-        ('{"id": "a", "mtime_ns": true}', "mtime_ns is not a whole number"),
+        ('{"id": "a", "size": "7"}', "size is not an integer"),
+        ('{"id": "a", "mtime_ns": true}', "mtime_ns is not an integer"),
         ('{"id": "a\\ud800"}', "id is not Unicode"),
         ('{"id": "a", "path": "\\udcff.jpg"}', "path is not UTF-8"),
         ('{"id": "' + "a" * 9000 + '"}', "id has more than"),
@@ -295,25 +296,25 @@ def test_a_line_of_many_megabytes_costs_little(tmp_path):
 def test_the_manifest_names_no_folder_of_its_machine(tmp_path):
     model = {**MODEL, "path": str(tmp_path / "runs" / "a")}
     writer = IndexWriter(tmp_path / "index", "images", DIM)
-    index = writer.commit([writer.write(unit(1))], photos(1), model, root=tmp_path / "photos")
+    index = writer.commit([writer.write(unit(1))], images(1), model, root=tmp_path / "images")
     assert str(tmp_path) not in (index.folder / MANIFEST).read_text()
     assert index.model["path"] == "../runs/a"
     # Not the way up to the root of the file system and down again.
-    index = writer.commit([writer.write(unit(1))], photos(1), {**model, "path": "/no/run"}, root="/no/photos")
+    index = writer.commit([writer.write(unit(1))], images(1), {**model, "path": "/no/run"}, root="/no/images")
     assert "/no" not in (index.folder / MANIFEST).read_text()
-    assert (index.root, index.photos.name, index.model.get("path")) == (None, "photos", None)
-    with pytest.raises(OutsideError, match=r"name their folder with --root \(it was called 'photos'\)"):
-        index.photo(index.item(0))
+    assert (index.root, index.image_root.name, index.model.get("path")) == (None, "images", None)
+    with pytest.raises(OutsideError, match=r"name it with --root \(it was called 'images'\)"):
+        index.image(index.item(0))
 
 
 def test_an_index_of_an_earlier_version_is_read(tmp_path):
     index, _ = write(tmp_path / "index")
-    edit(index.folder, root=str(tmp_path / "photos"), model={"kind": "run", "path": "/home/me/runs/a", "id": "abc"})
+    edit(index.folder, root=str(tmp_path / "images"), model={"kind": "run", "path": "/home/me/runs/a", "id": "abc"})
     manifest = json.loads((index.folder / MANIFEST).read_text())
     del manifest["root_name"]
     (index.folder / MANIFEST).write_text(json.dumps(manifest))
     index = Index.open(index.folder)
-    assert str(index.photo(index.item(2))) == f"{tmp_path}/photos/p/2.jpg"
+    assert str(index.image(index.item(2))) == f"{tmp_path}/images/p/2.jpg"
 
 
 @pytest.mark.parametrize("damage", LINES)

@@ -97,8 +97,8 @@ def test_what_opens_files_is_not_on_the_list(config):
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [
-        (layer("Dense", activation="keras_hub>WhisperTokenizer"), "is no argument"),
-        (layer("Dense", activation="x" * 2000), "is no argument"),
+        (layer("Dense", activation="keras_hub>WhisperTokenizer"), "is not an argument"),
+        (layer("Dense", activation="x" * 2000), "is not an argument"),
         (layer("Dense", units=2**31), "beyond"),
         ([layer("Dense")] * 50_000, "more than 40000 objects"),
         (

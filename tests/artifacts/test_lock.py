@@ -1,4 +1,4 @@
-"""One process a run folder."""
+"""One process per run folder."""
 
 import os
 import subprocess
@@ -10,13 +10,12 @@ import pytest
 
 from tests.tiny import arguments, tiny_settings
 from vse_tf import train
-from vse_tf.artifacts.lock import RunLock
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.errors import UserError
 
 HOLD = (
-    "import sys; from pathlib import Path; from vse_tf.artifacts.lock import RunLock\n"
-    "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    "import sys; from vse_tf.artifacts.run_folder import RunFolder\n"
+    "run = RunFolder(sys.argv[1]); run.lock(); print('held', flush=True); sys.stdin.read()"
 )
 
 
@@ -30,18 +29,18 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_a_second_process_is_told_who_is_there_and_a_killed_one_leaves_no_lock(tmp_path, holder):
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, holder):
     with pytest.raises(UserError, match=rf"train\.run_dir: another process \({holder.pid}\) is training in {tmp_path}"):
-        RunLock(tmp_path).acquire()
+        RunFolder(tmp_path).lock()
     holder.kill()
     holder.wait()
-    lock = RunLock(tmp_path)
-    lock.acquire()
-    lock.acquire()
+    run = RunFolder(tmp_path)
+    run.lock()
+    run.lock()
     with pytest.raises(UserError, match=str(os.getpid())):
-        RunLock(tmp_path).acquire()
-    lock.release()
-    RunLock(tmp_path).acquire()
+        RunFolder(tmp_path).lock()
+    run.unlock()
+    RunFolder(tmp_path).lock()
 
 
 def test_the_command_is_refused_before_it_reads_anything(tmp_path, holder, monkeypatch):
@@ -57,7 +56,7 @@ def test_a_run_begun_in_the_meantime_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="in the meantime"):
         folder.create(tiny_settings(tmp_path), begun=False)
     assert "7" in folder.config.read_text()
-    folder.lock.release()
+    folder.unlock()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
@@ -65,7 +64,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "diary.txt")
     with pytest.raises(UserError, match="cannot write"):
-        RunLock(tmp_path / "run").acquire()
+        RunFolder(tmp_path / "run").lock()
     assert (tmp_path / "diary.txt").read_text() == "mine"
 
 

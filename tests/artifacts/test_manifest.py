@@ -1,4 +1,4 @@
-"""manifest.json: every file's hash, and what happens when one is not what it was."""
+"""manifest.json: the hash of every file, and files that differ from it."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ def folder(tmp_path):
 
 
 def test_it_holds_the_facts_and_the_hash_of_every_file(folder):
-    told = manifest.verify(folder)
-    assert told == json.loads((folder / "manifest.json").read_text())
-    assert (told["model"], told["dim"], told["format"]) == ("text_tower", 3, 1)
-    assert told["files"] == {
+    found = manifest.verify(folder)
+    assert found == json.loads((folder / "manifest.json").read_text())
+    assert (found["model"], found["dim"], found["format"]) == ("text_tower", 3, 1)
+    assert found["files"] == {
         "saved_model.pb": hashlib.sha256(b"graph").hexdigest(),
         "variables/variables.index": hashlib.sha256(b"index").hexdigest(),
     }
@@ -60,6 +60,12 @@ def test_a_broken_manifest_is_one_line(folder, text):
     with pytest.raises(UserError, match=r"manifest\.json") as caught:
         manifest.verify(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_manifest_of_a_newer_version_is_named(folder):
+    (folder / "manifest.json").write_text('{"format": 2, "files": 5}')
+    with pytest.raises(UserError, match=r"manifest\.json: written by a newer version of vse_tf \(format 2"):
+        manifest.read(folder)
 
 
 def test_a_folder_without_one_is_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""What a stranger wrote into a run folder: one line, no file opened, no memory taken."""
+"""Run folders that others have changed: an error of one line, no other file opened, no memory taken."""
 
 import copy
 import json

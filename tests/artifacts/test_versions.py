@@ -1,4 +1,4 @@
-"""Version folders appear whole, together and under a number of their own, or not at all."""
+"""Version folders appear complete, together and with a new number, or not at all."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ NAMES = ["image_tower", "text_tower"]
 def publish(root, text="new", names=NAMES):
     with Release(root, names) as release:
         for name in names:
-            (release.beside(name) / "saved_model.pb").write_text(text)
+            (release.folder(name) / "saved_model.pb").write_text(text)
         return release.publish()
 
 
@@ -23,7 +23,7 @@ def integer_folders(root):
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir() and path.name.isdigit())
 
 
-def test_models_get_the_next_number_together_and_nothing_is_overwritten(tmp_path):
+def test_models_get_the_next_number_and_nothing_is_overwritten(tmp_path):
     assert publish(tmp_path, "first") == [tmp_path / name / "1" for name in NAMES]
     (tmp_path / "text_tower" / "7").mkdir()
     (tmp_path / "text_tower" / "notes").mkdir()
@@ -37,8 +37,8 @@ def test_models_get_the_next_number_together_and_nothing_is_overwritten(tmp_path
 
 def test_before_the_rename_no_server_would_load_anything(tmp_path):
     with Release(tmp_path, NAMES) as release:
-        (release.beside("image_tower") / "saved_model.pb").write_text("half")
-        assert release.beside("image_tower").name.startswith(".")
+        (release.folder("image_tower") / "saved_model.pb").write_text("half")
+        assert release.folder("image_tower").name.startswith(".")
         assert integer_folders(tmp_path) == []
 
 
@@ -46,7 +46,7 @@ def test_before_the_rename_no_server_would_load_anything(tmp_path):
 def test_an_error_leaves_nothing(tmp_path, error):
     root = tmp_path / "models"
     with pytest.raises(error), Release(root, NAMES) as release:
-        (release.beside("text_tower") / "saved_model.pb").write_text("half")
+        (release.folder("text_tower") / "saved_model.pb").write_text("half")
         raise error
     assert not root.exists()
     publish(root)
@@ -58,7 +58,7 @@ def test_an_error_leaves_nothing(tmp_path, error):
 def test_a_number_that_another_export_takes_is_left_to_it(tmp_path):
     with Release(tmp_path, NAMES) as release:
         for name in NAMES:
-            (release.beside(name) / "saved_model.pb").write_text("mine")
+            (release.folder(name) / "saved_model.pb").write_text("mine")
         # Between the look at the folder and the rename; text_tower comes second, so image_tower has to be taken back.
         import vse_tf.artifacts.versions as module  # noqa: PLC0415
 
@@ -82,8 +82,8 @@ def test_a_number_that_another_export_takes_is_left_to_it(tmp_path):
 
 def test_a_failed_rename_takes_the_others_back(tmp_path):
     with pytest.raises(UserError, match="nothing was published"), Release(tmp_path, NAMES) as release:
-        (release.beside("image_tower") / "saved_model.pb").write_text("whole")
-        release.beside("text_tower").rmdir()
+        (release.folder("image_tower") / "saved_model.pb").write_text("complete")
+        release.folder("text_tower").rmdir()
         release.publish()
     assert integer_folders(tmp_path) == []
 
@@ -108,5 +108,5 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_the_reason_is_the_systems(tmp_path):
-    told = str(unwritable(tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    assert "No space left on device" in told
+    message = str(unwritable(tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    assert "No space left on device" in message

@@ -59,10 +59,12 @@ def test_a_run_is_measured_as_it_was(before, tmp_path, name):
 
 def test_a_run_is_continued(before, tmp_path):
     run = before / "shapes_run"
-
+    # A run folder without a format number has format 1.
+    assert not (run / "run.json").exists()
     train.main(arguments(run, train__epochs=2, train__keep_checkpoints=1))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
+    assert json.loads((run / "run.json").read_text()) == {"format": 1}
 
 
 def test_an_index_answers(before, capsys):

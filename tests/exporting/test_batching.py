@@ -50,7 +50,7 @@ def test_what_the_server_loads_passes(file, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             REFUSED,
@@ -62,7 +62,7 @@ def test_what_the_server_loads_passes(file, text):
             f"{SPLIT} max_batch_size {{ value: 32 }} max_execution_batch_size {{ value: 8 }} allowed_batch_sizes: 32",
             "8",
         ),
-        ("max_batch_size { value: 8 } allowed_batch_sizes: [8, 4, 8]", r"\[8, 4, 8\]; give rising"),
+        ("max_batch_size { value: 8 } allowed_batch_sizes: [8, 4, 8]", r"\[8, 4, 8\]; give increasing"),
         ("max_batch_size { value: 8 } allowed_batch_sizes: [0, 8]", "above 0"),
         (
             f"{SPLIT} max_batch_size {{ value: 8 }} max_execution_batch_size {{ value: 9 }}",
@@ -97,9 +97,9 @@ def test_what_the_server_loads_passes(file, text):
         "nul",
     ],
 )
-def test_what_the_server_refuses_is_one_line(file, text, told):
+def test_what_the_server_refuses_is_one_line(file, text, message):
     file.write_text(text)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_batching(file)
     assert str(caught.value).startswith(f"--batching: {file}: ")
     assert "\n" not in str(caught.value)
@@ -108,13 +108,13 @@ def test_what_the_server_refuses_is_one_line(file, text, told):
 def test_what_is_no_text_file_is_one_line(file, tmp_path):
     file.write_bytes(b"\xff\xfe")
     os.mkfifo(tmp_path / "pipe")
-    for path, told in (
+    for path, message in (
         (file, "UTF-8"),
         (tmp_path, "a folder"),
         (tmp_path / "pipe", "a pipe"),
         (tmp_path / "no", "No such"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             read_batching(path)
     with file.open("wb") as large:
         large.truncate(2**30)

@@ -36,7 +36,7 @@ def test_no_images_give_no_rows(decode):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "reasons"),
     [
         ([GOOD, b"hello", GOOD], ["image_bytes[1]: not a JPEG"]),
         ([b""], ["image_bytes[0]: not a JPEG"]),
@@ -45,10 +45,10 @@ def test_no_images_give_no_rows(decode):
         ([bomb(3), GOOD, b"GIF89a"], ["image_bytes[0]: broken", "; image_bytes[2]: truncated or broken image header"]),
     ],
 )
-def test_bad_images_are_named_each_with_its_reason(decode, files, told):
+def test_bad_images_are_named_each_with_its_reason(decode, files, reasons):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decode(files)
-    for part in told:
+    for part in reasons:
         assert part in caught.value.message
     good = [number for number, contents in enumerate(files) if contents == GOOD]
     assert not any(f"image_bytes[{number}]" in caught.value.message for number in good)

@@ -11,8 +11,9 @@ from tests.serving.pictures import encoded, every_kind, picture
 from tests.serving.runs import write_run
 from vse_tf.embedder import load
 from vse_tf.exporting import golden_inputs
-from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
+from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.image_module import ImageModule
+from vse_tf.exporting.slices import SLICE_SIZE
 from vse_tf.exporting.text_module import MAX_TEXT_BYTES, TextModule, TokenIdsModule
 from vse_tf.exporting.towers import text_model, text_module, tower_models
 from vse_tf.models.projection import head_of
@@ -73,16 +74,14 @@ def test_empty_batches_have_empty_answers(embedder, image, text):
 
 def test_sentences_are_the_live_models_blank_and_broken_ones_too(embedder, text):
     run = text.signatures()["serving_default"]
-    sentences = [*golden_inputs.TEXTS, "dog", "A DOG!"]
-    np.testing.assert_allclose(
-        run(text=tf.constant(sentences))["embedding"], embedder.encode_texts(sentences), atol=1e-6
-    )
+    texts = [*golden_inputs.TEXTS, "dog", "A DOG!"]
+    np.testing.assert_allclose(run(text=tf.constant(texts))["embedding"], embedder.encode_texts(texts), atol=1e-6)
     blank = run(text=tf.constant(["", "  ", "\t\n", "\u3000"]))["embedding"].numpy()
     np.testing.assert_allclose(blank, blank[[0, 0, 0, 0]], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(blank, axis=1), 1, atol=1e-5)
     broken = run(text=tf.constant([b"\xff\xfe dog \x80", b"a\0b"]))["embedding"].numpy()
     assert np.isfinite(broken).all()
-    # The vector of a sentence does not depend on those that come with it.
+    # The vector of a text does not depend on the others of its batch.
     np.testing.assert_allclose(run(text=tf.constant(["dog"]))["embedding"], embedder.encode_texts(["dog"]), atol=1e-6)
 
 
@@ -156,25 +155,23 @@ def test_a_probe_of_another_model_is_far_off(embedder, tmp_path):
 
 def test_rows_do_not_depend_on_the_slice_they_fall_in(embedder, image, text):
     files = [encoded(picture(30, 20, seed)) for seed in range(5)] * 30
-    assert len(files) > 2 * ROWS
+    assert len(files) > 2 * SLICE_SIZE
     vectors = image["serving_default"](image_bytes=tf.constant(files))["embedding"].numpy()
     np.testing.assert_allclose(vectors, np.tile(vectors[:5], (30, 1)), atol=1e-6)
-    sentences = [*golden_inputs.TEXTS, "dog", "A DOG!"] * 20
+    texts = [*golden_inputs.TEXTS, "dog", "A DOG!"] * 20
     run = text.signatures()["serving_default"]
-    np.testing.assert_allclose(
-        run(text=tf.constant(sentences))["embedding"], embedder.encode_texts(sentences), atol=1e-6
-    )
-    pixels = np.stack([np.asarray(picture(50, 31, seed % 5)) for seed in range(ROWS + 3)])
+    np.testing.assert_allclose(run(text=tf.constant(texts))["embedding"], embedder.encode_texts(texts), atol=1e-6)
+    pixels = np.stack([np.asarray(picture(50, 31, seed % 5)) for seed in range(SLICE_SIZE + 3)])
     found = image["pixels"](pixels=tf.constant(pixels))["embedding"]
-    np.testing.assert_allclose(found, found.numpy()[np.arange(ROWS + 3) % 5], atol=1e-6)
+    np.testing.assert_allclose(found, found.numpy()[np.arange(SLICE_SIZE + 3) % 5], atol=1e-6)
 
 
 def test_bad_images_of_all_slices_are_named_by_their_number(image):
-    files = [encoded(picture(30, 20))] * (3 * ROWS)
-    files[2] = files[ROWS + 1] = files[-1] = b"none"
+    files = [encoded(picture(30, 20))] * (3 * SLICE_SIZE)
+    files[2] = files[SLICE_SIZE + 1] = files[-1] = b"none"
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         image["serving_default"](image_bytes=tf.constant(files))
-    for number in (2, ROWS + 1, 3 * ROWS - 1):
+    for number in (2, SLICE_SIZE + 1, 3 * SLICE_SIZE - 1):
         assert f"image_bytes[{number}]: not a JPEG" in caught.value.message
     assert caught.value.message.count("image_bytes[") == 3
 
@@ -185,8 +182,8 @@ def test_slices_are_smaller_where_images_are_larger(embedder):
     found = {}
     for side, view in sizes.items():
         module.view = view
-        found[side] = module._slice
-    assert found == {24: ROWS, 224: 10, 1024: 1}
+        found[side] = module._slice_size
+    assert found == {24: SLICE_SIZE, 224: 10, 1024: 1}
 
 
 def test_a_text_beyond_the_limit_is_an_error_that_names_it(text):

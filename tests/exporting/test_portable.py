@@ -31,8 +31,8 @@ def test_the_files_give_the_runs_vectors(run, tmp_path, kind, capsys):
         pytest.skip(f"the extra {kind} is not installed: {', '.join(missing(kind))}")
     export.main(["--run", str(run), "--output", str(tmp_path), "--format", kind])
     folder = tmp_path / kind / "1"
-    told = manifest.verify(folder)
-    assert set(told["differences"]) == {f"{name}.{portable.SUFFIX[kind]}" for name in ("image_tower", "text_tower")}
+    found = manifest.verify(folder)
+    assert set(found["differences"]) == {f"{name}.{portable.SUFFIX[kind]}" for name in ("image_tower", "text_tower")}
     assert str(folder / f"text_tower.{portable.SUFFIX[kind]}") in capsys.readouterr().out
     start = portable._onnx if kind == "onnx" else portable._litert
     embedder = load(run)
@@ -66,7 +66,7 @@ def test_a_missing_extra_is_one_line_with_its_remedy(run, tmp_path, monkeypatch,
 def test_what_cannot_be_converted_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setitem(portable.NEEDS, "litert", ())
     half = load(write_run(tmp_path / "half", model__precision="mixed_float16"))
-    with pytest.raises(UserError, match="takes float32 towers, this run's are mixed_float16; take savedmodel"):
+    with pytest.raises(UserError, match="needs float32 towers, this run's are mixed_float16; use savedmodel"):
         portable.write_portable(tmp_path / "models", half, "litert", {})
     embedder = load(run)
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_converted_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "export", fails)
     with pytest.raises(
         UserError, match=r"image_tower cannot be converted: ValueError: no such operation; take"
-    ) as told:
+    ) as found:
         portable.write_portable(tmp_path / "models", embedder, "litert", {})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(found.value)
     assert not (tmp_path / "models").exists()

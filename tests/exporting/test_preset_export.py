@@ -29,8 +29,8 @@ def test_strings_need_tf_text_and_token_ids_do_not(run, tmp_path, capsys):
     import tensorflow as tf  # noqa: PLC0415
 
     export.main(["--run", str(run), "--output", str(tmp_path / "models")])
-    assert "text_tower/1: serving_default" in (told := capsys.readouterr().out)
-    assert "TensorFlow Text's operations" in told
+    assert "text_tower/1: serving_default" in (printed := capsys.readouterr().out)
+    assert "TensorFlow Text's operations" in printed
     folders = {name: tmp_path / "models" / name / "1" for name in ("image_tower", "text_tower", "text_tower_ids")}
     needs = {name: manifest.verify(folder)["custom_operations"] for name, folder in folders.items()}
     assert needs["image_tower"] == needs["text_tower_ids"] == []

@@ -51,11 +51,11 @@ def oracle(vectors, restored, queries, k, own):
 def test_recall_loss_is_the_missing_share_of_the_exact_nearest(storage, own):
     vectors, queries = unit(60, 3), None if own else unit(25, 3, seed=1)
     stored = store(vectors, storage)
-    told = recall_loss(vectors, stored, 7, queries)
+    found = recall_loss(vectors, stored, 7, queries)
     lost, first = oracle(vectors, stored.restored(), vectors if own else queries, 7, own)
-    assert (told["queries"], told["k"]) == (60 if own else 25, 7)
-    assert told["loss_at_k"] == pytest.approx(lost, abs=1e-6)
-    assert told["loss_at_1"] == pytest.approx(first, abs=1e-6)
+    assert (found["queries"], found["k"]) == (60 if own else 25, 7)
+    assert found["loss_at_k"] == pytest.approx(lost, abs=1e-6)
+    assert found["loss_at_1"] == pytest.approx(first, abs=1e-6)
     if storage == "int8":
         assert lost > 0  # three dimensions leave 60 items close together: the case is worth something
 
@@ -63,12 +63,12 @@ def test_recall_loss_is_the_missing_share_of_the_exact_nearest(storage, own):
 def test_recall_loss_of_galleries_too_small_to_lose_anything():
     for rows in (1, 2, 5):
         vectors = unit(rows)
-        told = recall_loss(vectors, store(vectors, "int8"), 10)
-        assert (told["k"], told["loss_at_k"], told["loss_at_1"]) == (rows - 1, 0, 0)
+        found = recall_loss(vectors, store(vectors, "int8"), 10)
+        assert (found["k"], found["loss_at_k"], found["loss_at_1"]) == (rows - 1, 0, 0)
     assert recall_loss(unit(5), store(unit(5), "int8"), 10, unit(3, seed=2))["k"] == 5
 
 
 def test_the_own_row_is_left_out_even_where_equals_push_it_away():
     vectors = np.repeat(unit(1), 6, axis=0)
-    told = recall_loss(vectors, store(vectors, "int8"), 2)
-    assert (told["loss_at_k"], told["loss_at_1"]) == (0, 0)
+    found = recall_loss(vectors, store(vectors, "int8"), 2)
+    assert (found["loss_at_k"], found["loss_at_1"]) == (0, 0)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from vse_tf.artifacts import manifest
-from vse_tf.artifacts.versions import BESIDE, Release
+from vse_tf.artifacts.versions import TEMPORARY, Release
 from vse_tf.errors import UserError
 from vse_tf.exporting.batching import FILE_NAME
 from vse_tf.exporting.exported_model import ExportedModel, golden_embeddings
@@ -47,9 +47,9 @@ def model(name="image_tower", expected=2 * VALUES, size=2):
 def test_a_version_is_a_saved_model_with_manifest_and_warm_up(tmp_path):
     written = write_models(tmp_path, [model()], {"dim": 2, "run": "r"}, "float32")
     assert [w.folder for w in written] == [tmp_path / "image_tower" / "1"]
-    told = manifest.verify(tmp_path / "image_tower" / "1")
-    assert told == written[0].manifest
-    assert {key: told[key] for key in ("model", "dim", "run", "image", "custom_operations", "largest_difference")} == {
+    found = manifest.verify(tmp_path / "image_tower" / "1")
+    assert found == written[0].manifest
+    assert {key: found[key] for key in ("model", "dim", "run", "image", "custom_operations", "largest_difference")} == {
         "model": "image_tower",
         "dim": 2,
         "run": "r",
@@ -57,12 +57,12 @@ def test_a_version_is_a_saved_model_with_manifest_and_warm_up(tmp_path):
         "custom_operations": [],
         "largest_difference": 0,
     }
-    assert told["signatures"]["features"] == {
+    assert found["signatures"]["features"] == {
         "inputs": {"features": {"dtype": "float32", "shape": [None, 2]}},
         "outputs": {"embedding": {"dtype": "float32", "shape": [None, 2]}},
     }
-    assert set(told["files"]) >= {"saved_model.pb", WARMUP, "variables/variables.index"}
-    assert written[0].size > sum((written[0].folder / name).stat().st_size for name in told["files"]) > 0
+    assert set(found["files"]) >= {"saved_model.pb", WARMUP, "variables/variables.index"}
+    assert written[0].size > sum((written[0].folder / name).stat().st_size for name in found["files"]) > 0
     loaded = tf.saved_model.load(str(written[0].folder)).signatures
     assert described(model().signatures).keys() == loaded.keys()
 
@@ -160,7 +160,7 @@ def test_batching_is_there_before_the_version_is(tmp_path, monkeypatch):
     publish = Release.publish
 
     def noted(release):
-        seen.extend(path.read_text() for path in tmp_path.rglob(f"{BESIDE}*/{FILE_NAME}"))
+        seen.extend(path.read_text() for path in tmp_path.rglob(f"{TEMPORARY}*/{FILE_NAME}"))
         return publish(release)
 
     monkeypatch.setattr(Release, "publish", noted)

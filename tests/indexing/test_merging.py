@@ -61,7 +61,7 @@ def test_photos_of_unknown_places_are_told_apart_by_name(tmp_path):
     index = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
     assert (index.root, index.item(3).path, index.item(11).path) == (None, "a/3.jpg", "b/3.jpg")
     index = merge([tmp_path / "a", tmp_path / "a"], tmp_path / "twice")
-    assert (index.root, index.photos.name, index.item(11).path) == (None, "a", "3.jpg")
+    assert (index.root, index.image_root.name, index.item(11).path) == (None, "a", "3.jpg")
 
 
 def test_an_earlier_merge_with_absolute_paths_is_merged(tmp_path):
@@ -70,7 +70,7 @@ def test_an_earlier_merge_with_absolute_paths_is_merged(tmp_path):
     items = [Item("1.jpg", path=f"{tmp_path}/photos/a/1.jpg"), Item("2.jpg", path=f"{tmp_path}/photos/b/2.jpg")]
     old.commit([old.write(vectors)], items, {"id": "a"})
     index = merge([tmp_path / "old", tmp_path / "old"], tmp_path / "all")
-    assert str(Index.open(index.folder, root="/").photo(index.item(3))) == f"{tmp_path}/photos/b/2.jpg"
+    assert str(Index.open(index.folder, root="/").image(index.item(3))) == f"{tmp_path}/photos/b/2.jpg"
     assert f'"{tmp_path}' not in (index.folder / "items.jsonl").read_text()
 
 

@@ -12,7 +12,7 @@ from vse_tf.models.backbones import PretrainedBackbone, backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.gradient_cache import cached_gradients, check_micro_batch
 from vse_tf.models.image_tower import image_tower_from_settings
-from vse_tf.models.projection import build_head, head_arguments
+from vse_tf.models.projection import build_head, head_options
 from vse_tf.models.temperature import LearnedTemperature
 from vse_tf.models.text_tower import text_tower_from_settings
 
@@ -32,7 +32,7 @@ def pretrained_tower(settings, trainable):
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
     backbone = PretrainedBackbone(pixels, x, name="backbone", trainable=trainable)
     image = keras.Input((16, 16, 3))
-    return keras.Model(image, build_head((4,), **head_arguments(settings.model))(backbone(image)), name="image_tower")
+    return keras.Model(image, build_head((4,), **head_options(settings.model))(backbone(image)), name="image_tower")
 
 
 def dual_encoder(loss="convse", *, frozen=False, micro_batch=0, temperature=None, clip_norm=0.5, **changed):

@@ -433,14 +433,14 @@ def test_weights_that_do_not_fit(tmp_path: Path, mobilenet: tuple[keras.Model, s
 def test_preset_that_does_not_fit(presets: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"image\.encoder: .*no image converter.*BertBackbone"):
         image_tower_from_settings(hub(presets["text"], size=32), MODEL)
-    with pytest.raises(UserError, match=r"image\.encoder: folder .* is no KerasHub preset"):
+    with pytest.raises(UserError, match=r"image\.encoder: folder .* is not a KerasHub preset"):
         image_tower_from_settings(hub(str(tmp_path)), MODEL)
     shutil.copytree(presets["vit"], tmp_path / "bare")
     (tmp_path / "bare" / "image_converter.json").unlink()
-    with pytest.raises(UserError, match=r"image\.encoder: .*gives no image converter"):
+    with pytest.raises(UserError, match=r"image\.encoder: .*has no image converter"):
         image_tower_from_settings(hub(str(tmp_path / "bare")), MODEL)
     (tmp_path / "bare" / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"image\.encoder: folder .* is no KerasHub preset"):
+    with pytest.raises(UserError, match=r"image\.encoder: folder .* is not a KerasHub preset"):
         image_tower_from_settings(hub(str(tmp_path / "bare")), MODEL)
 
 

@@ -309,7 +309,7 @@ def test_preset_that_does_not_fit(presets: dict[str, str], tmp_path: Path) -> No
     for name in ("bert", "clip"):
         with pytest.raises(UserError, match=r"text\.max_tokens: 64, but preset .* reads 12"):
             text_tower_from_settings(text(f"hub:{presets[name]}", max_tokens=64), MODEL, VOCABULARY)
-    with pytest.raises(UserError, match=r"text\.encoder: .*FNetBackbone\) is no text encoder with a mask"):
+    with pytest.raises(UserError, match=r"text\.encoder: .*FNetBackbone\) is not a text encoder with a mask"):
         text_tower_from_settings(text(f"hub:{presets['fnet']}"), MODEL, VOCABULARY)
     shutil.copytree(presets["bert"], tmp_path / "broken")
     (tmp_path / "broken" / "model.weights.h5").write_text("no weights")

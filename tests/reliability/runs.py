@@ -164,14 +164,14 @@ def _disturb(where: str, step: int) -> None:
 
     tracker.on_epoch_begin = on_epoch_begin
     if where.endswith("saving"):
-        described = checkpoints.described
+        description_text = checkpoints.description_text
 
         def describe(checkpoint: Any) -> str:
             if checkpoint.position.step >= step:
                 kill()
-            return described(checkpoint)
+            return description_text(checkpoint)
 
-        checkpoints.described = describe
+        checkpoints.description_text = describe
     elif where == "pointing":
         pointed = checkpoints.Checkpoints._point_to
 

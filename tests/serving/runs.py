@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import tiny_settings
-from vse_tf.artifacts.checkpoints import Checkpoints, Position
+from vse_tf.artifacts.checkpoint_files import Position
+from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.data.pipeline import ImageView
 from vse_tf.embedder import save_model
@@ -47,5 +48,5 @@ def write_run(folder: Path, shape: tuple[int, ...] | None = None, **changed: Any
     row = {"epoch": 1, "step": 4, "metrics": {}}
     provenance = {"data_sha256": "abc", "seed": 0, "settings": {}}
     run.write_results({"best": row, "last": row, "finished": True, "stopped": None, "provenance": provenance})
-    run.lock.release()
+    run.unlock()
     return folder

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.tiny import tiny_settings
-from vse_tf.artifacts.checkpoints import Checkpoint, Position
+from vse_tf.artifacts.checkpoint_files import Checkpoint, Position
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.errors import UserError
 from vse_tf.settings_parser import save_settings

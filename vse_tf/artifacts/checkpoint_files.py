@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, and the pointer to the last and the best. No TensorFlow is imported here."""
+"""The description of a checkpoint, and the pointer to the last and the best one. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from vse_tf.errors import UserError
-from vse_tf.files import open_regular, read_json
+from vse_tf.files import read_json, sha256_of
 
 STATE = "state.h5"
 POSITION = "position.json"
@@ -25,10 +24,10 @@ class Position:
     """Where in the run a checkpoint was taken.
 
     Args:
-        epoch: finished epochs, measured and recorded.
-        step: finished optimizer steps.
-        step_in_epoch: how many of them belong to the unfinished epoch; all of the epoch's where it only remains to
-            measure.
+        epoch: number of finished epochs, measured and recorded.
+        step: number of finished optimizer steps.
+        step_in_epoch: number of those that belong to the unfinished epoch; all of its steps if only its measurement is
+            missing.
     """
 
     epoch: int
@@ -38,14 +37,14 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says about itself.
+    """The description of a checkpoint.
 
     Args:
         folder: its folder.
-        position: where the run stood.
-        best: name of the best checkpoint of then; None before the first measurement.
+        position: where the run was.
+        best: name of the best checkpoint at that time; None before the first measurement.
         sha256: hash of its state.
-        progress: what else a continued run needs, as it was handed to `Checkpoints.save`.
+        progress: the further values that `Checkpoints.save` was given.
     """
 
     folder: Path
@@ -56,18 +55,18 @@ class Checkpoint:
 
 
 def read_pointer(folder: Path) -> dict[str, str]:
-    """The names of the `last` and the `best` checkpoint of a folder, as far as its pointer holds such."""
+    """The names of the `last` and the `best` checkpoint of a folder, as far as there are any."""
     try:
         values = read_json(folder / POINTER)
     except (OSError, ValueError):
         return {}
     pairs = values.items() if isinstance(values, dict) else ()
-    # Only a plain name: nothing in a run folder may point out of it.
+    # Only a name: no path leads out of the run folder.
     return {key: name for key, name in pairs if isinstance(name, str) and NAME.fullmatch(name)}
 
 
-def described(checkpoint: Checkpoint) -> str:
-    """The contents of a checkpoint's `position.json`, with a check sum of its own."""
+def description_text(checkpoint: Checkpoint) -> str:
+    """The contents of a checkpoint's `position.json`, with their checksum."""
     position = checkpoint.position
     values = {
         "epoch": position.epoch,
@@ -85,26 +84,52 @@ def _check(values: dict[str, Any]) -> str:
 
 
 def read_description(folder: Path, strict: bool = False) -> Checkpoint:
-    """What a checkpoint says about itself.
+    """The description of a checkpoint.
 
     Args:
         folder: its folder.
-        strict: ask for an intact check sum, as continuing needs every digit.
+        strict: verify the checksum; a continued run needs every digit.
 
     Raises:
         UserError: it is damaged.
     """
     path = folder / POSITION
     try:
-        # The progress holds a row per epoch.
+        # The progress holds one row per epoch.
         values = read_json(path, PROGRESS_BYTES)
         check = values.pop("check", None)
         if strict and check != _check(values):
-            raise ValueError("its check sum is another")
+            raise ValueError("its checksum differs")
         position = Position(int(values["epoch"]), int(values["step"]), int(values.get("within", 0)))
         return Checkpoint(folder, position, values.get("best"), str(values["sha256"]), values.get("progress", {}))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: damaged checkpoint ({' '.join(str(error).split())})") from None
+
+
+def find_checkpoint(folder: Path, which: str = "last") -> Checkpoint | None:
+    """The last (or best) checkpoint of a run, its state unchecked; None if there is none.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        which: `last` or `best`.
+
+    Raises:
+        UserError: its description is damaged.
+    """
+    name = read_pointer(folder).get(which)
+    return read_description(folder / name) if name else None
+
+
+def required_checkpoint(folder: Path, which: str = "last") -> Checkpoint:
+    """The last (or best) checkpoint of a run, as `find_checkpoint`.
+
+    Raises:
+        UserError: there is none, or its description is damaged.
+    """
+    found = find_checkpoint(folder, which)
+    if found is None:
+        raise UserError(f"{folder}: no checkpoint; the run ended before its first epoch did: train again")
+    return found
 
 
 def check_state(checkpoint: Checkpoint) -> None:
@@ -115,9 +140,8 @@ def check_state(checkpoint: Checkpoint) -> None:
     """
     path = checkpoint.folder / STATE
     try:
-        with open_regular(path) as file:
-            digest = hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+        digest = sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: damaged checkpoint ({error.strerror})") from None
     if digest != checkpoint.sha256:
-        raise UserError(f"{path}: damaged checkpoint (cut short or changed since it was written)")
+        raise UserError(f"{path}: damaged checkpoint (truncated or changed since it was written)")

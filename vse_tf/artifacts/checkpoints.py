@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next step depends on, written beside and renamed."""
+"""Checkpoints of a run, each with everything that its next step depends on."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from vse_tf.artifacts.checkpoint_files import (
     Checkpoint,
     Position,
     check_state,
-    described,
+    description_text,
     read_description,
     read_pointer,
+    required_checkpoint,
 )
-from vse_tf.atomic import replacing, whole_folder, write_text, writing
+from vse_tf.atomic import atomic_file, atomic_folder, write_text
 from vse_tf.errors import UserError
-from vse_tf.files import open_regular, reason_of
+from vse_tf.files import file_errors, open_regular, reason_of
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
 
 FROZEN = "frozen.h5"
-# Layers of a tower's head by the names they had before. Of the two that were called `head_units`, one has a bias.
+# Layers of a tower's head: today's name and that of older versions. Only old files and models have `OLD_WEIGHTS`.
 OLD_LAYERS = {"feature_units": "head_units", "head_units": "head_hidden"}
 OLD_WEIGHTS = ("head_hidden/kernel", "head_units/bias")
 ADVICE = "free some space and repeat the command: it continues from the checkpoint before"
@@ -44,60 +45,59 @@ ADVICE = "free some space and repeat the command: it continues from the checkpoi
 class Checkpoints:
     """The checkpoints of a run: `step-<n>/` folders, a pointer to the last and the best, and the frozen weights once.
 
-    A checkpoint holds the weights that can change, the optimizer's variables, and the state of every random seed of
-    the model, so that a continued run does what an undisturbed one would have done.
+    A checkpoint holds the weights that can change, the optimizer's variables, and the states of the model's seed
+    generators, so that a continued run equals an uninterrupted one.
 
     Args:
         folder: the run's `checkpoints/`.
-        keep: last checkpoints kept, each with the best of its time.
+        keep: number of last checkpoints to keep; the best one of each is kept too.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
         self.keep = keep
         self.pointer = folder / POINTER
-        # The checkpoint that the model stands at, after a save or a resume.
+        # The checkpoint that equals the model, after a save or a resume.
         self._current: Checkpoint | None = None
 
     def save(self, model: DualEncoder, position: Position, best: bool, progress: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint and make it the last one, and the best where it is.
+        """Write a checkpoint and make it the last one, and the best if it is.
 
         Args:
             model: the compiled model.
-            position: where it stands.
+            position: where the run is.
             best: it is the best so far.
-            progress: what else a continued run needs, as JSON can hold it.
+            progress: further values that a continued run needs, for JSON.
 
         Raises:
-            UserError: it cannot be written; the checkpoints before stay valid.
+            UserError: it cannot be written; earlier checkpoints stay valid.
         """
         name = f"step-{position.step:09d}"
-        what = f"the checkpoint of step {position.step}"
         best_name = name if best else read_pointer(self.folder).get("best")
         self._save_frozen(model)
         current = self._current
         if current is not None and current.folder.name == name:
-            # The same step again, measured in the meantime: the weights are there.
+            # The same step again, measured in the meantime: only the description is new.
             saved = Checkpoint(current.folder, position, best_name, current.sha256, progress or {})
-            with writing(saved.folder, what, ADVICE):
-                write_text(saved.folder / POSITION, described(saved))
+            with file_errors(saved.folder, "written", ADVICE):
+                write_text(saved.folder / POSITION, description_text(saved))
         else:
-            # Not by HDF5: on a full disk it does not raise but crashes the process.
+            # HDF5 must not write to the disk: a full one makes it crash the process instead of raising.
             state = _packed(_changing(model) | _optimizer(model))
             digest = hashlib.sha256(state).hexdigest()
             saved = Checkpoint(self.folder / name, position, best_name, digest, progress or {})
-            with whole_folder(saved.folder, what, ADVICE) as beside:
-                (beside / STATE).write_bytes(state)
-                (beside / POSITION).write_text(described(saved), encoding="utf-8")
+            with atomic_folder(saved.folder, ADVICE) as temporary:
+                (temporary / STATE).write_bytes(state)
+                (temporary / POSITION).write_text(description_text(saved), encoding="utf-8")
         self._current = saved
         self._point_to(saved)
         self._sweep()
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, for continuing; damaged ones are passed over with a line each.
+        """The newest intact checkpoint; damaged ones are skipped with a printed line each. None if there are none.
 
         Raises:
-            UserError: there are checkpoints, and all of them are damaged.
+            UserError: all checkpoints are damaged.
         """
         folders = self._folders()
         for folder in reversed(folders):
@@ -109,16 +109,16 @@ class Checkpoints:
             else:
                 return found
         if folders:
-            raise UserError(f"{self.folder}: no checkpoint is whole; choose another --train.run_dir to start again")
+            raise UserError(f"{self.folder}: all checkpoints are damaged; start again in another --train.run_dir")
         return None
 
     def resume(self, model: DualEncoder, checkpoint: Checkpoint, tidy: bool) -> None:
-        """Put a checkpoint's values into a compiled model, optimizer and random seeds included.
+        """Put a checkpoint's values into a compiled model, its optimizer and its seed generators.
 
         Args:
             model: the model, its optimizer built.
-            checkpoint: one that `newest` gave.
-            tidy: make it the last one and remove damaged ones behind it.
+            checkpoint: one that `newest` returned.
+            tidy: make it the last one and remove the damaged ones after it.
 
         Raises:
             UserError: it does not fit the model.
@@ -131,51 +131,24 @@ class Checkpoints:
                     shutil.rmtree(folder, ignore_errors=True)
             self._point_to(checkpoint)
 
-    def last(self) -> Checkpoint | None:
-        """What the last checkpoint says about itself, its state unchecked; None where there is none.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        folder = self._find("last")
-        return None if folder is None else read_description(folder)
-
-    def position(self, which: str = "last") -> Position | None:
-        """Where the last (or best) checkpoint stands; None where there is none."""
-        folder = self._find(which)
-        return None if folder is None else read_description(folder).position
-
-    def description(self, which: str = "last") -> dict[str, Any]:
-        """Position and hash of the last (or best) checkpoint.
-
-        Raises:
-            UserError: there is none.
-        """
-        folder = self._find(which)
-        if folder is None:
-            raise UserError(f"{self.folder}: no checkpoint; the run ended before its first epoch did: train again")
-        found = read_description(folder)
-        return {"epoch": found.position.epoch, "step": found.position.step, "sha256": found.sha256}
-
     def restore(self, model: DualEncoder, which: str = "last", training: bool = True) -> Position:
         """Put a checkpoint's values into a model.
 
         Args:
-            model: the model; compiled, with a built optimizer, where `training`.
+            model: the model; if `training`, compiled with a built optimizer.
             which: `last` or `best`.
             training: restore the optimizer as well.
 
         Raises:
             UserError: there is no checkpoint, it is damaged, or it does not fit the model.
         """
-        folder = self._needed(which)
-        found = read_description(folder)
+        found = required_checkpoint(self.folder, which)
         check_state(found)
-        self._fill(model, folder, _changing(model) | (_optimizer(model) if training else {}))
+        self._fill(model, found.folder, _changing(model) | (_optimizer(model) if training else {}))
         return found.position
 
     def check(self, model: DualEncoder, which: str = "last") -> None:
-        """See that a checkpoint holds a model's weights, each in its shape and with all its bytes.
+        """Check that a checkpoint holds a model's weights, each in its shape and with all its bytes.
 
         Args:
             model: the model; its weights need not be allocated.
@@ -184,18 +157,12 @@ class Checkpoints:
         Raises:
             UserError: there is no checkpoint, it cannot be read, or it does not fit the model.
         """
-        folder = self._needed(which)
+        folder = required_checkpoint(self.folder, which).folder
         for path, variables in ((self.folder / FROZEN, _frozen(model)), (folder / STATE, _changing(model))):
             if variables:
                 with _opened(path) as file:
                     for _ in _fitting_values(file, path, variables):
                         pass
-
-    def _needed(self, which: str) -> Path:
-        folder = self._find(which)
-        if folder is None:
-            raise UserError(f"{self.folder}: no checkpoint; the run ended before its first epoch did: train again")
-        return folder
 
     def _fill(self, model: DualEncoder, folder: Path, variables: dict[str, keras.Variable]) -> None:
         if _frozen(model):
@@ -207,35 +174,29 @@ class Checkpoints:
         if not frozen or (self.folder / FROZEN).exists():
             return
         path = self.folder / FROZEN
-        with writing(path, "the frozen weights", ADVICE), replacing(path) as file:
+        with file_errors(path, "written", ADVICE), atomic_file(path) as file:
             file.write(_packed(frozen))
 
     def _point_to(self, checkpoint: Checkpoint) -> None:
         pointer = {"last": checkpoint.folder.name, "best": checkpoint.best}
-        with writing(self.pointer, "the pointer to the last checkpoint", ADVICE):
+        with file_errors(self.pointer, "written", ADVICE):
             write_text(self.pointer, json.dumps(pointer, indent=2) + "\n")
-
-    def _find(self, which: str) -> Path | None:
-        name = read_pointer(self.folder).get(which)
-        return self.folder / name if name else None
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if NAME.fullmatch(path.name))
 
     def _sweep(self) -> None:
         folders = self._folders()
-        kept = {folder.name for folder in folders[-self.keep :]} | set(read_pointer(self.folder).values())
+        needed = {folder.name for folder in folders[-self.keep :]} | set(read_pointer(self.folder).values())
         for folder in folders[-self.keep :]:
-            try:
-                # If it has to be gone back to, its best model must still be there.
-                kept.add(read_description(folder).best or "")
-            except UserError:
-                continue
+            # A run that goes back to this checkpoint needs the best model of that time.
+            with contextlib.suppress(UserError):
+                needed.add(read_description(folder).best or "")
         for folder in folders:
-            if folder.name not in kept:
+            if folder.name not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
-        for left_over in self.folder.glob(".step-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _changing(model: DualEncoder) -> dict[str, keras.Variable]:
@@ -250,13 +211,13 @@ def _frozen(model: DualEncoder) -> dict[str, keras.Variable]:
 
 
 def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
-    """All variables of the model, seeds included, by a name that a rebuilt model has too."""
+    """All variables of the model and its seed generators, by names that are the same in a rebuilt model."""
     named: dict[str, keras.Variable] = {}
     for prefix, part in model.parts.items():
         weights = {id(weight) for weight in part.weights}
         for variable in part.weights + [v for v in part.variables if id(v) not in weights]:
             seed = id(variable) not in weights
-            # Keras numbers seed generators through the whole process; their order within a model is fixed.
+            # Keras counts seed generators per process; their order in a model is fixed.
             key = f"model/{prefix}/{f'seed_generator/{len(named)}' if seed else variable.path}"
             if key in named:
                 raise ValueError(f"two variables of the {prefix} are called {variable.path}")
@@ -268,12 +229,12 @@ def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
 
 
 def _renamed(name: str, layers: dict[str, str]) -> str:
-    """The name of a weight of a tower, its layer renamed."""
+    """The name of a tower's weight with its layer renamed."""
     return re.sub(r"(?<=_tower/)\w+(?=/\w+$)", lambda layer: layers.get(layer[0], layer[0]), name)
 
 
 def _optimizer(model: DualEncoder) -> dict[str, keras.Variable]:
-    # The rate is the settings' word: it may change where a run continues, and a schedule has no variable.
+    # The settings give the learning rate: a continued run may have another, and a schedule has no variable.
     variables = [variable for variable in model.optimizer.variables if variable.name != "learning_rate"]
     return {f"optimizer/{i:05d}": variable for i, variable in enumerate(variables)}
 
@@ -283,7 +244,7 @@ def _packed(variables: dict[str, keras.Variable]) -> memoryview:
     contents = io.BytesIO()
     with h5py.File(contents, "w") as file:
         for key, variable in variables.items():
-            # The check sum makes a flipped bit an error instead of a weight.
+            # With a checksum a flipped bit is an error.
             value = keras.ops.convert_to_numpy(variable)
             file.create_dataset(key, data=value, fletcher32=value.ndim > 0 and value.size > 0)
     return contents.getbuffer()
@@ -308,7 +269,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 def _fitting_values(
     file: h5py.File, path: Path, variables: dict[str, keras.Variable]
 ) -> Iterator[tuple[keras.Variable, h5py.Dataset]]:
-    """Each variable with its stored value, which a file of an earlier version holds under an old name."""
+    """Each variable with its stored value; files of older versions have other names of layers."""
     towers = ("image_tower", "text_tower")
     old = any(_dataset(file, f"model/{tower}/{name}") for tower in towers for name in OLD_WEIGHTS)
     for key, variable in variables.items():
@@ -319,7 +280,7 @@ def _fitting(file: h5py.File, path: Path, key: str, variable: keras.Variable) ->
     value = _dataset(file, key)
     if value is None or value.shape != tuple(variable.shape) or value.dtype.kind not in "fiub":
         raise UserError(f"{path}: no {key} of shape {tuple(variable.shape)}; it is another model's")
-    # HDF5 announces any size without a byte of data, and compresses zeros a thousandfold.
+    # HDF5 files can announce any size without data, and compress zeros a thousandfold.
     filters = value.id.get_create_plist()
     packed = any(filters.get_filter(i)[0] != h5py.h5z.FILTER_FLETCHER32 for i in range(filters.get_nfilters()))
     if packed or value.id.get_storage_size() < value.nbytes:
@@ -328,7 +289,7 @@ def _fitting(file: h5py.File, path: Path, key: str, variable: keras.Variable) ->
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
-    """A dataset that lies in this file; HDF5 would follow links into others, and read values out of any."""
+    """A dataset that is in this file itself: HDF5 would follow links to other files."""
     parts = key.split("/")
     for count in range(1, len(parts) + 1):
         link = file.get("/".join(parts[:count]), getlink=True)

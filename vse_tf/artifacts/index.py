@@ -1,7 +1,7 @@
-"""The index: a folder of vectors and of what they stand for. NumPy only.
+"""The index: a folder of vectors and their items. Needs only NumPy.
 
-`*.npy` shards hold float32 unit rows, `items.jsonl` a line for each row in the same order, `manifest.json` what there
-is and which model made it. The manifest is written last: what it does not name is not part of the index.
+`*.npy` shards hold float32 unit rows, `items.jsonl` one line per row in the same order, `manifest.json` the list of the
+files and the model that made them. The manifest is written last: files that it does not name are not part of the index.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vse_tf.artifacts.index_manifest import AGAIN, NAME_CHARACTERS, Kind, read_manifest
-from vse_tf.artifacts.index_manifest import MANIFEST as MANIFEST  # noqa: PLC0414
-from vse_tf.artifacts.index_paths import PhotoFolder, own_file
+from vse_tf.artifacts.index_paths import ImageRoot, own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_array, open_regular, reason_of, sha256_of
 
 ITEMS = "items.jsonl"
-# Of a caption or a path in a text file; in JSON a character takes six times its bytes at most.
+# Limit for a caption or a path in a text file; in JSON a character takes at most six times its bytes.
 LINE_BYTES = 2**20
 ITEM_BYTES = 8 * LINE_BYTES
 _CHUNK = 2**24
@@ -32,13 +31,13 @@ _CHUNK = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a row of the index stands for.
+    """The image or caption of a row of the index.
 
     Args:
-        id: its name in the collection: a photo's path below the image folder, a caption's line number.
-        path: of a photo, relative to the index's `root`.
+        id: its name in the collection: an image's path below the image folder, a caption's line number.
+        path: of an image, relative to the index's `root`.
         caption: of a caption, the text.
-        size: bytes of the photo when it was embedded.
+        size: bytes of the image file when it was embedded.
         mtime_ns: its modification time then, in nanoseconds.
     """
 
@@ -57,7 +56,7 @@ class Item:
 
     @classmethod
     def of_line(cls, line: bytes | str) -> Item:
-        """The item of a line; keys that are not known are passed over.
+        """The item of a line; unknown keys are ignored.
 
         Raises:
             ValueError: the line holds no item.
@@ -77,7 +76,7 @@ class Item:
                 raise ValueError(f"not an item: {key} has more than {NAME_CHARACTERS} characters")
         for key in ("size", "mtime_ns"):
             if not (known[key] is None or type(known[key]) is int):
-                raise ValueError(f"not an item: {key} is not a whole number")
+                raise ValueError(f"not an item: {key} is not an integer")
         return cls(**known)
 
 
@@ -87,7 +86,7 @@ class Shard:
 
     Args:
         name: of the file in the index's folder.
-        rows: vectors in it.
+        rows: number of its vectors.
         sha256: of the file.
     """
 
@@ -97,23 +96,24 @@ class Shard:
 
 
 class Index:
-    """An index that is there, opened for reading. Vectors are memory-mapped, items are read where they are asked for.
+    """An index, opened for reading. Vectors are memory-mapped, items are read when they are requested.
 
     Args:
         folder: the folder.
-        manifest: what its manifest.json holds.
-        root: folder that photo paths are below, which the user names (default: the one that the manifest names).
+        manifest: the contents of its manifest.json.
+        root: the image folder, if the user names it (default: the one that the manifest names).
 
     Attributes:
         kind: `images` or `captions`.
         dim: dimensions of the space.
         count: number of rows.
         shards: the files of vectors, in row order.
-        model: which model made the vectors: `kind` (`run` or `models`), `name`, `path` as seen from the folder, `id`.
-        provenance: versions and settings that the writer knew.
+        image_root: the image folder, and which of its files may be opened.
+        model: the model that made the vectors: `kind` (`run` or `models`), `name`, `path` relative to the folder, `id`.
+        provenance: versions and settings of the writer.
 
     Example:
-        >>> index = Index.open("photos.index")
+        >>> index = Index.open("images.index")
         >>> index.count, index.dim, index.item(0).id
         (8091, 1024, '1000268201_693b08cb0e.jpg')
     """
@@ -126,19 +126,19 @@ class Index:
         self.shards = [Shard(shard["name"], shard["rows"], shard["sha256"]) for shard in manifest["shards"]]
         self.model: dict[str, Any] = manifest["model"]
         self.provenance: dict[str, Any] = manifest["provenance"]
-        self.photos = PhotoFolder(folder, manifest.get("root"), root, manifest.get("root_name"))
+        self.image_root = ImageRoot(folder, manifest.get("root"), root, manifest.get("root_name"))
         self._items: dict[str, Any] = manifest["items"]
 
     @classmethod
     def open(cls, folder: str | Path, root: str | Path | None = None) -> Index:
-        """Open an index and check that its files are what the manifest says: sizes and shapes, not every byte.
+        """Open an index and check the sizes and shapes of its files, not every byte; see `verify`.
 
         Args:
             folder: the folder.
             root: see the class.
 
         Raises:
-            UserError: no index there, or a file is missing, cut short or another one; the message names it.
+            UserError: there is no index, or a file is missing, truncated or another one; the message names it.
         """
         folder = Path(folder)
         index = cls(folder, read_manifest(folder), root)
@@ -155,7 +155,7 @@ class Index:
         return self.count
 
     def vectors(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The shards in row order: number of the first row, and the vectors, memory-mapped float32 `(rows, dim)`."""
+        """The shards in row order: the first row, and the vectors, memory-mapped float32 `(rows, dim)`."""
         start = 0
         for shard in self.shards:
             yield start, map_shard(self.folder, shard, self.dim)
@@ -181,7 +181,7 @@ class Index:
         return np.concatenate([np.zeros([0, self.dim], np.float32), *(part for _, part in self.vectors())])
 
     def item(self, row: int) -> Item:
-        """What a row stands for.
+        """The item of a row.
 
         Raises:
             IndexError: there is no such row.
@@ -190,7 +190,7 @@ class Index:
         return self.items([row])[0]
 
     def items(self, rows: Sequence[int] | np.ndarray) -> list[Item]:
-        """What these rows stand for, in their order.
+        """The items of these rows, in their order.
 
         Raises:
             IndexError: there is no such row.
@@ -202,7 +202,7 @@ class Index:
 
             def read(row: int) -> bytes:
                 with file_errors(self.folder / ITEMS):
-                    # A byte more than a line may have, so that a longer one is noticed.
+                    # One byte more than the limit, so that a longer line is noticed.
                     return file.read(min(starts[row + 1] - file.seek(starts[row]), ITEM_BYTES + 1))
 
             return [self._item(row, read(row)) for row in wanted]
@@ -220,35 +220,35 @@ class Index:
         self._check_lines(row + 1)
 
     def item_bytes(self) -> Iterator[bytes]:
-        """items.jsonl as it is, in pieces of whole lines or of parts of them."""
+        """The contents of items.jsonl, in chunks."""
         with self._open_items() as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
     @property
     def root(self) -> str | None:
-        """The folder that photo paths are below; None where nobody says it."""
-        return self.photos.root
+        """The image folder; None if neither the index nor the user names it."""
+        return self.image_root.root
 
     def path(self, item: Item) -> Path:
-        """Where the photo of an item is, for messages.
+        """The path of an item's image, for messages.
 
         Raises:
-            ValueError: the item is no photo.
+            ValueError: the item is a caption.
         """
-        return self.photos.path(_photo_path(item))
+        return self.image_root.path(_image_path(item))
 
-    def photo(self, item: Item) -> Path:
-        """The file of an item's photo, to open it.
+    def image(self, item: Item) -> Path:
+        """The path of an item's image, to open it.
 
         Raises:
-            OutsideError: the index names it and the user has not named its folder; see `PhotoFolder`.
-            ValueError: the item is no photo.
+            OutsideError: it is outside of the folders that may be read; see `ImageRoot`.
+            ValueError: the item is a caption.
         """
-        return self.photos.file(_photo_path(item))
+        return self.image_root.file(_image_path(item))
 
     def verify(self) -> None:
-        """Compare every byte with the manifest's hashes.
+        """Compare all files with the manifest's hashes.
 
         Raises:
             UserError: a file is damaged; the message names it.
@@ -259,7 +259,7 @@ class Index:
             with file_errors(path):
                 found = sha256_of(own_file(self.folder, name))
             if found != expected:
-                raise UserError(f"{path}: damaged: its contents are not those that were written; {AGAIN}")
+                raise UserError(f"{path}: damaged: its contents have changed since it was written; {AGAIN}")
 
     def _open_items(self) -> BinaryIO:
         with file_errors(self.folder / ITEMS):
@@ -280,7 +280,7 @@ class Index:
 
     @cached_property
     def _line_starts(self) -> np.ndarray:
-        """Where each line begins, and the end of the file."""
+        """The offset of each line, and of the end of the file."""
         starts, lines, at = [np.zeros(1, np.int64)], 0, 0
         with self._open_items() as file:
             while lines <= self.count and (chunk := file.read(_CHUNK)):
@@ -292,7 +292,7 @@ class Index:
 
     def _check_lines(self, lines: int) -> None:
         if lines != self.count:
-            found = f"{lines} lines" if lines >= 0 else "a last line that is cut off"
+            found = f"{lines} lines" if lines >= 0 else "a truncated last line"
             raise UserError(f"{self.folder / ITEMS}: {found} where the manifest counts {self.count} rows; {AGAIN}")
 
 
@@ -305,7 +305,7 @@ def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
         dim: dimensions of the space.
 
     Raises:
-        UserError: the file is missing, cut short or another one.
+        UserError: the file is missing, truncated or another one.
     """
     path = folder / shard.name
     try:
@@ -318,7 +318,7 @@ def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
     return mapped
 
 
-def _photo_path(item: Item) -> str:
+def _image_path(item: Item) -> str:
     if item.path is None:
         raise ValueError(f"item {item.id} has no path: it is a caption")
     return item.path

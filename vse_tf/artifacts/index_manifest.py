@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from vse_tf.artifacts.index_paths import own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
-from vse_tf.files import read_json, reason_of
+from vse_tf.files import check_format, read_json, reason_of
 
 Kind = Literal["images", "captions"]
 
@@ -25,38 +25,36 @@ _LEAST_LINE = len('{"id":""}\n')
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an index, checked value by value.
+    """The manifest of an index, all its values checked.
 
     Raises:
-        UserError: no index there, or not a manifest; the message says what is wrong with it.
+        UserError: there is no index, the manifest is damaged, or a newer version wrote it.
     """
     path = folder / MANIFEST
     try:
         manifest = read_json(own_file(folder, MANIFEST), MANIFEST_BYTES)
+        if not isinstance(manifest, dict) or "format" not in manifest:
+            raise ValueError("not an index's manifest")
+        check_format(path, manifest["format"], FORMAT)
         _check(manifest)
     except (FileNotFoundError, NotADirectoryError):
         hint = "make one with python -m vse_tf.embed"
         raise UserError(f"{folder}: no index here (no {MANIFEST}); name an index's folder, or {hint}") from None
     except (OSError, ValueError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: {reason}; {AGAIN}") from None
+        raise UserError(f"{path}: {reason_of(error)}; {AGAIN}") from None
     return manifest
 
 
-def _check(manifest: Any) -> None:
-    """Refuse what is not a manifest.
+def _check(manifest: dict[str, Any]) -> None:
+    """Check every value that the index uses.
 
     Raises:
-        ValueError: the first thing that is wrong with it.
+        ValueError: a value is missing or wrong.
     """
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        raise ValueError("not an index's manifest")
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"format {manifest['format']!r}; this version reads format {FORMAT}")
     if manifest.get("kind") not in get_args(Kind):
         raise ValueError(f"kind is {manifest.get('kind')!r}; it is one of {', '.join(get_args(Kind))}")
-    if not _whole(manifest.get("dim"), 1) or not _whole(manifest.get("count"), 0):
-        raise ValueError("dim and count are not whole numbers")
+    if not _is_int(manifest.get("dim"), 1) or not _is_int(manifest.get("count"), 0):
+        raise ValueError("dim and count are not integers")
     if manifest["dim"] > MAX_DIM:
         raise ValueError(f"dim is above {MAX_DIM}")
     _check_strings("", manifest, ("root", "root_name"))
@@ -64,7 +62,7 @@ def _check(manifest: Any) -> None:
         if not isinstance(manifest.get(key), dict):
             raise ValueError(f"no {key}")
     _check_strings("model.", manifest["model"], ("kind", "name", "path", "checkpoint", "id"))
-    if not _whole(manifest["items"].get("bytes"), 0) or not isinstance(manifest["items"].get("sha256"), str):
+    if not _is_int(manifest["items"].get("bytes"), 0) or not isinstance(manifest["items"].get("sha256"), str):
         raise ValueError("items without bytes and sha256")
     shards = manifest.get("shards")
     if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
@@ -76,26 +74,26 @@ def _check(manifest: Any) -> None:
         raise ValueError(f"{manifest['items']['bytes']} bytes of items cannot be {manifest['count']} lines")
 
 
-def _is_shard(value: Any) -> bool:
+def _is_shard(value: object) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("name"), str)
-        # A name only: a manifest must not reach outside its folder.
+        # Only a name: no path leads out of the folder.
         and re.fullmatch(r"[^/\\\0]{1,250}\.npy", value["name"]) is not None
-        and _whole(value.get("rows"), 1)
+        and _is_int(value.get("rows"), 1)
         and isinstance(value.get("sha256"), str)
     )
 
 
 def _check_strings(prefix: str, values: dict[str, Any], keys: Sequence[str]) -> None:
-    """Refuse values that are neither missing nor what a path or a name can be."""
+    """Refuse values that are neither missing nor a path or a name."""
     for key in keys:
         value = values.get(key)
         if not isinstance(value, str | None):
             raise ValueError(f"{prefix}{key} is not a string")
         if value and (len(value) > NAME_CHARACTERS or "\0" in value or problem_of_text(value)):
-            raise ValueError(f"{prefix}{key} is no path or name")
+            raise ValueError(f"{prefix}{key} is not a path or name")
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_int(value: object, least: int) -> bool:
+    return type(value) is int and value >= least

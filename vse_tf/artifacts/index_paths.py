@@ -1,4 +1,4 @@
-"""The paths of an index: written so that they say nothing of the machine, read without trusting who wrote them."""
+"""The paths of an index: written relative to it, without folders of the machine; read without trusting the writer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from vse_tf.data.sources.files import shown
 
 
 class OutsideError(OSError):
-    """A file that an index names, which is not opened unless the user names its folder."""
+    """A file that an index names and that is only opened if the user names its folder."""
 
 
 def relative(path: str | Path, folder: Path) -> str | None:
-    """A path as seen from an index's folder.
+    """A path relative to an index's folder.
 
     Args:
         path: absolute, or relative to the working folder.
         folder: the index's folder.
 
     Returns:
-        The relative path, with `/`; None where the two share no folder but the root of the file system, for the way
-        from there would be the absolute path.
+        The relative path, with `/`; None if the two share only the root of the file system, since the path would then
+        hold all folders of the machine.
 
     Example:
-        >>> relative("/data/photos", Path("/data/photos.index"))
-        '../photos'
+        >>> relative("/data/images", Path("/data/images.index"))
+        '../images'
     """
     path, here = os.path.realpath(path), os.path.realpath(folder)
     try:
@@ -38,16 +38,16 @@ def relative(path: str | Path, folder: Path) -> str | None:
 
 
 def absolute(path: str, folder: Path) -> str:
-    """The path that `relative` wrote, where the index's folder is now; one that is absolute already stays."""
+    """The absolute path of what `relative` returned, for the present place of the index's folder."""
     return os.path.normpath(os.path.join(os.path.realpath(folder), path))  # noqa: PTH118
 
 
 def own_file(folder: Path, name: str) -> Path:
-    """A file of an index, where it truly is. Links may lead as far as the folder that the index's folder lies in.
+    """The real path of a file of an index. Links are followed within the parent folder of the index's folder.
 
     Raises:
-        OSError: it is a link to somewhere else.
-        ValueError: the name is none that a file can have.
+        OSError: it is a link out of that folder.
+        ValueError: the name cannot be a file's.
     """
     parent = Path(os.path.realpath(folder)).parent
     found = Path(os.path.realpath(folder / name))
@@ -56,24 +56,24 @@ def own_file(folder: Path, name: str) -> Path:
     return found
 
 
-class PhotoFolder:
-    """The folder that an index's photo paths are below, and which files may be opened as its photos.
+class ImageRoot:
+    """The image folder of an index, and which files may be opened as its images.
 
-    Where the user has named the folder, its photos are the files whose paths lie below it as they are written; links
-    are followed. Where the index names it, they are the files that truly lie below the index's parent folder.
+    If the user names the folder, images are the files whose paths as written are below it; links are followed. If the
+    index names it, they are the files whose real paths are below the parent folder of the index's folder.
 
     Args:
         index: the index's folder.
-        written: what the index says.
-        named: what the user says.
-        name: what the folder was called.
+        written: the image folder according to the index.
+        named: the image folder according to the user.
+        name: the folder's name when the index was made.
 
     Attributes:
-        root: the folder; None where nobody says it.
+        root: the folder; None if neither names it.
 
     Example:
-        >>> PhotoFolder(Path("/data/photos.index"), "../photos").file("a.jpg")
-        PosixPath('/data/photos/a.jpg')
+        >>> ImageRoot(Path("/data/images.index"), "../images").file("a.jpg")
+        PosixPath('/data/images/a.jpg')
     """
 
     def __init__(
@@ -85,35 +85,35 @@ class PhotoFolder:
         self.root = str(named) if named is not None else None if written is None else absolute(written, index)
 
     def path(self, name: str) -> Path:
-        """Where a photo is, for messages."""
+        """The path of an image, for messages."""
         return Path(self.root or "", name)
 
     def file(self, name: str) -> Path:
-        """Where a photo is, to open it.
+        """The path of an image, to open it.
 
         Raises:
-            OutsideError: it must not be opened; the message says what `--root` would be.
-            ValueError: the name is none that a file can have.
+            OutsideError: it must not be opened; the message names the `--root` that would allow it.
+            ValueError: the name cannot be a file's.
         """
         if self.named:
             root = os.path.abspath(self.root or "")  # noqa: PTH100
             path = Path(os.path.normpath(os.path.join(root, name)))  # noqa: PTH118
             if not path.is_relative_to(root):
-                raise OutsideError(errno.EPERM, f"its path does not lie below --root {shown(root)}", shown(name))
+                raise OutsideError(errno.EPERM, f"its path is not below --root {shown(root)}", shown(name))
             return path
         if self.root is None and not Path(name).is_absolute():
             called = f" (it was called {shown(self.name)})" if self.name else ""
-            say = f"{self.index} does not say where its photos are; name their folder with --root{called}"
-            raise OutsideError(errno.EPERM, say, shown(name))
+            reason = f"{self.index} does not name its image folder; name it with --root{called}"
+            raise OutsideError(errno.EPERM, reason, shown(name))
         parent = Path(os.path.realpath(self.index)).parent
         path = Path(os.path.realpath(self.path(name)))
         if not path.is_relative_to(parent):
             folder = self.root or str(Path(name).parent)
-            say = f"it lies outside of {parent}; if you trust the index, name its folder: --root {typed(folder)}"
-            raise OutsideError(errno.EPERM, say, shown(name))
+            reason = f"it lies outside of {parent}; if you trust the index, name its folder: --root {typed(folder)}"
+            raise OutsideError(errno.EPERM, reason, shown(name))
         return path
 
 
 def typed(path: str) -> str:
-    """A path as one types it; one with characters that a terminal obeys is only shown."""
+    """A path quoted for the shell; one with control characters escaped for display instead."""
     return shlex.quote(path) if path.isprintable() else shown(path)

@@ -1,10 +1,9 @@
-"""Writes an index: every file beside and renamed, the manifest last. NumPy only."""
+"""Writes an index, its manifest last. Needs only NumPy."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,17 +14,17 @@ import numpy as np
 from vse_tf.artifacts.index import ITEMS, Index, Item, Shard
 from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
 from vse_tf.artifacts.index_paths import relative
-from vse_tf.atomic import remove_left_over, replacing, write_text
+from vse_tf.atomic import atomic_file, remove_leftovers, write_json
 from vse_tf.files import file_errors
 
 
 class IndexWriter:
-    """Writes an index. Until `commit` an older index in the folder stays what it was.
+    """Writes an index. Until `commit` an older index in the folder remains valid.
 
-    A shard's name carries its hash, so new shards never overwrite those of the index that is being read.
+    The name of a shard contains its hash, so new shards do not overwrite those of the older index.
 
     Args:
-        folder: the folder; made where it is missing.
+        folder: the folder; it is made if it is missing.
         kind: `images` or `captions`.
         dim: dimensions of the space.
 
@@ -33,8 +32,8 @@ class IndexWriter:
         UserError: the folder cannot be made.
 
     Example:
-        >>> writer = IndexWriter("photos.index", "images", dim=2)
-        >>> writer.commit([writer.write(np.float32([[1, 0]]))], [Item("a.jpg", path="a.jpg")], model={}, root="photos")
+        >>> writer = IndexWriter("images.index", "images", dim=2)
+        >>> writer.commit([writer.write(np.float32([[1, 0]]))], [Item("a.jpg", path="a.jpg")], model={}, root="images")
     """
 
     def __init__(self, folder: str | Path, kind: Kind, dim: int) -> None:
@@ -45,7 +44,7 @@ class IndexWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, vectors: np.ndarray) -> Shard:
-        """Put a shard into the folder; it belongs to no index yet.
+        """Write a shard, which belongs to no index before `commit`.
 
         Args:
             vectors: float32 unit rows `(rows, dim)`.
@@ -66,7 +65,7 @@ class IndexWriter:
         digest = hashlib.sha256(contents).hexdigest()
         shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
         path = self.folder / shard.name
-        with file_errors(path, "written"), replacing(path) as file:
+        with file_errors(path, "written"), atomic_file(path) as file:
             file.write(contents)
         return shard
 
@@ -83,24 +82,24 @@ class IndexWriter:
 
         Args:
             shards: in row order.
-            items: one for each row, in row order; bytes are taken as pieces of an items.jsonl.
-            model: which model made the vectors: `kind` (`run` or `models`), `name`, `path`, `id`, …; an absolute path
-                is written as seen from the index's folder, or left out where the two share no folder.
-            root: folder that photo paths are below; written like the model's path.
-            provenance: versions and settings, as JSON.
-            root_name: what the folder of the photos was called, where it is not known.
+            items: one for each row, in row order, or chunks of an items.jsonl as bytes.
+            model: the model that made the vectors: `kind` (`run` or `models`), `name`, `path`, `id`, …; absolute paths
+                are written relative to the index's folder, see `relative`.
+            root: the image folder; written like the model's path.
+            provenance: versions and settings, for JSON.
+            root_name: name of the image folder, if its path is not known.
 
         Returns:
             The new index.
 
         Raises:
-            ValueError: more or fewer items than rows; the older index stays.
+            ValueError: more or fewer items than rows; the older index remains.
             UserError: a file cannot be written.
         """
         count = sum(shard.rows for shard in shards)
         with file_errors(self.folder, "written"):
             digest, size, lines = hashlib.sha256(), 0, 0
-            with replacing(self.folder / ITEMS) as file:
+            with atomic_file(self.folder / ITEMS) as file:
                 for item in items:
                     piece = item if isinstance(item, bytes) else item.line.encode()
                     digest.update(piece)
@@ -122,8 +121,8 @@ class IndexWriter:
                 "model": {key: value for key, value in made_by.items() if value is not None},
                 "provenance": dict(provenance or {}),
             }
-            write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-            remove_left_over(self.folder, "vectors-*.npy")
+            write_json(self.folder / MANIFEST, manifest)
+            remove_leftovers(self.folder, "vectors-*.npy")
         named = {shard.name for shard in shards}
         for path in self.folder.glob("vectors-*.npy"):
             if path.name not in named:

@@ -1,7 +1,7 @@
-"""Keras configs that came from elsewhere: only a closed list of layers and models, with arguments of bounded size.
+"""Checks Keras configs of untrusted run folders: a closed list of layers and models, arguments of bounded size.
 
-A run folder is data. Keras builds whatever class a config names, among them some that load programs or open any path
-or address that their arguments name; KerasHub's tokenizers do. So what is not listed here is not built.
+Keras builds any class that a config names. Some of them load programs or open the paths and addresses in their
+arguments, as KerasHub's tokenizers do; therefore only the classes listed here are built.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What keras.applications, KerasHub's backbones and this package's towers are made of.
+# Layers of keras.applications, KerasHub's backbones and this package's towers.
 LAYERS = _names(
     """
     Activation Add Average AveragePooling1D AveragePooling2D BatchNormalization Bidirectional Concatenate Conv1D
@@ -51,7 +51,7 @@ KERAS = {
     "keras.src.models.sequential": MODELS,
     "keras.src.ops.core": frozenset(["Cast", "Slice", "StopGradient"]),
 }
-# All of their classes are computations on tensors.
+# All classes of these modules are computations on tensors.
 _OPS = frozenset(["keras.src.ops.math", "keras.src.ops.nn", "keras.src.ops.numpy"])
 OWN = _names(
     """
@@ -76,34 +76,33 @@ ACTIVATIONS = _names(
     softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
     """
 )
-# KerasHub registers `upload_preset` and others that write files in the same way.
+# A closed list: functions that write files, such as `upload_preset`, are registered in the same way.
 HUB_ACTIVATIONS = frozenset(["keras_hub>gelu_approximate", "keras_nlp>gelu_approximate"])
 VALUES = {"__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__"}
-# Arguments by which a network of KerasHub is made of so many parts.
+# Arguments of KerasHub's networks that are numbers of layers or blocks.
 _PARTS = re.compile(r"layer|block|depth|repeat|stage")
 _WIDTHS = re.compile(r"filter|channel|dim|size|width|norm|scale|dropout|drop|epsilon|eps|stride|shape|ratio|index")
-# NASNetLarge, the largest known, has 9,000 objects.
+# NASNetLarge, the largest known model, has 9,000 objects.
 MOST_OBJECTS, MOST_PARTS, LARGEST, LONGEST = 40_000, 1024, 2**31 - 1, 1000
 
 
-def check_keras_config(config: Any) -> None:
-    """Refuse a config that names anything but the listed layers and models, or absurd arguments.
+def check_keras_config(config: object) -> None:
+    """Refuse a config with classes that are not listed, or with too large arguments.
 
-    KerasHub's layers are known once `keras_hub` is imported; nothing is imported here.
+    KerasHub's layers are accepted if `keras_hub` has been imported; nothing is imported here.
 
     Args:
-        config: what `keras.saving.serialize_keras_object` gave, or a dictionary that holds such, after a passage
-            through JSON.
+        config: a result of `keras.saving.serialize_keras_object`, or a dictionary of such, read from JSON.
 
     Raises:
-        ValueError: the message names the class or the argument.
+        ValueError: a class or argument is refused; the message names it.
 
     Example:
         >>> check_keras_config({"class_name": "Lambda", "module": "keras.layers", "config": {}})
         Traceback (most recent call last):
         ValueError: it names keras.layers.Lambda, which is not loaded from a folder
     """
-    waiting: list[tuple[str, Any]] = [("", config)]
+    waiting: list[tuple[str, object]] = [("", config)]
     objects = 0
     while waiting:
         key, item = waiting.pop()
@@ -121,7 +120,7 @@ def check_keras_config(config: Any) -> None:
         elif isinstance(item, str):
             # A ">" would let Keras take the string for one of its registered classes.
             if len(item) > LONGEST or (">" in item and key != "registered_name" and item not in HUB_ACTIVATIONS):
-                raise ValueError(f"{key}: {item[:60]!r} is no argument of a layer")
+                raise ValueError(f"{key}: {item[:60]!r} is not an argument of a layer")
         elif isinstance(item, int) and abs(item) > LARGEST:
             raise ValueError(f"{key}: a number beyond {LARGEST}")
 
@@ -136,7 +135,7 @@ def _check_object(item: dict[str, Any]) -> None:
             raise ValueError(f"it describes a {name} of {parts} parts; at most {MOST_PARTS} are built")
 
 
-def _known(name: Any, module: Any, registered: Any, config: Any) -> bool:
+def _known(name: object, module: object, registered: object, config: object) -> bool:
     if not isinstance(name, str) or not isinstance(registered, (str, type(None))) or not isinstance(module, str):
         return isinstance(name, str) and name in VALUES and _is_array_of_numbers(config)
     if name == "function":
@@ -153,8 +152,8 @@ def _known(name: Any, module: Any, registered: Any, config: Any) -> bool:
     return registered in (None, name) and (module in _OPS or name in KERAS.get(module, ()))
 
 
-def _is_array_of_numbers(config: Any) -> bool:
-    """Whether a value's dtype, where it has one, is a number's: NumPy has others of a billion bytes."""
+def _is_array_of_numbers(config: object) -> bool:
+    """Whether a value has a numeric dtype or none: NumPy has dtypes of a billion bytes."""
     dtype = config.get("dtype", "float32") if isinstance(config, dict) else "float32"
     return (
         isinstance(dtype, str) and re.fullmatch(r"bool|bfloat16|u?int(8|16|32|64)|float(16|32|64)", dtype) is not None
@@ -165,21 +164,21 @@ def _is_hub_layer(name: str, module: str, registered: str | None) -> bool:
     found = _HUB.fullmatch(module)
     if not found or found[1] not in (None, *FAMILIES) or module not in sys.modules:
         return False
-    import keras  # noqa: PLC0415 (where KerasHub is imported, it is there)
+    import keras  # noqa: PLC0415 (imported with KerasHub)
     from keras_hub import layers, models, tokenizers  # noqa: PLC0415
 
     kind = vars(sys.modules[module]).get(name)
     if not isinstance(kind, type) or kind.__module__ != module or not issubclass(kind, keras.layers.Layer):
         return False
-    # Preprocessing and whole tasks read files; networks and their layers do not.
+    # Preprocessing and tasks read files; networks and their layers do not.
     readers = (tokenizers.Tokenizer, models.Preprocessor, models.Task, layers.ImageConverter, layers.AudioConverter)
     if issubclass(kind, readers) or hasattr(kind, "load_preset_assets"):
         return False
     return registered in (None, name, keras.saving.get_registered_name(kind))
 
 
-def _parts(config: Any) -> int:
-    """Sum of the numbers by which a network's config multiplies its layers."""
+def _parts(config: object) -> int:
+    """Sum of the numbers of layers and blocks in a network's config."""
     total = 0
     waiting = [(str(key), value) for key, value in config.items()] if isinstance(config, dict) else []
     while waiting:

@@ -1,4 +1,4 @@
-"""`manifest.json` of a version folder: what the model is, where it comes from, and the hash of every file.
+"""`manifest.json` of a version folder: the model's inputs and outputs, its provenance, and the hash of every file.
 
 No TensorFlow is imported here: a SavedModel is a program, so its hashes are checked before anything is loaded.
 """
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vse_tf.artifacts.run_folder import read_json, write_json
+from vse_tf.atomic import write_json
 from vse_tf.errors import UserError
-from vse_tf.files import sha256_of
+from vse_tf.files import check_format, file_errors, load_json, sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -22,8 +22,8 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write the manifest of a finished folder.
 
     Args:
-        folder: the version folder; every file in it gets its hash into the manifest.
-        facts: what else the manifest says.
+        folder: the version folder; the manifest holds the hash of every file in it.
+        facts: the other values of the manifest.
 
     Raises:
         OSError: the folder cannot be read or written.
@@ -36,7 +36,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     """The manifest of a version folder, its files unchecked.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none, it cannot be read, or a newer version wrote it.
 
     Example:
         >>> read("models/text_tower/1")["dim"]
@@ -45,17 +45,21 @@ def read(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise UserError(f"{folder}: no {MANIFEST} here; name a version folder that python -m vse_tf.export wrote")
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not _names_files(manifest.get("files")):
-        raise UserError(f"{path}: not a manifest of format {FORMAT}; {_AGAIN}")
+    manifest: dict[str, Any] = load_json(path)
+    try:
+        check_format(path, manifest.get("format") if isinstance(manifest, dict) else None, FORMAT)
+        if not _names_files(manifest.get("files")):
+            raise ValueError("not a manifest with the names and hashes of its files")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {_AGAIN}") from None
     return manifest
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
     """Compare every file of a version folder with its manifest, before anything of it is loaded.
 
-    Files that the manifest does not name are left alone: a server's own settings may lie there. A second
-    `saved_model.pbtxt` is not: a loader could take it for the model.
+    Files that the manifest does not name are ignored: they may be a server's settings. A second `saved_model.pbtxt` is
+    refused: a loader could take it for the model.
 
     Args:
         folder: the version folder.
@@ -64,7 +68,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        UserError: no manifest, or a file is missing, damaged or foreign; the message names it.
+        UserError: there is no manifest, or a file is missing, damaged or not part of the export.
 
     Example:
         >>> verify("models/text_tower/1")["signatures"].keys()
@@ -74,10 +78,8 @@ def verify(folder: str | Path) -> dict[str, Any]:
     manifest = read(folder)
     for name, expected in manifest["files"].items():
         path = folder / name
-        try:
+        with file_errors(path, advice=_AGAIN):
             found = sha256_of(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror or error}; {_AGAIN}") from None
         if found != expected:
             raise UserError(f"{path}: damaged or replaced: its hash is not the manifest's; {_AGAIN}")
     loadable = {"saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"}
@@ -91,8 +93,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
-def _names_files(files: Any) -> bool:
-    """Names of files inside the folder, each with a hash: a manifest must not reach outside."""
+def _names_files(files: object) -> bool:
+    """Whether these are paths of files inside the folder, each with a hash."""
     return isinstance(files, dict) and all(
         isinstance(digest, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
         for name, digest in files.items()

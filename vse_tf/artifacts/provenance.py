@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, seed, settings, data, revision."""
+"""Provenance of a result: versions, seed, settings, data, revision."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import vse_tf
+from vse_tf.artifacts.checkpoint_files import required_checkpoint
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, to_dict
 from vse_tf.data.records import Collection
 
 
 def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
-    """What is needed to obtain a result again.
+    """The values that are needed to reproduce a result.
 
     Args:
         settings: the run's settings.
         collection: its data.
 
     Returns:
-        Versions, seed, settings and their hash, the data's fingerprint, and the git revision where there is one.
+        Versions, seed, settings and their hash, the data's fingerprint, and the git revision if there is one.
     """
     values = to_dict(settings)
     return {
@@ -39,16 +40,16 @@ def provenance(settings: Settings, collection: Collection) -> dict[str, Any]:
 
 
 def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
-    """What is needed to obtain a file made from a run again.
+    """The values that are needed to reproduce a file that was made from a run.
 
     Args:
         run: the run folder.
         checkpoint: `best` or `last`.
 
     Returns:
-        The run's name, the model's identity, the checkpoint's position and hash, the settings (of absolute paths only
-        the names), the run's own provenance (data's fingerprint, seed, versions at that time), and the software that
-        wrote the file.
+        The run's name, the model's identity, the checkpoint's position and hash, the settings (see `without_folders`),
+        the run's own provenance (fingerprint of the data, seed, versions at that time), and the versions of the
+        software that wrote the file.
 
     Raises:
         UserError: no such run or checkpoint.
@@ -57,15 +58,19 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
         >>> provenance_of_run(RunFolder("runs/shapes-convse-0"), "best")["checkpoint"]["epoch"]
         18
     """
-    from vse_tf.artifacts.checkpoints import Checkpoints  # noqa: PLC0415 - brings Keras
-
     settings = to_dict(run.settings())
+    found = required_checkpoint(run.checkpoints, checkpoint)
     trained = dict((run.read_results() or {}).get("provenance", {}))
     trained.pop("settings", None)
     return {
         "run": run.path.resolve().name,
         "id": run.identity(checkpoint),
-        "checkpoint": {"which": checkpoint, **Checkpoints(run.checkpoints).description(checkpoint)},
+        "checkpoint": {
+            "which": checkpoint,
+            "epoch": found.position.epoch,
+            "step": found.position.step,
+            "sha256": found.sha256,
+        },
         "settings": without_folders(settings),
         "settings_sha256": _sha256(json.dumps(settings, sort_keys=True)),
         "trained": trained,
@@ -73,12 +78,12 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
     }
 
 
-def without_folders(settings: Any) -> Any:
-    """Settings as they may be handed on: of each absolute path only the last name.
+def without_folders(settings: object) -> object:
+    """Settings for publication: of absolute paths only the last name.
 
     Example:
-        >>> without_folders({"data": {"images": "/home/me/photos"}, "image": {"encoder": "hub:/home/me/preset"}})
-        {'data': {'images': 'photos'}, 'image': {'encoder': 'hub:preset'}}
+        >>> without_folders({"data": {"images": "/home/me/images"}, "image": {"encoder": "hub:/home/me/preset"}})
+        {'data': {'images': 'images'}, 'image': {'encoder': 'hub:preset'}}
     """
     if isinstance(settings, dict):
         return {key: without_folders(value) for key, value in settings.items()}
@@ -92,7 +97,7 @@ def without_folders(settings: Any) -> Any:
 
 
 def software() -> dict[str, Any]:
-    """Versions, and the git revision where there is one."""
+    """Versions, and the git revision if there is one."""
     return {
         "vse_tf": vse_tf.__version__,
         "python": platform.python_version(),
@@ -102,7 +107,7 @@ def software() -> dict[str, Any]:
 
 
 def fingerprint(collection: Collection) -> str:
-    """A hash of all splits, image names and captions in their order."""
+    """A hash of the splits, their image names and captions, in order."""
     digest = hashlib.sha256()
     for name, split in sorted(collection.splits.items()):
         for record in split.records:
@@ -115,7 +120,7 @@ def _sha256(text: str) -> str:
 
 
 def _revision() -> str | None:
-    """The revision of the checkout that this package runs from."""
+    """The git revision of the checkout that this package runs from."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
@@ -123,7 +128,7 @@ def _revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        # Installed into an environment inside of somebody's repository, this file is not part of it.
+        # An environment may be inside another repository, which does not track this file.
         git("ls-files", "--error-unmatch", here.name)
         return git("describe", "--always", "--dirty", "--abbrev=12") or None
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, and where. No TensorFlow is imported here."""
+"""The files of a run folder. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from vse_tf import files
-from vse_tf.artifacts.checkpoint_files import read_description, read_pointer
-from vse_tf.artifacts.lock import RunLock
-from vse_tf.atomic import check_folder, write_text, writing
+from vse_tf.artifacts.checkpoint_files import required_checkpoint
+from vse_tf.atomic import check_folder, option_errors, write_json, write_text
 from vse_tf.config import Settings
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
-from vse_tf.files import reason_of
+from vse_tf.files import file_errors, load_json
+from vse_tf.locks import BusyError, ProcessLock
 from vse_tf.settings_parser import load_settings, save_settings
 
-# Of a model's description or of one file of its tokenizer.
+# Format of run folders; to be raised when earlier versions can no longer read what this one writes.
+FORMAT = 1
+# Limit for a model's description or one file of its tokenizer.
 ASSET_BYTES = 256 * 2**20
 ADVICE = "mend that and repeat the command: it continues from the last checkpoint"
 
 
 class RunFolder:
-    """A run's files.
+    """The files of a run.
 
     Args:
-        path: the folder; it need not exist yet.
+        path: the folder; it may be missing.
 
     Attributes:
         config: `config.yaml`, the settings.
+        format: `run.json`, the format of the folder; a folder without it has format 1.
         model: `model.json`, the towers' architecture and the image view.
         tokenizer: `tokenizer/`.
         checkpoints: `checkpoints/`.
         logs: `logs/`, TensorBoard's.
-        metrics: `metrics.jsonl`, a line an epoch.
+        metrics: `metrics.jsonl`, one line per epoch.
         results: `results.json`, the best and the last epoch.
-        skipped: `skipped.jsonl`, what was left out of the data.
-        lock: the right to write here.
+        skipped: `skipped.jsonl`, the problems of the data that was left out.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.format = self.path / "run.json"
         self.model = self.path / "model.json"
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
@@ -51,7 +54,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.skipped = self.path / "skipped.jsonl"
-        self.lock = RunLock(self.path)
+        self._lock = ProcessLock(self.path / ".lock")
 
     @classmethod
     def of(cls, settings: Settings) -> RunFolder:
@@ -61,56 +64,87 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether the folder holds a run."""
         # Not pathlib's: it raises for a name of 300 letters or with a NUL.
         return os.path.exists(self.config)  # noqa: PTH110
 
+    def lock(self) -> None:
+        """Take the folder's lock, which one process at a time can have; may be called again.
+
+        Raises:
+            UserError: another process has it, or the folder cannot be written.
+        """
+        with option_errors(self.path, "train.run_dir", "mend its permissions or choose another folder"):
+            try:
+                self._lock.acquire()
+            except BusyError as busy:
+                raise UserError(
+                    f"train.run_dir: {busy} is training in {self.path}; wait for it, stop it, or choose another folder"
+                ) from None
+
+    def unlock(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
     def claim(self) -> None:
-        """Find out, before any work, whether a run can be written here; lock one that was begun.
+        """Check, before any work, that a run can be written here, and lock the folder of an existing one.
 
         Raises:
             UserError: the folder cannot be written, or another process trains here.
         """
         if self.exists:
-            self.lock.acquire()
+            self.lock()
         check_folder(self.path, "train.run_dir")
 
     def create(self, settings: Settings, begun: bool) -> None:
-        """Begin a run here, or go on with it: make the folder, lock it and write the settings.
+        """Start a run here, or continue it: make and lock the folder, write settings and format.
 
         Args:
             settings: the settings.
-            begun: there was a run when these settings were compared with its.
+            begun: the folder held a run when the settings were compared with that run's.
 
         Raises:
             UserError: the folder cannot be written, holds something that is not a run, or another process trains here.
         """
         if self.path.exists() and not self.exists and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"train.run_dir: {self.path} holds something that is not a run; choose another folder")
-        try:
+        with option_errors(self.path, "train.run_dir", "mend its permissions or choose another folder"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock.acquire()
+            self.lock()
             if self.exists and not begun:
                 raise UserError(
                     f"train.run_dir: another process has begun a run in {self.path} in the meantime; repeat the "
                     "command to continue it, or choose another folder"
                 )
             save_settings(settings, self.config)
-        except OSError as error:
-            raise UserError(f"train.run_dir: cannot write to {self.path}: {error.strerror}") from None
+            write_json(self.format, {"format": FORMAT})
+
+    def check_format(self) -> None:
+        """Refuse the run of a newer version.
+
+        Raises:
+            UserError: a newer version wrote it, or the format is damaged.
+        """
+        if os.path.lexists(self.format):
+            values = load_json(self.format)
+            try:
+                files.check_format(self.format, values.get("format") if isinstance(values, dict) else None, FORMAT)
+            except ValueError as error:
+                raise UserError(f"{self.format}: {error}; copy the run folder again") from None
 
     def settings(self) -> Settings:
         """The run's settings.
 
         Raises:
-            UserError: there is no run here.
+            UserError: there is no run here, or a newer version wrote it.
         """
         if not self.exists:
             raise UserError(f"{self.path}: no run here (no config.yaml); name the folder that training printed")
+        self.check_format()
         return load_settings(self.config)
 
     def identity(self, checkpoint: str = "best") -> str:
-        """A hash of the model: its description, its tokenizer and the hash that the checkpoint carries of its weights.
+        """A hash of the model: of its description, its tokenizer and the stored hash of the checkpoint's weights.
 
         Args:
             checkpoint: `best` or `last`.
@@ -118,68 +152,45 @@ class RunFolder:
         Raises:
             UserError: there is no checkpoint yet.
         """
-        name = read_pointer(self.checkpoints).get(checkpoint)
-        if name is None:
-            raise UserError(f"{self.checkpoints}: no checkpoint; the run ended before its first epoch did: train again")
-        digest = hashlib.sha256(read_description(self.checkpoints / name).sha256.encode())
+        digest = hashlib.sha256(required_checkpoint(self.checkpoints, checkpoint).sha256.encode())
         for path in [self.model, *sorted(path for path in self.tokenizer.rglob("*") if path.is_file())]:
-            try:
+            with file_errors(path, advice="copy the run folder again"):
                 digest.update(hashlib.sha256(files.read_regular(path, ASSET_BYTES)).digest())
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror}; copy the run folder again") from None
         return digest.hexdigest()
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Replace results.json in one step."""
-        with writing(self.results, "the results", ADVICE):
+        """Write results.json."""
+        with file_errors(self.results, "written", ADVICE):
             write_json(self.results, results)
 
     def read_results(self) -> dict[str, Any] | None:
-        """results.json, or None before the first epoch's end.
+        """The contents of results.json; None before the end of the first epoch.
 
         Raises:
-            UserError: it cannot be read, or is something else.
+            UserError: it cannot be read, or holds no results.
         """
         if not self.results.exists():
             return None
-        results = read_json(self.results)
+        results = load_json(self.results)
         if not isinstance(results, dict) or not {"best", "last", "finished", "stopped", "provenance"} <= results.keys():
             raise UserError(f"{self.results}: not the results of a run; delete the file and run the command again")
         return results
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        with writing(self.metrics, "the metrics", ADVICE):
-            # The folder may be a stranger's, and this a link to any file.
+        with file_errors(self.metrics, "written", ADVICE):
+            # The folder may come from others, and this be a link to any file.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
             with os.fdopen(os.open(self.metrics, flags, 0o666), "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def replace_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Replace metrics.jsonl."""
-        with writing(self.metrics, "the metrics", ADVICE):
+        """Write metrics.jsonl."""
+        with file_errors(self.metrics, "written", ADVICE):
             write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_skipped(self, problems: list[Problem]) -> None:
-        """Replace skipped.jsonl."""
+        """Write skipped.jsonl."""
         lines = [json.dumps({"where": p.where, "what": p.what}, ensure_ascii=False) + "\n" for p in problems]
-        with writing(self.skipped, "what was left out", ADVICE):
+        with file_errors(self.skipped, "written", ADVICE):
             write_text(self.skipped, "".join(lines))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file in one step."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return files.read_json(path)
-    except (OSError, ValueError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: cannot be read: {reason}") from None

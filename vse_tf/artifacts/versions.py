@@ -1,4 +1,4 @@
-"""Version folders: written beside under a name that no server loads, renamed in one step. No TensorFlow here."""
+"""Version folders: written under a name that no server loads, then renamed. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from types import TracebackType
 from vse_tf.atomic import sync
 from vse_tf.errors import UserError
 
-BESIDE = ".export-"
-# A killed export leaves its hidden folder; one that nobody has written to for so long belongs to no running export.
+TEMPORARY = ".export-"
+# A killed export leaves its temporary folder; after this time without a change no export is writing to it.
 STALE_SECONDS = 24 * 3600
 
 
 class Release:
-    """New versions of one or several models that appear together, under one number.
+    """New versions of one or more models that appear together, with the same number.
 
-    A server loads the sub-folders of a model's folder whose names are integers. Each model is first written to a hidden
-    folder beside them; `publish` renames all, the number being one above the largest that any of the models has: equal
-    numbers tell that two towers are of one space. Nothing that exists is overwritten. Leaving the `with` block
-    without `publish` removes the hidden folders.
+    A server loads the subfolders of a model's folder whose names are integers. Each model is first written to a hidden
+    temporary folder next to them; `publish` renames these to the largest version number of any of the models plus one.
+    Towers with equal numbers therefore belong to one space. Nothing is overwritten. Leaving the `with` block without
+    `publish` removes the temporary folders.
 
     Args:
         root: the folder of all models.
@@ -37,7 +37,7 @@ class Release:
     Example:
         >>> with Release(Path("models"), ["image_tower", "text_tower"]) as release:
         ...     for name in release.names:
-        ...         tf.saved_model.save(modules[name], str(release.beside(name)))
+        ...         tf.saved_model.save(modules[name], str(release.folder(name)))
         ...     release.publish()
         [PosixPath('models/image_tower/1'), PosixPath('models/text_tower/1')]
     """
@@ -46,12 +46,12 @@ class Release:
         self.root = root
         self.names = names
         self._made = not root.exists()
-        self._token = f"{BESIDE}{secrets.token_hex(4)}"
+        self._token = f"{TEMPORARY}{secrets.token_hex(4)}"
 
     def __enter__(self) -> Release:
         try:
             for name in self.names:
-                self.beside(name).mkdir(parents=True)
+                self.folder(name).mkdir(parents=True)
                 _sweep(self.root / name)
         except OSError as error:
             self._remove()
@@ -61,18 +61,18 @@ class Release:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._remove()
 
-    def beside(self, name: str) -> Path:
-        """The hidden folder that a model is written to."""
+    def folder(self, name: str) -> Path:
+        """The temporary folder of a model."""
         return self.root / name / self._token
 
     def publish(self) -> list[Path]:
-        """Give the hidden folders their number, when all of their contents have reached the disk.
+        """Flush the temporary folders to the disk and rename them to their version number.
 
         Returns:
             The version folders in the order of the names.
 
         Raises:
-            UserError: a folder cannot be written out or renamed; none is then left behind.
+            UserError: a folder cannot be flushed or renamed; then no version is left.
         """
         self._sync()
         number = 1 + max(version for name in self.names for version in (0, *versions(self.root / name)))
@@ -80,36 +80,36 @@ class Release:
             done: list[str] = []
             try:
                 for name in self.names:
-                    self.beside(name).rename(self.root / name / str(number))
+                    self.folder(name).rename(self.root / name / str(number))
                     done.append(name)
                 return [self.root / name / str(number) for name in self.names]
             except OSError as error:
                 for name in done:
-                    (self.root / name / str(number)).rename(self.beside(name))
-                # A folder with files is never renamed over: another export has just taken this number.
+                    (self.root / name / str(number)).rename(self.folder(name))
+                # Renaming never replaces a folder with files: another export has taken this number.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise unwritable(self.root, error) from None
                 number += 1
 
     def _sync(self) -> None:
-        # Writing is buffered: a full disk may show only here, and a machine that loses power would lose the rest.
+        # Writes are buffered: a full disk may show only here, and without it a power failure could lose contents.
         try:
             for name in self.names:
-                for path in (*self.beside(name).rglob("*"), self.beside(name)):
+                for path in (*self.folder(name).rglob("*"), self.folder(name)):
                     sync(path)
         except OSError as error:
             raise unwritable(self.root, error) from None
 
     def _remove(self) -> None:
         for name in self.names:
-            shutil.rmtree(self.beside(name), ignore_errors=True)
+            shutil.rmtree(self.folder(name), ignore_errors=True)
             _remove_if_empty(self.root / name)
         if self._made:
             _remove_if_empty(self.root)
 
 
 def versions(model: Path) -> list[int]:
-    """The versions of a model that a server sees, rising.
+    """The versions of a model that a server sees, in increasing order.
 
     Example:
         >>> versions(Path("models/image_tower"))
@@ -121,14 +121,14 @@ def versions(model: Path) -> list[int]:
 
 
 def unwritable(path: Path, error: BaseException) -> UserError:
-    """The user's error of a folder that cannot be written, full or forbidden."""
+    """The error of an output folder that cannot be written."""
     reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
     return UserError(f"--output: cannot write to {path}: {' '.join(reason.split())[:300]}; nothing was published")
 
 
 def _sweep(model: Path) -> None:
-    """Remove what killed exports left."""
-    for path in model.glob(f"{BESIDE}*"):
+    """Remove the folders that killed exports left."""
+    for path in model.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):  # another export may be removing it too
             newest = max(part.stat().st_mtime for part in (path, *path.rglob("*")))
             if newest < time.time() - STALE_SECONDS:

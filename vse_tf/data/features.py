@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from vse_tf.atomic import check_folder, replacing, write_array
+from vse_tf.atomic import atomic_file, check_folder, write_array
 from vse_tf.errors import UserError
 from vse_tf.files import open_array
 
@@ -171,7 +171,7 @@ class FeatureShards:
         """
         path = self._path(view, start)
         try:
-            with replacing(path) as file:
+            with atomic_file(path) as file:
                 write_array(file, features.astype(self.dtype))
         except OSError as error:
             raise UserError(

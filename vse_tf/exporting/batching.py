@@ -1,24 +1,24 @@
 """TensorFlow Serving's `batching_params.pbtxt`, checked by the server's own rules. No TensorFlow is imported here.
 
-A server whose configured model cannot load opens no port at all, so a file that it would refuse is found out here.
+A server whose configured model cannot be loaded does not start, so files that it would refuse are refused here.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf.message import Message
 
 from vse_tf.artifacts.versions import versions
 from vse_tf.errors import UserError
-from vse_tf.files import read_regular
+from vse_tf.files import file_errors, read_regular
 
-# The server looks for this name in the version folder, when it loads the version.
+# The server reads this file of the version folder when it loads the version.
 FILE_NAME = "batching_params.pbtxt"
 _LIMIT = 2**20
-# tensorflow.serving.BatchingParameters (session_bundle_config.proto), which tensorflow-serving-api leaves out. The text
-# form knows the fields by name, so the numbers are free.
+# tensorflow.serving.BatchingParameters (session_bundle_config.proto), which is not in tensorflow-serving-api. The text
+# format identifies fields by name, so their numbers do not matter.
 _FIELDS = {
     "max_batch_size": "Int64Value",
     "batch_timeout_micros": "Int64Value",
@@ -32,7 +32,7 @@ _DEFAULT_SIZE = 1000
 
 
 def read_batching(path: str | Path) -> bytes:
-    """The contents of a batching file that the server accepts.
+    """Read a batching file and check that the server accepts it.
 
     Args:
         path: a BatchingParameters message in text form.
@@ -44,11 +44,10 @@ def read_batching(path: str | Path) -> bytes:
         >>> read_batching("export/batching_params.pbtxt")[:2]
         b'# '
     """
-    try:
+    with file_errors(f"--batching: {path}"):
         contents = read_regular(path, _LIMIT)
+    try:
         check(parse(contents))
-    except OSError as error:
-        raise UserError(f"--batching: {path}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise UserError(f"--batching: {path}: {error}") from None
     return contents
@@ -68,28 +67,28 @@ def batching_of_newest(model: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def parse(contents: bytes) -> Any:
-    """The message that the text of a file stands for.
+def parse(contents: bytes) -> Message:
+    """Parse the text of a batching file.
 
     Raises:
-        ValueError: it is none; the message says where.
+        ValueError: it is not such a message; the error names the line.
     """
     try:
-        return text_format.Parse(contents.decode("utf-8"), _message()())
+        return text_format.Parse(contents.decode("utf-8"), _message_class()())
     except UnicodeDecodeError:
         raise ValueError("not a text file in UTF-8") from None
     except text_format.ParseError as error:
         raise ValueError(f"not TensorFlow Serving's batching parameters: line {error}") from None
 
 
-def check(found: Any) -> None:
-    """Refuse what the server refuses when it loads a version.
+def check(found: Message) -> None:
+    """Refuse parameters that the server refuses when it loads a version.
 
     Args:
         found: the message.
 
     Raises:
-        ValueError: the server would not load a model with it; the message says why.
+        ValueError: the server would not load a model with them.
     """
     size = found.max_batch_size.value if found.HasField("max_batch_size") else _DEFAULT_SIZE
     splits = found.enable_large_batch_splitting.value
@@ -101,11 +100,13 @@ def check(found: Any) -> None:
     if found.batch_timeout_micros.value < 0:
         raise ValueError(f"batch_timeout_micros is {found.batch_timeout_micros.value}; give at least 0")
     if splits and not (found.HasField("max_batch_size") or found.HasField("max_execution_batch_size")):
-        raise ValueError("enable_large_batch_splitting needs max_execution_batch_size, the most inputs of a batch")
+        raise ValueError(
+            "enable_large_batch_splitting needs max_execution_batch_size, the largest number of inputs in a batch"
+        )
     if splits and executed > size:
         raise ValueError(f"max_execution_batch_size is {executed}, above max_batch_size, which is {size}")
     if allowed and (allowed[0] < 1 or sorted(set(allowed)) != allowed):
-        raise ValueError(f"allowed_batch_sizes are {allowed}; give rising numbers above 0")
+        raise ValueError(f"allowed_batch_sizes are {allowed}; give increasing numbers above 0")
     if allowed and (allowed[-1] != size or (splits and allowed[-1] != executed)):
         more = f" and max_execution_batch_size, which is {executed}" if splits else ""
         raise ValueError(
@@ -114,7 +115,7 @@ def check(found: Any) -> None:
         )
 
 
-def _message() -> Any:
+def _message_class() -> type[Message]:
     kind = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="batching.proto", package="tensorflow.serving", syntax="proto3")
     file.dependency.append(wrappers_pb2.DESCRIPTOR.name)

@@ -1,4 +1,4 @@
-"""A batch of encoded images in the graph: all of them decoded, or an error that names the bad ones."""
+"""Decodes a batch of encoded images in the graph; an error names the bad ones."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from vse_tf.preprocessing.graph_bytes import without_autograph
 from vse_tf.preprocessing.images import refusal
 
 DAMAGED = "broken or truncated image data"
-# Images that an error names; the others are counted.
+# Number of images that an error names; further ones are counted.
 NAMED = 10
 
 
 @without_autograph
 def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decode those images of a batch that can be decoded, one at a time.
+    """Decode the images of a batch that can be decoded, one at a time.
 
-    An operation that fails ends the step and does not say which element it was at. So the images go through
-    a small `tf.data` pipeline inside the graph, which drops those that fail.
+    An operation that fails ends the step without naming the element. Therefore the images go through a small `tf.data`
+    pipeline in the graph, which drops those that fail.
 
     Args:
         image_bytes: string `(n,)`, the bytes of image files; n may be 0.
         view: how images are prepared.
 
     Returns:
-        The numbers of the images that were decoded, int64 `(m,)`, and float32 `(m, *view.size, 3)` in 0..255.
+        The positions of the images that were decoded, int64 `(m,)`, and float32 `(m, *view.size, 3)` in 0..255.
 
     Example:
         >>> decode_readable(tf.constant([jpeg, b"damaged"]), ImageView((224, 224)))[1].shape
@@ -37,7 +37,7 @@ def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor,
     def decode(number: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return number, view.of_file(contents, None)
 
-    # One image at a time: what is decoded takes up to a thousand times the size of the file.
+    # One image at a time: decoded, an image takes up to a thousand times the size of its file.
     images = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes)).map(decode)
     none = tf.zeros([0], tf.int64), tf.zeros([0, *view.pixels, 3])
     batch = (
@@ -47,18 +47,18 @@ def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor,
         .take(1)
     )
     options = tf.data.Options()
-    options.autotune.enabled = False  # one thread per request, and nothing to tune in one step
+    options.autotune.enabled = False  # one thread per request; there is nothing to tune in one step
     read, decoded = batch.with_options(options).get_single_element()
     return read, tf.ensure_shape(decoded, [None, *view.pixels, 3])
 
 
 @without_autograph
 def check_all_read(image_bytes: tf.Tensor, read: tf.Tensor, view: ImageView) -> tf.Operation:
-    """Refuse a batch of which some images could not be decoded, naming the first `NAMED` with their reasons.
+    """Refuse a batch with images that could not be decoded; the first `NAMED` are named with their reasons.
 
     Args:
         image_bytes: string `(n,)`, the bytes of image files.
-        read: int64 `(m,)`, the numbers of those that were decoded.
+        read: int64 `(m,)`, the positions of those that were decoded.
         view: how images are prepared.
 
     Returns:

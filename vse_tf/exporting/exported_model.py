@@ -1,4 +1,4 @@
-"""A model to write: its module, its signatures, and the requests that compare the written one with the live one."""
+"""A model to write: its module, its signatures, and requests with known answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GoldenRequest:
     Args:
         signature: name of the signature.
         inputs: by name.
-        difference: the largest difference of an answer from the live model's.
+        difference: from an answer to its largest difference from the live model's answer.
     """
 
     signature: str
@@ -35,11 +35,11 @@ class ExportedModel:
 
     Args:
         name: name of its folder.
-        module: holds all variables and assets.
-        signatures: what a client can call.
+        module: the module with all variables and assets.
+        signatures: the functions that a client can call.
         golden_requests: at least one per signature.
-        facts: what its manifest says beyond dimensions and signatures.
-        batching: a `batching_params.pbtxt` for the version folder, if the server may batch requests.
+        facts: further values of its manifest.
+        batching: contents of a `batching_params.pbtxt` for the version folder, if the server may batch requests.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ExportedModel:
 
 
 def golden_embeddings(signature: str, inputs: Arrays, expected: np.ndarray) -> GoldenRequest:
-    """A request whose answer is the live model's embeddings."""
+    """A request whose known answer is the live model's embeddings."""
 
     def difference(answer: Arrays) -> float:
         return float(np.abs(answer["embedding"] - expected).max())

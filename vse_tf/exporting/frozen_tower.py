@@ -8,24 +8,22 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from vse_tf.exporting.slices import in_slices
-
-# Rows that run at once unless the caller says otherwise.
-ROWS = 64
+from vse_tf.exporting.slices import SLICE_SIZE, in_slices
 
 
 class FrozenTower:
-    """A tower in inference mode: one traced function and the variables that it reads, nothing else of Keras.
+    """A tower in inference mode, as one traced function with the variables that it reads.
 
-    Not a `tf.Module`: assign `variables` to the module that is exported, and its SavedModel holds the weights, but no
-    layer, no training configuration and no optimizer. A large batch runs in slices of `ROWS`.
+    It is not a `tf.Module`: assign `variables` to the exported module, and the SavedModel contains the weights, without
+    layers, training configuration and optimizer. Large batches run in slices of `SLICE_SIZE`.
 
     Args:
-        tower: a model of one input.
+        tower: a model with one input.
 
     Attributes:
-        row: what it gives for a row.
-        variables: the `tf.Variable`s that the function reads; weights that inference does not need are left out.
+        spec: shape and type of its input, a batch.
+        output_spec: shape and type of its output for one item.
+        variables: the `tf.Variable`s that the function reads; weights that inference does not need are not included.
 
     Example:
         >>> frozen = FrozenTower(embedder.text_tower)
@@ -34,24 +32,25 @@ class FrozenTower:
     """
 
     def __init__(self, tower: keras.Model) -> None:
-        taken = tower.inputs[0]
-        self.spec = tf.TensorSpec([None, *taken.shape[1:]], taken.dtype, name=taken.name)
+        tensor = tower.inputs[0]
+        self.spec = tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=tensor.name)
         with on_any_device(tower):
             self._run = tf.function(
                 lambda inputs: tower(inputs, training=False), input_signature=[self.spec]
             ).get_concrete_function()
         self.variables = list(self._run.variables)
-        self.row = tf.TensorSpec(self._run.structured_outputs.shape[1:], self._run.structured_outputs.dtype)
+        outputs = self._run.structured_outputs
+        self.output_spec = tf.TensorSpec(outputs.shape[1:], outputs.dtype)
 
     def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
         (outputs,) = in_slices(
-            tf.shape(inputs)[0], ROWS, lambda start, end: [self.at_once(inputs[start:end])], [self.row]
+            tf.shape(inputs)[0], SLICE_SIZE, lambda start, end: [self.run_slice(inputs[start:end])], [self.output_spec]
         )
         return outputs
 
-    def at_once(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The tower on a batch that is a slice already."""
-        # Fused convolutions fail on an empty batch: it runs as a batch of one, which is cut off again.
+    def run_slice(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Run the tower on a batch that is small enough."""
+        # Fused convolutions fail on an empty batch: it runs as a batch of one, whose result is removed.
         shape = tf.shape(inputs)
         one = tf.concat([[1], shape[1:]], 0)
         filled = tf.cond(shape[0] > 0, lambda: inputs, lambda: tf.zeros(one, inputs.dtype))
@@ -60,7 +59,7 @@ class FrozenTower:
 
 @contextlib.contextmanager
 def on_any_device(tower: keras.Model) -> Iterator[None]:
-    """Recurrent layers traced where there is a GPU would otherwise become cuDNN operations, which a CPU cannot run."""
+    """Trace recurrent layers without cuDNN, whose operations a machine without GPU cannot run."""
     layers = [layer for layer in tower._flatten_layers() if hasattr(layer, "use_cudnn")]
     before = [layer.use_cudnn for layer in layers]
     for layer in layers:

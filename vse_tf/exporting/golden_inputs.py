@@ -1,4 +1,4 @@
-"""Inputs on which a written model is compared with the live one: images in every format, texts of many kinds."""
+"""Inputs of golden requests: images in every format, texts of many kinds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def image_files(max_pixels: int) -> list[bytes]:
     """Encoded images: JPEG upright, turned and grey, PNG with transparency, GIF, BMP and WebP; wide, tall and tiny.
 
     Args:
-        max_pixels: none has more pixels than this.
+        max_pixels: limit for their pixels.
     """
     sizes = [(320, 240), (200, 300), (97, 64), (150, 150), (64, 33), (40, 90), (500, 120)]
     scale = min(1.0, (max_pixels / max(width * height for width, height in sizes)) ** 0.5)
@@ -48,13 +48,13 @@ def pixel_arrays() -> np.ndarray:
     return np.stack([np.asarray(_picture(80, 60, seed)) for seed in range(3)])
 
 
-def features(*shape: int) -> np.ndarray:
-    """Features, float32, like those behind a rectifier."""
-    return np.abs(np.random.default_rng(0).normal(size=shape)).astype(np.float32)
+def features(*shape: int | None) -> np.ndarray:
+    """Features, float32, not negative like those of a ReLU; None is any length."""
+    return np.abs(np.random.default_rng(0).normal(size=[side or 4 for side in shape])).astype(np.float32)
 
 
 def _picture(width: int, height: int, seed: int) -> Image.Image:
-    """Blurred noise: something of every frequency that a lens leaves."""
+    """Blurred noise, with the frequencies of a photograph."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

@@ -7,26 +7,26 @@ import tensorflow as tf
 
 from vse_tf.data.pipeline import ImageView
 from vse_tf.exporting.decoding import check_all_read, decode_readable
-from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
+from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.signature import Signatures, checked, signature
-from vse_tf.exporting.slices import in_slices
+from vse_tf.exporting.slices import SLICE_SIZE, in_slices
 from vse_tf.models.projection import head_of
 
-# Pixels of the images that are encoded at once, ten of 224 x 224: the layers of a network take a hundred times that.
+# Pixels of a slice, ten images of 224 x 224: the outputs of a network's layers take a hundred times as much memory.
 SLICE_PIXELS = 2**19
 BYTES = tf.TensorSpec([None], tf.string)
 
 
 class ImageModule(tf.Module):
-    """The image tower with everything in front of it.
+    """The image tower with the preparation of its images.
 
-    Core TensorFlow operations only. Images are decoded, turned upright, resized and normalised by the functions that
-    training and evaluation use.
+    Core TensorFlow operations only. Images are decoded, turned upright, resized and normalised by the same functions as
+    in training and evaluation.
 
     Args:
         tower: the image tower.
-        view: how images are prepared; `view.size` None stands for a tower of precomputed features.
-        cached: the run trained on cached features of its frozen backbone, so the head alone is exported too.
+        view: how images are prepared; `view.size` is None for a tower of precomputed features.
+        cached: the run trained on cached features of its frozen backbone; the head alone is exported too.
 
     Example:
         >>> module = ImageModule(embedder.image_tower, embedder.view, cached=False)
@@ -61,16 +61,16 @@ class ImageModule(tf.Module):
 
         def encode(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
             read, images = decode_readable(image_bytes[start:end], self.view)
-            # What comes with a bad image is not encoded: the answer is an error.
+            # The images of a slice with a bad one are not encoded: the answer is an error.
             vectors = tf.cond(
                 tf.size(read) == end - start,
-                lambda: self._encode.at_once(images),
-                lambda: tf.zeros([tf.size(read), *self._encode.row.shape], self._encode.row.dtype),
+                lambda: self._encode.run_slice(images),
+                lambda: tf.zeros([tf.size(read), *self._encode.output_spec.shape], self._encode.output_spec.dtype),
             )
             return [read + tf.cast(start, tf.int64), vectors]
 
-        rows = [tf.TensorSpec([], tf.int64), self._encode.row]
-        read, vectors = in_slices(tf.shape(image_bytes)[0], self._slice, encode, rows)
+        specs = [tf.TensorSpec([], tf.int64), self._encode.output_spec]
+        read, vectors = in_slices(tf.shape(image_bytes)[0], self._slice_size, encode, specs)
         with tf.control_dependencies([check_all_read(image_bytes, read, self.view)]):
             return tf.identity(vectors)
 
@@ -85,15 +85,15 @@ class ImageModule(tf.Module):
             views = tf.map_fn(
                 lambda image: self.view.of_pixels(image, None), pixels[start:end], fn_output_signature=spec
             )
-            return [self._encode.at_once(views)]
+            return [self._encode.run_slice(views)]
 
-        (vectors,) = in_slices(tf.shape(pixels)[0], self._slice, encode, [self._encode.row])
+        (vectors,) = in_slices(tf.shape(pixels)[0], self._slice_size, encode, [self._encode.output_spec])
         return vectors
 
     @property
-    def _slice(self) -> int:
+    def _slice_size(self) -> int:
         height, width = self.view.pixels
-        return min(ROWS, max(1, SLICE_PIXELS // (height * width)))
+        return min(SLICE_SIZE, max(1, SLICE_PIXELS // (height * width)))
 
     def of_features(self, features: tf.Tensor) -> tf.Tensor:
         """float32 features, `(n, d)` or `(n, regions, d)`, to unit vectors `(n, dim)`."""

@@ -1,4 +1,4 @@
-"""The bare towers in the formats of other runtimes, through Keras' own exporters."""
+"""The towers in the formats of other runtimes, by Keras' exporters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vse_tf.preprocessing.text import pad
 
 Format = Literal["onnx", "litert"]
 
-# What the exporter and the comparison need, and the extra of this package that brings it.
+# Modules that exporter and comparison need; the extra of the same name installs them.
 NEEDS: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 SUFFIX: dict[Format, str] = {"onnx": "onnx", "litert": "tflite"}
 TOLERANCE = 1e-4
@@ -35,16 +35,16 @@ Run = Callable[[np.ndarray], np.ndarray]
 def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[str, Any]) -> list[tuple[Path, float]]:
     """Write both towers into the next `<root>/<kind>/<version>/`, with the tokenizer's files and a manifest.
 
-    These formats hold the towers alone: what comes before them (decoding and resizing, tokenising) is up to the client.
-    The image tower takes float32 pixels `(n, h, w, 3)` in 0..255, or features; the text tower int32 token ids
-    `(n, length)`, −1 as padding. In LiteRT the text tower takes one row of `text.max_tokens` ids, since a recurrence
-    over free shapes would need TensorFlow's own operations there.
+    These formats contain only the towers; the client decodes, resizes and tokenises. The image tower takes float32
+    pixels `(n, h, w, 3)` in 0..255, or features; the text tower int32 token ids `(n, length)`, −1 as padding. In LiteRT
+    the text tower takes a single text of `text.max_tokens` ids, since a recurrence over any length would need
+    TensorFlow's own operations there.
 
     Args:
         root: the folder of all models.
         embedder: the run.
         kind: the format.
-        facts: what the manifest says of the run.
+        facts: the manifest's values about the run.
 
     Returns:
         Each file and the largest difference of its vectors from the live tower's.
@@ -58,7 +58,7 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
         raise UserError(f"--format {kind}: needs {', '.join(missing)}; install it with: pip install 'vse_tf[{kind}]'")
     precision = embedder.settings.model.precision
     if precision != "float32":
-        raise UserError(f"--format {kind}: takes float32 towers, this run's are {precision}; take savedmodel")
+        raise UserError(f"--format {kind}: needs float32 towers, this run's are {precision}; use savedmodel")
     text = embedder.settings.text
     ids = pad(embedder.tokenizer(list(golden_inputs.TEXTS)), [text.max_tokens], text.max_tokens).numpy()
     free = None if kind == "onnx" else 1
@@ -67,7 +67,7 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
         TEXT_TOWER: (embedder.text_tower, ids, [free, free and text.max_tokens]),
     }
     with Release(root, [kind]) as release:
-        folder, found = release.beside(kind), {}
+        folder, found = release.folder(kind), {}
         for name, (tower, values, shape) in inputs.items():
             file = folder / f"{name}.{SUFFIX[kind]}"
             _convert(tower, file, kind, shape)
@@ -83,9 +83,8 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
 
 
 def _images(embedder: Embedder) -> np.ndarray:
-    shape = [side or 4 for side in embedder.image_tower.input_shape[1:]]
     if embedder.view.size is None:
-        return golden_inputs.features(3, *shape)
+        return golden_inputs.features(3, *embedder.image_tower.input_shape[1:])
     return np.stack([embedder.view.of_pixels(tf.constant(array), None) for array in golden_inputs.pixel_arrays()])
 
 
@@ -97,15 +96,15 @@ def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | Non
             portable.export(str(file), format=kind, verbose=False, input_signature=[spec])
     except OSError as error:
         raise unwritable(file.parent.parent, error) from None
-    except Exception as error:  # the converters' errors have no class in common
+    except Exception as error:  # the errors of the converters have no common class
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"--format {kind}: {file.stem} cannot be converted: {reason}; take savedmodel") from error
+        raise UserError(f"--format {kind}: {file.stem} cannot be converted: {reason}; use savedmodel") from error
 
 
 def _with_plain_gru(tower: keras.Model) -> keras.Model:
-    """The tower with Keras' GRU in the packed one's place, unknown to converters; weights and result are equal."""
+    """The tower with Keras' GRU instead of `PackedGRU`, which converters cannot convert; the result is the same."""
 
-    def plain(config: Any) -> Any:
+    def plain(config: object) -> object:
         if isinstance(config, list):
             return [plain(item) for item in config]
         if not isinstance(config, dict):
@@ -126,7 +125,7 @@ def _compare(tower: keras.Model, file: Path, kind: Format, values: np.ndarray) -
         found = (_onnx if kind == "onnx" else _litert)(file)(values)
     except Exception as error:  # as above
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"--format {kind}: {file.stem} cannot be run: {reason}; take savedmodel") from error
+        raise UserError(f"--format {kind}: {file.stem} cannot be run: {reason}; use savedmodel") from error
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:
         raise UserError(f"--format {kind}: the vectors of {file.stem} differ from the run's by {difference:.2g}")
@@ -146,11 +145,11 @@ def _litert(file: Path) -> Run:
 
     interpreter = Interpreter(str(file))
     interpreter.allocate_tensors()
-    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
-    def one(row: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(taken, row[np.newaxis])
+    def run_one(value: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(source, value[np.newaxis])
         interpreter.invoke()
-        return interpreter.get_tensor(given)[0].copy()
+        return interpreter.get_tensor(target)[0].copy()
 
-    return lambda values: np.stack([one(row) for row in values])
+    return lambda values: np.stack([run_one(value) for value in values])

@@ -1,4 +1,4 @@
-"""Silence while a library talks about its own affairs."""
+"""Suppresses the warnings of a library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back warnings, logged or Python's; errors are still raised.
+    """Suppress warnings, logged ones and Python's; errors are still raised.
 
     Example:
         >>> with quiet():

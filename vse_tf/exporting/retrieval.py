@@ -1,4 +1,4 @@
-"""The retrieval model of a run and a gallery, with what its answers should be."""
+"""The retrieval model of a run and a gallery, with its golden requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def retrieval_model(
     Args:
         embedder: the run.
         gallery: the gallery.
-        top_k: how many items are answered, or all where the gallery has fewer.
+        top_k: number of items in an answer; a smaller gallery answers with all.
         storage: how the gallery's vectors are stored.
         queries: vectors to measure the storage's recall loss with (default: the gallery's own).
     """
@@ -39,7 +39,7 @@ def retrieval_model(
         exact = query @ restored.T
 
         def difference(answer: Arrays) -> float:
-            # The scores are the largest there are, and each is that of its item; equal ones may stand in any order.
+            # The scores are the largest ones, and each is that of its item; items of equal score may be in any order.
             differences = [np.abs(answer["scores"] + np.sort(-exact, axis=1)[:, :k]).max()]
             for line, names, scores in zip(exact, answer["ids"], answer["scores"], strict=True):
                 differences += [
@@ -57,7 +57,7 @@ def retrieval_model(
         files = golden_inputs.image_files(embedder.view.max_pixels)
         requests.append(golden("search_image", {"image_bytes": strings(files)}, encoded(embedder, files)))
     else:
-        features = golden_inputs.features(3, *(side or 4 for side in embedder.image_tower.input_shape[1:]))
+        features = golden_inputs.features(3, *embedder.image_tower.input_shape[1:])
         requests.append(golden("search_features", {"features": features}, embedder.encode_images(list(features))))
     facts = {
         "image": image_facts(embedder.view),

@@ -1,4 +1,4 @@
-"""Towers and a gallery as one module: a text or an image in, the nearest items out."""
+"""Towers and gallery as a module for export: from a text or an image to the nearest items."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.exporting.frozen_tower import ROWS
 from vse_tf.exporting.image_module import BYTES, ImageModule
 from vse_tf.exporting.signature import Signatures, checked, signature
-from vse_tf.exporting.slices import in_slices
+from vse_tf.exporting.slices import SLICE_SIZE, in_slices
 from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
 
-# Components of the gallery that are compared at a time, as float32: 32 MiB.
+# Components of the gallery that are compared at a time: 32 MiB as float32.
 BLOCK = 2**23
-# Items in an answer, of all queries together: each comes with its name and its caption.
+# Limit for the items in the answer to all queries of a request; each has its name and its caption.
 MAX_ITEMS = 2**20
 
 
 class RetrievalModule(tf.Module):
-    """Exact search by cosine in a gallery of vectors, the query's tower in front.
+    """Exact cosine search in a gallery of vectors, with the towers that embed the query.
 
-    The gallery is compared block by block, so that a float16 or int8 one is never in memory as float32 at once, nor
-    the scores of all items. Equal scores come in the gallery's order. Vectors, names and captions are variables: no
-    limit of 2 GB applies to them.
+    The gallery is compared block by block, so neither a float16 or int8 gallery as float32 nor the scores of all items
+    have to fit into memory. Items of equal score are in the gallery's order. Vectors, names and captions are variables,
+    because constants of a graph are limited to 2 GB.
 
     Args:
         image: the image tower.
         text: the text tower.
         stored: the gallery's vectors.
-        ids: an item's name, for each row.
-        captions: an item's caption or path, for each row.
-        k: how many items are answered; at most the gallery's size.
+        ids: the name of each item.
+        captions: the caption or path of each item.
+        k: number of items in an answer; at most the gallery's size.
 
     Example:
         >>> module = RetrievalModule(image, text, store(vectors, "float32"), ids, captions, k=10)
@@ -56,7 +55,7 @@ class RetrievalModule(tf.Module):
         self.captions = tf.Variable(_strings(captions), trainable=False, name="captions")
 
     def signatures(self) -> Signatures:
-        """The functions to export: `search_text`, which is `serving_default` too, and one for images or features."""
+        """The functions to export: `search_text`, also as `serving_default`, and one for images or features."""
         by_text = signature(self.search_text, text=tf.TensorSpec([None], tf.string))
         found = {"serving_default": by_text, "search_text": by_text}
         if self.image.view.size is not None:
@@ -89,7 +88,7 @@ class RetrievalModule(tf.Module):
         query = checked(query, count <= most, *problem)
         scores, rows = in_slices(
             count,
-            ROWS,
+            SLICE_SIZE,
             lambda start, end: self._nearest(query[start:end]),
             [tf.TensorSpec([self.k], tf.float32), tf.TensorSpec([self.k], tf.int32)],
         )
@@ -107,7 +106,7 @@ class RetrievalModule(tf.Module):
             if self.scales is not None:
                 part *= self.scales[start:end]
             best = tf.math.top_k(part, tf.minimum(self.k, end - start))
-            # What came earlier stands first, and top_k takes the first of equals.
+            # Earlier items come first, and top_k prefers the first of equal scores.
             scores = tf.concat([scores, best.values], 1)
             rows = tf.concat([rows, best.indices + start], 1)
             best = tf.math.top_k(scores, tf.minimum(self.k, tf.shape(scores)[1]))

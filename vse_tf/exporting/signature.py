@@ -14,11 +14,11 @@ def signature(function: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:
     """Trace a function for export.
 
     Args:
-        function: takes the inputs by keyword; gives embeddings, or a dictionary of outputs.
-        inputs: what each input looks like.
+        function: from the inputs, by keyword, to embeddings or to a dictionary of outputs.
+        inputs: shape and type of each input.
 
     Returns:
-        A concrete function; a bare result is called `embedding`.
+        A concrete function with a dictionary of outputs; embeddings alone are called `embedding`.
 
     Example:
         >>> signature(module.of_text, text=tf.TensorSpec([None], tf.string))
@@ -33,13 +33,13 @@ def signature(function: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:
 
 
 def checked(tensor: tf.Tensor, condition: tf.Tensor, *message: tf.Tensor | str) -> tf.Tensor:
-    """The tensor, once a condition holds; otherwise an InvalidArgumentError with the joined message."""
+    """The tensor if a condition holds, else an InvalidArgumentError with the joined message."""
     with tf.control_dependencies([tf.debugging.Assert(condition, [tf.strings.join(message)])]):
         return tf.identity(tensor)
 
 
 def described(signatures: Signatures) -> dict[str, Any]:
-    """Inputs and outputs of each signature as JSON has them: type and shape, null for a free length."""
+    """Type and shape of the inputs and outputs of each signature, for JSON; null is any length."""
 
     def of_specs(specs: dict[str, tf.TensorSpec]) -> dict[str, Any]:
         return {name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for name, spec in sorted(specs.items())}

@@ -1,4 +1,4 @@
-"""A large batch in slices, so that what is in memory at a time does not grow with the request."""
+"""Runs a large batch in slices, so that memory does not grow with the request."""
 
 from __future__ import annotations
 
@@ -6,31 +6,34 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+# Items of a slice, unless they are large.
+SLICE_SIZE = 64
+
 
 def in_slices(
     count: tf.Tensor,
     size: int,
     run: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]],
-    rows: Sequence[tf.TensorSpec],
+    specs: Sequence[tf.TensorSpec],
 ) -> list[tf.Tensor]:
-    """Run a function on one slice of a batch after the other.
+    """Run a function on the slices of a batch, one after the other.
 
     Args:
-        count: int32 scalar, rows of the batch; of an empty batch the empty slice is run.
-        size: rows of a slice.
-        run: takes the first row of a slice and the one behind its last, int32 scalars, and gives tensors.
-        rows: what a row of each of these tensors is like.
+        count: int32 scalar, size of the batch; for an empty batch the function runs once, on an empty slice.
+        size: size of a slice.
+        run: from the start and the end of a slice, int32 scalars, to one or more tensors.
+        specs: shape and type of an item of each of these tensors.
 
     Returns:
-        Each of the function's tensors, those of all slices one behind the other.
+        The tensors of all slices, concatenated.
 
     Example:
         >>> run = lambda start, end: [x[start:end] ** 2]
         >>> (squares,) = in_slices(tf.shape(x)[0], 64, run, [tf.TensorSpec(x.shape[1:])])
     """
     stores = [
-        tf.TensorArray(row.dtype, 1, dynamic_size=True, element_shape=[None, *row.shape], infer_shape=False)
-        for row in rows
+        tf.TensorArray(spec.dtype, 1, dynamic_size=True, element_shape=[None, *spec.shape], infer_shape=False)
+        for spec in specs
     ]
 
     def step(start: tf.Tensor, *stores: tf.TensorArray) -> tuple[tf.Tensor, ...]:

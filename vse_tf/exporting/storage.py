@@ -1,4 +1,4 @@
-"""How a gallery's vectors are stored: float32, float16 or int8, and what the smaller ones cost. NumPy only."""
+"""Stores vectors as float32, float16 or int8, and measures the recall that this loses. Needs only NumPy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vse_tf.evaluation.neighbours import nearest
 
 Storage = Literal["float32", "float16", "int8"]
 STORAGES: tuple[str, ...] = get_args(Storage)
-# Rows of the gallery that serve as queries where none are given.
+# Number of rows of the gallery that are the queries if there are no others.
 QUERIES = 1000
 
 
@@ -20,8 +20,8 @@ class Stored:
     """Stored vectors.
 
     Args:
-        values: `(rows, dim)` in the storage's type.
-        scales: float32 `(rows,)` for int8: a row is `values * scale`; else None.
+        values: `(rows, dim)` in the stored type.
+        scales: float32 `(rows,)` for int8, where a row is `values * scale`; else None.
     """
 
     values: np.ndarray
@@ -34,12 +34,12 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
 
 def store(vectors: np.ndarray, storage: Storage) -> Stored:
-    """Bring unit vectors into a storage's type.
+    """Convert unit vectors to a storage type.
 
     int8 has one scale per row, the row's largest component being 127: `x ≈ round(127 x / max|x|) · max|x| / 127`.
 
@@ -62,13 +62,13 @@ def store(vectors: np.ndarray, storage: Storage) -> Stored:
 
 
 def recall_loss(vectors: np.ndarray, stored: Stored, k: int, queries: np.ndarray | None = None) -> dict[str, Any]:
-    """What share of the exact nearest items a storage loses.
+    """Measure the share of the exact nearest items that a storage type loses.
 
     Args:
         vectors: the gallery, float32 `(rows, dim)`.
-        stored: the same, stored.
-        k: how many nearest items are looked at.
-        queries: float32 `(n, dim)`; without them up to 1,000 evenly spread rows of the gallery ask for the others.
+        stored: the same vectors, stored.
+        k: number of nearest items.
+        queries: float32 `(n, dim)` (default: up to 1,000 evenly spread rows of the gallery, each without itself).
 
     Returns:
         Number and kind of the queries, `k`, and the mean share of the exact first `k` (and of the exact first one)
@@ -80,10 +80,10 @@ def recall_loss(vectors: np.ndarray, stored: Stored, k: int, queries: np.ndarray
     """
     own = queries is None
     rows = np.unique(np.linspace(0, len(vectors) - 1, min(QUERIES, len(vectors))).astype(np.int64)) if own else None
-    asked = vectors[rows] if queries is None else queries
-    # A row finds itself: one more is asked for, and itself left out.
+    searched = vectors[rows] if queries is None else queries
+    # A row finds itself: one more item is searched for, and the row removed.
     count = min(k + own, len(vectors))
-    exact, found = (nearest(asked, gallery, count)[0] for gallery in (vectors, stored.restored()))
+    exact, found = (nearest(searched, gallery, count)[0] for gallery in (vectors, stored.restored()))
     if rows is not None:
         exact, found = (_without(rows, indices) for indices in (exact, found))
     width = exact.shape[1]
@@ -93,7 +93,7 @@ def recall_loss(vectors: np.ndarray, stored: Stored, k: int, queries: np.ndarray
         found_shares = [len(np.intersect1d(a, b)) / width for a, b in zip(exact, found, strict=True)]
         lost, first = 1 - float(np.mean(found_shares)), float(np.mean(exact[:, 0] != found[:, 0]))
     return {
-        "queries": len(asked),
+        "queries": len(searched),
         "of": "the gallery's own rows" if own else "the queries given",
         "k": width,
         "loss_at_k": round(lost, 6),
@@ -102,7 +102,7 @@ def recall_loss(vectors: np.ndarray, stored: Stored, k: int, queries: np.ndarray
 
 
 def _without(rows: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The indices of each row without the row itself, or without the last one where it is not among them."""
+    """The indices of each row without the row itself, or without the last one if the row is not among them."""
     keep = indices != rows[:, np.newaxis]
     keep[keep.all(axis=1), -1] = False
     return indices[keep].reshape(len(rows), -1)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from vse_tf.config import TextSettings
-from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
+from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.signature import Signatures, checked, signature
-from vse_tf.exporting.slices import in_slices
-from vse_tf.preprocessing.text import pad
+from vse_tf.exporting.slices import SLICE_SIZE, in_slices
+from vse_tf.preprocessing.text import Tokenizer, pad
 
-# Splitting a text into words takes 30 times its size: those of a slice together stay at a few hundred MB.
+# Splitting a text into words takes 30 times its size: a few hundred MB for a slice.
 MAX_TEXT_BYTES = 2**17
 
 
 class TextModule(tf.Module):
-    """The text tower with its tokenizer in front of it.
+    """The text tower with its tokenizer.
 
-    Core TensorFlow operations only, unless the tokenizer is a preset's own, which needs TF-Text's. Every string has a
-    vector: an empty or blank one that of the tokenizer's start and end tokens alone, invalid UTF-8 that of its
-    replacement characters.
+    Core TensorFlow operations only; a preset's tokenizer also needs those of TF-Text. Every string has a vector: a
+    blank one that of the start and end tokens alone, invalid UTF-8 that of its replacement characters.
 
     Args:
         tower: the text tower.
@@ -34,7 +31,7 @@ class TextModule(tf.Module):
         TensorShape([1, 128])
     """
 
-    def __init__(self, tower: FrozenTower, tokenizer: Any, text: TextSettings) -> None:
+    def __init__(self, tower: FrozenTower, tokenizer: Tokenizer, text: TextSettings) -> None:
         super().__init__(name="text_module")
         self.tokenizer = tokenizer
         self.weights = tower.variables
@@ -54,9 +51,9 @@ class TextModule(tf.Module):
         text = checked(text, size <= MAX_TEXT_BYTES, *problem, str(MAX_TEXT_BYTES))
 
         def encode(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
-            return [self._encode.at_once(pad(self.tokenizer(text[start:end]), *self._lengths))]
+            return [self._encode.run_slice(pad(self.tokenizer(text[start:end]), *self._lengths))]
 
-        (vectors,) = in_slices(tf.shape(text)[0], ROWS, encode, [self._encode.row])
+        (vectors,) = in_slices(tf.shape(text)[0], SLICE_SIZE, encode, [self._encode.output_spec])
         return vectors
 
 

@@ -1,10 +1,11 @@
-"""The towers of a run as models to write, with the live model's answers to compare them with."""
+"""The towers of a run as models to write, with their golden requests."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.text_module import TextModule, TokenIdsModule
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing.image_limits import FORMATS
-from vse_tf.preprocessing.text import pad
+from vse_tf.preprocessing.text import Tokenizer, pad
 
 IMAGE_TOWER, TEXT_TOWER, TEXT_TOWER_IDS = "image_tower", "text_tower", "text_tower_ids"
 
 
 def tower_models(embedder: Embedder) -> list[ExportedModel]:
-    """Image tower and text tower; where the text preset brings its own tokenizer, the tower of token ids too."""
+    """Image tower and text tower; with a text preset's own tokenizer also the tower that takes token ids."""
     text = FrozenTower(embedder.text_tower)
     models = [image_model(embedder), text_model(embedder, text)]
     if embedder.tokenizer.needs_tf_text:
@@ -54,9 +55,8 @@ def image_model(embedder: Embedder) -> ExportedModel:
         golden.append(golden_embeddings("serving_default", {"image_bytes": strings(files)}, encoded(embedder, files)))
         golden.append(golden_embeddings("pixels", {"pixels": arrays}, embedder.encode_images(list(arrays))))
     if "features" in signatures:
-        width = signatures["features"].structured_input_signature[1]["features"].shape[1:]
-        features = golden_inputs.features(3, *(side or 4 for side in width))
         tower = embedder.image_tower if embedder.view.size is None else head_of(embedder.image_tower)
+        features = golden_inputs.features(3, *tower.input_shape[1:])
         expected = tower(features, training=False).numpy()
         golden.append(golden_embeddings("features", {"features": features}, expected))
         if embedder.view.size is None:
@@ -65,7 +65,7 @@ def image_model(embedder: Embedder) -> ExportedModel:
 
 
 def text_model(embedder: Embedder, tower: FrozenTower) -> ExportedModel:
-    """The text tower of a run, strings in."""
+    """The text tower of a run, which takes strings."""
     module = text_module(embedder, tower)
     expected = embedder.encode_texts(golden_inputs.TEXTS)
     golden = golden_embeddings("serving_default", {"text": strings(golden_inputs.TEXTS)}, expected)
@@ -73,7 +73,7 @@ def text_model(embedder: Embedder, tower: FrozenTower) -> ExportedModel:
 
 
 def token_ids_model(embedder: Embedder, tower: FrozenTower) -> ExportedModel:
-    """The text tower of a run, token ids in."""
+    """The text tower of a run that takes token ids."""
     settings = embedder.settings.text
     module = TokenIdsModule(tower, settings)
     ids = pad(embedder.tokenizer(list(golden_inputs.TEXTS)), settings.buckets, settings.max_tokens).numpy()
@@ -83,7 +83,7 @@ def token_ids_model(embedder: Embedder, tower: FrozenTower) -> ExportedModel:
 
 
 def encoded(embedder: Embedder, files: list[bytes]) -> np.ndarray:
-    """What the live model makes of image files."""
+    """The live model's embeddings of image files."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, str(number)) for number in range(len(files))]
         for path, contents in zip(paths, files, strict=True):
@@ -92,7 +92,7 @@ def encoded(embedder: Embedder, files: list[bytes]) -> np.ndarray:
 
 
 def image_facts(view: ImageView) -> dict[str, Any]:
-    """What a client should know of how images are prepared."""
+    """The preparation of images, for the manifest."""
     if view.size is None:
         return {"input": "precomputed features"}
     return {
@@ -105,7 +105,7 @@ def image_facts(view: ImageView) -> dict[str, Any]:
 
 
 def text_facts(embedder: Embedder) -> dict[str, Any]:
-    """What a client should know of how texts are prepared."""
+    """The preparation of texts, for the manifest."""
     tokenizer, text = embedder.tokenizer, embedder.settings.text
     return {
         "tokenizer": type(tokenizer).__name__,
@@ -117,13 +117,13 @@ def text_facts(embedder: Embedder) -> dict[str, Any]:
     }
 
 
-def strings(values: Any) -> np.ndarray:
-    """Strings or bytes as TensorFlow takes them in NumPy: an array of bytes objects."""
+def strings(values: Iterable[str | bytes]) -> np.ndarray:
+    """Strings or bytes as an array of bytes objects, TensorFlow's form of them in NumPy."""
     return np.array([value.encode() if isinstance(value, str) else value for value in values], object)
 
 
-def _vocabulary_sha256(tokenizer: Any) -> str:
-    """A hash of what the tokenizer writes into a run folder: vocabulary, merges, settings."""
+def _vocabulary_sha256(tokenizer: Tokenizer) -> str:
+    """A hash of the tokenizer's files in a run folder: vocabulary, merges, settings."""
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)

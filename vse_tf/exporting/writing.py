@@ -1,4 +1,4 @@
-"""Writes models into version folders, each compared with the live model before anyone can load it."""
+"""Writes models into version folders; each is compared with the live model before it is published."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vse_tf.exporting.exported_model import ExportedModel
 from vse_tf.exporting.quiet import quiet
 from vse_tf.exporting.signature import described
 
-# float32 towers give the live model's vectors to this; in half precision a graph that is optimised in one piece
-# rounds elsewhere than one that runs layer by layer.
+# Largest difference from the live model's vectors. In half precision, a graph that is optimised as a unit rounds at
+# other places than one that runs layer by layer.
 TOLERANCE = {"float32": 1e-5, "mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}
 
-# Where a server looks for the requests that it replays when it loads a version, before it answers the first client.
+# The requests that a server replays when it loads a version, before it answers clients.
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
 
@@ -36,8 +36,8 @@ class Written:
 
     Args:
         folder: its version folder.
-        manifest: what its manifest says.
-        size: bytes of all files.
+        manifest: the contents of its manifest.
+        size: size of all files in bytes.
     """
 
     folder: Path
@@ -50,32 +50,32 @@ def write_models(
 ) -> list[Written]:
     """Write models as new versions that appear together.
 
-    Each is saved in a temporary folder, loaded again, compared with the live model on its golden requests, asked an
-    empty batch by every signature, and given a manifest.
+    Each is saved in a temporary folder, loaded, and compared with the live model on its golden requests; each signature
+    must answer an empty batch. Then the manifest is written.
 
     Args:
         root: the folder of all models.
         models: the models.
-        facts: what all manifests say.
-        precision: numeric precision of the towers, which decides how close the answers have to be.
+        facts: values of all manifests.
+        precision: numeric precision of the towers, which sets the tolerance.
         progress: show a bar.
 
     Returns:
         What was written, in the order of the models.
 
     Raises:
-        UserError: the folder cannot be written, or a written model answers otherwise than the live one; nothing is
-            published then.
+        UserError: the folder cannot be written, or a written model's answers differ from the live one's; then nothing
+            is published.
     """
     with Release(root, [model.name for model in models]) as release:
         for model in tqdm(models, desc="writing", unit="model", disable=not progress):
-            _write(release.beside(model.name), model, facts, TOLERANCE[precision])
+            _write(release.folder(model.name), model, facts, TOLERANCE[precision])
         folders = release.publish()
     return [Written(folder, manifest.read(folder), _size(folder)) for folder in folders]
 
 
 def write_warmup(folder: Path, model: str, requests: Iterable[tuple[str, dict[str, np.ndarray]]]) -> None:
-    """Write the requests into a version folder, where `tensorflow_model_server` looks for them.
+    """Write requests that `tensorflow_model_server` replays when it loads the version.
 
     Args:
         folder: the version folder.
@@ -99,7 +99,7 @@ def write_warmup(folder: Path, model: str, requests: Iterable[tuple[str, dict[st
 
 
 def custom_operations(folder: Path) -> list[str]:
-    """Operations of other libraries in a SavedModel, sorted; a loader must have them.
+    """Operations in a SavedModel that TensorFlow itself does not have; sorted.
 
     Args:
         folder: the SavedModel.
@@ -110,7 +110,7 @@ def custom_operations(folder: Path) -> list[str]:
     """
     model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     functions = {f.signature.name for graph in model.meta_graphs for f in graph.graph_def.library.function}
-    # tf.raw_ops is generated from TensorFlow's own operations; a library that is imported adds nothing to it.
+    # tf.raw_ops holds TensorFlow's own operations; imported libraries add none.
     return sorted(name for name in set(_operations(model)) if name not in functions and not hasattr(tf.raw_ops, name))
 
 
@@ -122,7 +122,7 @@ def _operations(model: saved_model_pb2.SavedModel) -> Iterator[str]:
 
 
 def _write(folder: Path, model: ExportedModel, facts: Mapping[str, Any], tolerance: float) -> None:
-    with _to(folder):
+    with _writing_to(folder):
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(model.module, str(folder), signatures=model.signatures, options=options)
         one = [
@@ -150,17 +150,17 @@ def _write(folder: Path, model: ExportedModel, facts: Mapping[str, Any], toleran
         **model.facts,
         **facts,
     }
-    with _to(folder):
+    with _writing_to(folder):
         manifest.write(folder, facts)
         if model.batching is not None:
-            # A setting of the server's, which the manifest does not name: it may be edited later. It has to be here
-            # before the folder is a version, because the server reads it only when it loads one.
+            # The manifest does not name this setting of the server: it may be edited later. It is written before the
+            # folder becomes a version, because the server reads it only when it loads one.
             (folder / batching.FILE_NAME).write_bytes(model.batching)
 
 
 def _compare(folder: Path, model: ExportedModel) -> float:
     """The largest difference between the written model's answers and the live one's."""
-    with quiet():  # it warns of gradients, which nobody will ask a served model for
+    with quiet():  # it warns of gradients, which a served model does not need
         signatures = tf.saved_model.load(str(folder)).signatures
     largest = 0.0
     for golden in model.golden_requests:
@@ -175,8 +175,8 @@ def _compare(folder: Path, model: ExportedModel) -> float:
 
 
 @contextlib.contextmanager
-def _to(folder: Path) -> Iterator[None]:
-    """What the file system refuses becomes the user's error."""
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into one line for the user."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -184,7 +184,7 @@ def _to(folder: Path) -> Iterator[None]:
 
 
 def _tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
-    # NumPy's object arrays do not say that they hold strings, which an empty one needs.
+    # An empty array of objects has to be declared as strings.
     return {name: tf.constant(v, tf.string if v.dtype == object else v.dtype, v.shape) for name, v in inputs.items()}
 
 

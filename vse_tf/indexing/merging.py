@@ -54,14 +54,16 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         model["path"] = absolute(model["path"], first.folder)
     root, prefixes = _roots(indexes)
     items = _items(indexes, prefixes, root)
-    return writer.commit(shards, items, model, root, first.provenance, first.photos.name if not any(prefixes) else None)
+    return writer.commit(
+        shards, items, model, root, first.provenance, first.image_root.name if not any(prefixes) else None
+    )
 
 
 def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
     """The folder that holds the photos of all indexes, if it is known, and where each one's are below it."""
-    names = [index.photos.name for index in indexes]
+    names = [index.image_root.name for index in indexes]
     # Older merged indexes hold absolute paths, without any root.
-    roots = [index.root or ("/" if index.photos.name is None else None) for index in indexes]
+    roots = [index.root or ("/" if index.image_root.name is None else None) for index in indexes]
     if indexes[0].kind == "images" and all(roots):
         known = [str(root) for root in roots]
         shared = os.path.commonpath(known)
@@ -72,7 +74,7 @@ def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
 def _items(indexes: Sequence[Index], prefixes: Sequence[str], root: str | None) -> Iterator[Item | bytes]:
     for index, prefix in zip(indexes, prefixes, strict=True):
         # Older indexes of lists hold absolute paths, too.
-        if prefix or (index.kind == "images" and index.photos.name is None):
+        if prefix or (index.kind == "images" and index.image_root.name is None):
             yield from (_moved(item, prefix, root) for item in index.all_items())
         else:
             yield from index.item_bytes()

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from vse_tf.artifacts.index import Item, Shard, map_shard
-from vse_tf.atomic import replacing, write_text
+from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, sha256_of
@@ -149,7 +149,7 @@ class Work:
     def write_skipped(self, path: Path, parts: Sequence[Part]) -> int:
         """Write the problems of the scan and of the parts to a file; returns their number."""
         with file_errors(self.folder, "written"):
-            with replacing(path) as file, self.problems.open("rb") as scanned:
+            with atomic_file(path) as file, self.problems.open("rb") as scanned:
                 shutil.copyfileobj(scanned, file)
                 for part in parts:
                     if part.skipped:

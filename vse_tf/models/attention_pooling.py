@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Unpack
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-Shape: TypeAlias = tuple[int | None, ...]
+from vse_tf.models.layer_types import LayerOptions, Shape
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
 class AttentionPooling(keras.layers.Layer):
-    """Weighted averages of the vectors of an image or caption, one per learned query.
+    """Weighted averages of the vectors of an image or caption, one for each learned query.
 
     `y_q = Σ_n softmax_n(x_n · w_q) x_n` for each query w_q. Queries are initialised with zeros, which gives the mean.
-    Vectors of zeros are padding and have no weight; padding alone gives zeros.
+    Zero vectors are padding and have no weight; padding alone gives zeros.
 
     Args:
         queries: number of queries.
@@ -33,7 +33,7 @@ class AttentionPooling(keras.layers.Layer):
         (32, 4, 1408)
     """
 
-    def __init__(self, queries: int = 4, **kwargs: Any) -> None:
+    def __init__(self, queries: int = 4, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.queries = queries
 
@@ -43,7 +43,7 @@ class AttentionPooling(keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         valid = ops.any(ops.not_equal(inputs, 0.0), axis=-1, keepdims=True)
         scores = ops.where(valid, ops.matmul(inputs, self.kernel), -np.inf)
-        # Padding alone has no finite maximum of the scores; its weights stay zero.
+        # With padding alone no score is finite; the weights stay zero.
         some = ops.any(valid, axis=1, keepdims=True)
         weights = ops.exp(scores - ops.stop_gradient(ops.where(some, ops.max(scores, axis=1, keepdims=True), 0.0)))
         weights = weights / ops.where(some, ops.sum(weights, axis=1, keepdims=True), 1.0)
@@ -69,7 +69,7 @@ class GridNorm(keras.layers.Layer):
         float32 `(batch, n, d)`.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import tensorflow as tf
+
+from vse_tf.models.layer_types import LayerOptions, Shape
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -29,8 +31,8 @@ class PretrainedBackbone(keras.Model):
     def freeze(self) -> None:
         """Make all weights non-trainable.
 
-        Layer by layer: Keras does not pass a `trainable` that changes nothing on to sublayers, and networks rebuilt
-        from a config have trainable layers inside frozen ones.
+        Keras does not pass an unchanged `trainable` on to sublayers, and networks rebuilt from a config have trainable
+        layers inside frozen ones; so it is set for each layer.
         """
         for layer in self._flatten_layers():
             layer.trainable = False
@@ -53,14 +55,14 @@ class ApplicationsPreprocessing(keras.layers.Layer):
         float32 `(batch, h, w, 3)` as the family's networks expect it.
     """
 
-    def __init__(self, family: str, **kwargs: Any) -> None:
+    def __init__(self, family: str, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.family = family
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return getattr(keras.applications, self.family).preprocess_input(inputs, data_format="channels_last")
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def dtype_policy(precision: str) -> Iterator[None]:
-    """Sets the precision of layers built inside the block, for constructors without `dtype`."""
+    """Set the precision of layers built inside the block, for constructors without `dtype`."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import tensorflow as tf
@@ -11,6 +11,7 @@ from vse_tf.losses import import_losses
 from vse_tf.losses.base import PairLoss
 from vse_tf.losses.statistics import batch_statistics
 from vse_tf.models.gradient_cache import cached_gradients
+from vse_tf.models.layer_types import LayerOptions, Shape
 from vse_tf.models.projection import head_of
 from vse_tf.models.temperature import LearnedTemperature
 
@@ -47,7 +48,7 @@ class DualEncoder(keras.Model):
         clip_norm: float = 0.0,
         temperature: LearnedTemperature | None = None,
         micro_batch: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
         self.image_tower = image_tower
@@ -87,11 +88,11 @@ class DualEncoder(keras.Model):
         text = (self.text_tower if reads_tokens else head_of(self.text_tower))(inputs["text"], training=training)
         return keras.ops.stack([image, text], axis=1)
 
-    def build(self, input_shape: dict[str, tuple[int | None, ...]]) -> None:
-        # The towers are functional models, which are built already.
+    def build(self, input_shape: dict[str, Shape]) -> None:
+        # The towers are functional models and built already.
         self.built = True
 
-    def compute_output_shape(self, input_shape: dict[str, tuple[int | None, ...]]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: dict[str, Shape]) -> Shape:
         return (input_shape["text"][0], 2, self.text_tower.output_shape[-1])
 
     def get_config(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import keras_hub
@@ -20,6 +20,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import read_json
 from vse_tf.models.backbones import PretrainedBackbone, first_line
 from vse_tf.models.encoders import Encoder, nearest
+from vse_tf.models.layer_types import LayerOptions
 from vse_tf.models.masking import FillPadding, SplitPadding
 from vse_tf.models.pooling import last_stages, pool, pool_maps, pool_tokens, rounded, spread_states
 
@@ -30,7 +31,7 @@ _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
 class ClassToken(keras.layers.Layer):
     """The first state of `(batch, tokens, d)`, as float32 `(batch, d)`."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -79,7 +80,7 @@ def hub_image_backbone(
         A model named `backbone` from float32 RGB pixels `(batch, h, w, 3)` in 0..255 to float32 `(batch, d)`.
 
     Raises:
-        UserError: no such preset, or it is no image model, has another size or fewer stages.
+        UserError: there is no such preset, or it is not an image model, has another size or fewer stages.
 
     Example:
         >>> hub_image_backbone("resnet_50_imagenet", (224, 224), trainable=False, precision="float32")
@@ -88,7 +89,7 @@ def hub_image_backbone(
     network = _network(preset, "image.encoder", precision)
     dual = hasattr(network, "get_vision_embeddings")
     if not dual and len(network.inputs) != 1:
-        raise UserError(f"image.encoder: preset {preset!r} ({type(network).__name__}) is no image encoder")
+        raise UserError(f"image.encoder: preset {preset!r} ({type(network).__name__}) is not an image encoder")
     shape = _image_shape(network)
     if any(ours != own for ours, own in zip(size, shape, strict=True) if own is not None):
         network = _resized(preset, network, size, shape, precision)
@@ -134,7 +135,8 @@ def hub_text_backbone(
         does not change them.
 
     Raises:
-        UserError: no such preset, or it is no text encoder, has fewer layers or fewer positions than `max_tokens`.
+        UserError: there is no such preset, or it is not a text encoder, has fewer layers, or fewer positions than
+            `max_tokens`.
 
     Example:
         >>> hub_text_backbone("bert_small_en_uncased", max_tokens=64, trainable=False, precision="float32")
@@ -143,7 +145,7 @@ def hub_text_backbone(
     dual = hasattr(network, "get_text_embeddings")
     inputs = {tensor.name for tensor in network.inputs}
     if not dual and not {"token_ids", "padding_mask"} <= inputs <= _TEXT_INPUTS:
-        raise UserError(f"text.encoder: preset {preset!r} ({type(network).__name__}) is no text encoder with a mask")
+        raise UserError(f"text.encoder: preset {preset!r} ({type(network).__name__}) is not a text encoder with a mask")
     limit = getattr(network.text_encoder if dual else network, "max_sequence_length", None)
     if limit is not None and max_tokens > limit:
         raise UserError(f"text.max_tokens: {max_tokens}, but preset {preset!r} reads {limit}; give {limit} or less")
@@ -229,7 +231,7 @@ def _image_converter(preset: str) -> keras_hub.layers.ImageConverter:
         return keras_hub.layers.ImageConverter.from_preset(located)
     except Exception as error:  # a download's, a missing file's and Keras' own errors have no class in common
         raise UserError(
-            f"image.encoder: preset {preset!r} gives no image converter, which holds the scaling of its pixels; "
+            f"image.encoder: preset {preset!r} has no image converter, which holds the scaling of its pixels; "
             f"{first_line(error)}"
         ) from error
 
@@ -255,7 +257,7 @@ def _located(preset: str, key: str) -> str:
         try:
             read_json(folder / "config.json")
         except (OSError, ValueError) as error:
-            raise UserError(f"{key}: folder {preset!r} is no KerasHub preset; {first_line(error)}") from error
+            raise UserError(f"{key}: folder {preset!r} is not a KerasHub preset; {first_line(error)}") from error
         return str(folder)
     names = keras_hub.models.Backbone.presets
     if preset in names:

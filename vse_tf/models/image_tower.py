@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import keras
 import numpy as np
@@ -11,13 +11,18 @@ from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.data.records import Images
 from vse_tf.errors import UserError
 from vse_tf.models.encoders import Encoder, encoder_module, split_encoder
-from vse_tf.models.projection import build_head, head_arguments
+from vse_tf.models.projection import HeadOptions, build_head, head_options
 
 
 def build_image_tower(
-    encoder: Encoder, input_shape: tuple[int, ...], dim: int = 1024, *, name: str = "image_tower", **head: Any
+    encoder: Encoder,
+    input_shape: tuple[int, ...],
+    dim: int = 1024,
+    *,
+    name: str = "image_tower",
+    **head: Unpack[HeadOptions],
 ) -> keras.Model:
-    """Build an image tower: an encoder of pixels or precomputed features, and the head behind it.
+    """Build an image tower: an encoder of pixels or precomputed features, and a head.
 
     Args:
         encoder: from inputs to features: `cnn_encoder`, `applications_backbone`, `hub_image_backbone`, or any other
@@ -29,7 +34,7 @@ def build_image_tower(
 
     Returns:
         A functional model from float32 `(batch, *input_shape)`, RGB pixels in 0..255 or features, to float32 unit
-        vectors `(batch, dim)`. `backbone_of` returns its pretrained backbone, `head_of` the part behind the encoder.
+        vectors `(batch, dim)`. `backbone_of` returns its pretrained backbone, `head_of` the head.
 
     Example:
         >>> tower = build_image_tower(cnn_encoder(units=128), (48, 48, 3), dim=64)
@@ -74,10 +79,10 @@ def image_tower_from_settings(
         raise UserError(f"image.encoder: {image.encoder} takes {wanted}, the data have shape {tuple(input_shape)}")
     module = encoder_module(image.encoder, "image.encoder")
     encoder = module.image_encoder(preset, image, input_shape, model.precision)
-    head = head_arguments(model)
+    head = head_options(model)
     if kind != "cnn":
         head |= {"feature_units": image.units, "normalize": True, "queries": image.queries}
-    return build_image_tower(encoder, input_shape, name=name, **head)
+    return build_image_tower(encoder, input_shape, model.dim, name=name, **head)
 
 
 def image_size(image: ImageSettings, images: Images | None = None) -> tuple[int, int] | None:
@@ -110,7 +115,7 @@ def image_size(image: ImageSettings, images: Images | None = None) -> tuple[int,
     if image.size is not None:
         height, width = (image.size, image.size) if isinstance(image.size, int) else image.size
         if min(height, width) < 1:
-            raise UserError(f"image.size: {height}x{width} is no size in pixels")
+            raise UserError(f"image.size: {height}x{width} is not a size in pixels")
         return height, width
     size = None
     own_size = getattr(encoder_module(image.encoder, "image.encoder"), "image_size", None)

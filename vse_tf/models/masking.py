@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Unpack
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-Shape: TypeAlias = tuple[int | None, ...]
+from vse_tf.models.layer_types import LayerOptions, Shape
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -30,7 +30,7 @@ class SplitPadding(keras.layers.Layer):
         [[5, 7, 0]], [[True, True, False]]
     """
 
-    def __init__(self, value: int = 0, **kwargs: Any) -> None:
+    def __init__(self, value: int = 0, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**kwargs)
         self.value = value
 
@@ -58,7 +58,7 @@ class FillPadding(keras.layers.Layer):
         int32 `(batch, length)`.
     """
 
-    def __init__(self, length: int, value: int, **kwargs: Any) -> None:
+    def __init__(self, length: int, value: int, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**kwargs)
         self.length = length
         self.value = value
@@ -78,7 +78,7 @@ class FillPadding(keras.layers.Layer):
 class _MaskedLayer(keras.layers.Layer):
     """Base of the layers that read states `(batch, length, d)` and a mask `(batch, length)`, true at tokens."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
     def compute_output_shape(self, states_shape: Shape, valid_shape: Shape | None = None) -> Shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import keras
 import tensorflow as tf
@@ -10,6 +10,7 @@ from keras import ops
 
 from vse_tf.config import ModelSettings
 from vse_tf.models.attention_pooling import AttentionPooling
+from vse_tf.models.layer_types import LayerOptions, Shape
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -33,7 +34,7 @@ class L2Normalize(keras.layers.Layer):
         [[0.6, 0.8], [0.0, 0.0]]
     """
 
-    def __init__(self, epsilon: float = 1e-12, **kwargs: Any) -> None:
+    def __init__(self, epsilon: float = 1e-12, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.epsilon = epsilon
 
@@ -43,15 +44,26 @@ class L2Normalize(keras.layers.Layer):
         # The inner `where` makes the gradient of the branch that is not taken finite.
         return inputs * ops.where(usable, ops.rsqrt(ops.where(usable, squares, 1.0)), 0.0)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
+class HeadOptions(TypedDict, total=False):
+    """Optional arguments of `build_head`."""
+
+    head_units: int
+    feature_units: int
+    normalize: bool
+    queries: int
+    dropout: float
+    precision: str
+
+
 def build_head(
-    feature_shape: tuple[int | None, ...],
+    feature_shape: Shape,
     dim: int = 1024,
     *,
     head_units: int = 2048,
@@ -62,7 +74,7 @@ def build_head(
     precision: str = "float32",
     name: str = "head",
 ) -> keras.Model:
-    """The part of a tower behind its encoder: feature to unit vector.
+    """Build the part of a tower after its encoder: feature to unit vector.
 
     [l2 →] [Dense(feature_units) →] [dropout →] Dense(head_units, no bias) → ReLU → Dense(dim) → l2. Kernels are Glorot
     uniform, biases zero. Vectors `(n, d)` are pooled first, see `AttentionPooling`: the averages, each of unit length,
@@ -71,11 +83,11 @@ def build_head(
     Args:
         feature_shape: shape of the encoder's feature, `(d,)` or `(n, d)`.
         dim: dimensions of the result.
-        head_units: width of the hidden layer; 0 replaces both layers by a single Dense(dim).
-        feature_units: width of the linear layer in front of the head; 0 leaves it out.
+        head_units: width of the hidden layer; 0 for a single Dense(dim) without hidden layer.
+        feature_units: width of the linear layer before the head; 0 for none.
         normalize: scale the feature to unit length first, as the method does for a pretrained image backbone.
         queries: number of averages of vectors `(n, d)`.
-        dropout: dropout rate in front of the head.
+        dropout: dropout rate before the head.
         precision: numeric precision, a Keras dtype policy.
         name: name of the model.
 
@@ -102,10 +114,9 @@ def build_head(
     return keras.Model(feature, L2Normalize(name="embedding")(x), name=name)
 
 
-def head_arguments(model: ModelSettings) -> dict[str, Any]:
+def head_options(model: ModelSettings) -> HeadOptions:
     """The arguments of `build_head` that the settings of the shared space give."""
     return {
-        "dim": model.dim,
         "head_units": model.head_units if model.head else 0,
         "dropout": model.dropout,
         "precision": model.precision,
@@ -115,7 +126,7 @@ def head_arguments(model: ModelSettings) -> dict[str, Any]:
 def head_of(tower: keras.Model) -> keras.Model:
     """The head of a tower. It takes the features of the tower's encoder and shares the tower's weights.
 
-    The features of a frozen encoder can be computed once and the head trained on them: this trains the tower.
+    The features of a frozen encoder can be computed once; training the head on them trains the tower.
 
     Args:
         tower: an image or text tower.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import tensorflow as tf
+
+from vse_tf.models.layer_types import LayerOptions
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -19,11 +21,11 @@ class LearnedTemperature(keras.layers.Layer):
 
     Args:
         temperature: initial temperature.
-        limits: smallest and largest temperature; without them it may fall until a single pair counts.
+        limits: smallest and largest temperature; a very small one would leave a single pair with any weight.
         bias: initial bias on the logits, for `SigmoidPairwise`; None: no bias.
 
     Raises:
-        ValueError: the temperature is not within the limits.
+        ValueError: the temperature is not between the limits.
 
     Example:
         >>> model = DualEncoder(image_tower, text_tower, temperature=LearnedTemperature(0.07))
@@ -37,10 +39,9 @@ class LearnedTemperature(keras.layers.Layer):
         temperature: float = 0.1,
         limits: Sequence[float] = (0.01, 1.0),
         bias: float | None = None,
-        name: str = "temperature",
-        **kwargs: Any,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
+        super().__init__(**{"name": "temperature", **kwargs, "dtype": "float32"})
         low, high = limits
         if not 0 < low <= temperature <= high:
             raise ValueError(f"temperature must be between the limits {low} and {high}; got temperature={temperature}")
@@ -50,7 +51,7 @@ class LearnedTemperature(keras.layers.Layer):
         self.log_temperature = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
-            # Moved back after each step, so that it never sticks at a limit.
+            # Clipped after each step, not in the loss, where the gradient beyond a limit would be zero.
             constraint=lambda value: keras.ops.clip(value, math.log(low), math.log(high)),
             name="log_temperature",
         )
@@ -70,7 +71,7 @@ class LearnedTemperature(keras.layers.Layer):
         return tf.convert_to_tensor(self.logit_bias)
 
     def bind(self, loss: keras.losses.Loss | None) -> None:
-        """Let a loss read these weights.
+        """Make a loss read these weights.
 
         Args:
             loss: a loss with a temperature, and with a bias if this layer has one.

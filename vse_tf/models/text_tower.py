@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import keras
 
 from vse_tf.config import ModelSettings, TextSettings
 from vse_tf.models.encoders import Encoder, encoder_module, split_encoder
-from vse_tf.models.projection import build_head, head_arguments
+from vse_tf.models.projection import HeadOptions, build_head, head_options
 
 
-def build_text_tower(encoder: Encoder, dim: int = 1024, *, name: str = "text_tower", **head: Any) -> keras.Model:
-    """Build a text tower: an encoder of token ids, and the head behind it.
+def build_text_tower(
+    encoder: Encoder, dim: int = 1024, *, name: str = "text_tower", **head: Unpack[HeadOptions]
+) -> keras.Model:
+    """Build a text tower: an encoder of token ids, and a head.
 
     Args:
         encoder: from int32 `(batch, length)` token ids, negative ids as padding on the right, to features:
@@ -23,8 +25,7 @@ def build_text_tower(encoder: Encoder, dim: int = 1024, *, name: str = "text_tow
 
     Returns:
         A functional model from token ids to float32 unit vectors `(batch, dim)`. More padding does not change them, and
-        padding alone gives a finite vector. `backbone_of` returns its pretrained backbone, `head_of` the part behind
-        the encoder.
+        padding alone gives a finite vector. `backbone_of` returns its pretrained backbone, `head_of` the head.
 
     Example:
         >>> tower = build_text_tower(gru_encoder(2000, embedding_dim=64, units=128), dim=64)
@@ -52,4 +53,5 @@ def text_tower_from_settings(text: TextSettings, model: ModelSettings, vocabular
     """
     module, (_, preset) = encoder_module(text.encoder, "text.encoder"), split_encoder(text.encoder, "text.encoder")
     encoder = module.text_encoder(preset, text, vocabulary_size, model.precision)
-    return build_text_tower(encoder, queries=text.queries, **head_arguments(model))
+    head = head_options(model) | {"queries": text.queries}
+    return build_text_tower(encoder, model.dim, **head)

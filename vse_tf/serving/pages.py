@@ -82,7 +82,7 @@ class GalleryRoute:
     `GET /gallery` gives kind, count and dim, and which models embed texts and images.
     `POST /gallery/nearest` takes `{"vector": [...]}` or `{"row": 7}`, and `"k"`, and gives `{"items": [{"row", "id",
     "caption", "score"}]}`, best first; asked by row it gives the row's own item as `query`.
-    `GET /gallery/thumbnails/7` is a small JPEG of the image of row 7, where it may be opened (`PhotoFolder`).
+    `GET /gallery/thumbnails/7` is a small JPEG of the image of row 7, where it may be opened (`ImageRoot`).
 
     Args:
         index: the index.
@@ -156,7 +156,7 @@ class GalleryRoute:
     def _make_thumbnail(self, row: int) -> bytes:
         # Decoded, an image takes a hundred times its file.
         with self._one_at_a_time:
-            return thumbnail(self.index.photo(self.index.item(row)), THUMBNAIL_SIDE)
+            return thumbnail(self.index.image(self.index.item(row)), THUMBNAIL_SIDE)
 
 
 def _question(body: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from vse_tf.artifacts.checkpoints import Position
+from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import measure

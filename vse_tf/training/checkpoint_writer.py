@@ -6,7 +6,7 @@ import time
 
 import keras
 
-from vse_tf.artifacts.checkpoints import Position
+from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.training.builder import RunParts
 from vse_tf.training.progress import Logs, RunProgress
 from vse_tf.training.tensorboard import TensorBoard

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import keras
 import tensorflow as tf
 
-from vse_tf.artifacts.checkpoints import Position
+from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.errors import Interrupted
 from vse_tf.training.builder import RunParts
 from vse_tf.training.callbacks import ProgressBar, StepTracker, Validation

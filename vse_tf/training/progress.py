@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.checkpoints import Checkpoint, Position
+from vse_tf.artifacts.checkpoint_files import Checkpoint, Position
 
 Logs = dict[str, Any] | None
 """What Keras hands to a callback: the values of a step or an epoch by name."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.artifacts.checkpoints import Checkpoint, Checkpoints, Position
+from vse_tf.artifacts.checkpoint_files import Checkpoint, Position, find_checkpoint
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TrainSettings
 from vse_tf.errors import UserError
@@ -33,6 +33,7 @@ def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | Non
     """
     if not run.exists:
         return None
+    run.check_format()
     train = settings.train
     if train.resume == "never":
         raise UserError(
@@ -163,7 +164,7 @@ def _differing(run: RunFolder, settings: Settings) -> dict[str, tuple[Any, Any]]
 def _same_rates_so_far(run: RunFolder, before: TrainSettings, now: TrainSettings) -> bool:
     """Whether every finished step of a run would have had the same learning rate under other settings."""
     try:
-        checkpoint = Checkpoints(run.checkpoints).last()
+        checkpoint = find_checkpoint(run.checkpoints)
     except UserError:
         return False
     steps_per_epoch = checkpoint.progress.get("steps_per_epoch") if checkpoint else None

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.projector import ProjectorConfig
 
 from vse_tf.artifacts.run_folder import ADVICE
-from vse_tf.atomic import replacing, write_text, writing
+from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.pipeline import ImageView, image_batches
@@ -24,6 +24,7 @@ from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import nearest
+from vse_tf.files import file_errors
 from vse_tf.pages import pictures
 from vse_tf.settings_parser import flat
 from vse_tf.training.builder import RunParts
@@ -127,8 +128,8 @@ def write_projector(
         captions: float32 `(n, dim)`.
     """
     folder = logs / "projector"
-    with writing(folder, "the projector's points", ADVICE):
-        with replacing(folder / "vectors.tsv") as file:
+    with file_errors(folder, "written", ADVICE):
+        with atomic_file(folder / "vectors.tsv") as file:
             np.savetxt(file, np.concatenate([images, captions]), delimiter="\t", fmt="%.6g")
         clean = [" ".join(label.split()) for label in labels]
         lines = ["label\tmodality", *(f"{label}\t{kind}" for kind in ("image", "caption") for label in clean)]
@@ -141,7 +142,7 @@ def write_projector(
         if thumbnails is not None:
             tile = np.full([1, 1, 3], pictures.TILE, np.uint8)
             sprite = pictures.sprite([*thumbnails, *([tile] * len(captions))], TILE)
-            with replacing(folder / "sprite.png") as file:
+            with atomic_file(folder / "sprite.png") as file:
                 file.write(tf.io.encode_png(sprite).numpy())
             embedding.sprite.image_path = "projector/sprite.png"
             embedding.sprite.single_image_dim.extend([TILE, TILE])

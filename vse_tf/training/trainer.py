@@ -63,7 +63,7 @@ def train(settings: Settings) -> tuple[RunFolder, Results]:
             signals.check()
             raise lost from None
         finally:
-            run.lock.release()
+            run.unlock()
 
 
 def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy, signals: SignalHandler) -> Results:
