@@ -19,13 +19,14 @@ from vse_tf.atomic import whole_folder, writing
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.photo_files import PhotoFiles
-from vse_tf.data.pipeline import ImageView, image_batches
+from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.encoders import encoder_module
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.view import ImageView
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from vse_tf.config import TextSettings
 from vse_tf.data import pipeline
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.order import CAPTION, ROW, Order
-from vse_tf.data.pipeline import ImageView, image_batches, text_reader, training_batches
+from vse_tf.data.pipeline import image_batches, text_reader, training_batches
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.errors import UserError
+from vse_tf.preprocessing.view import ImageView
 
 COUNT, BATCH = 23, 4
 VIEW = ImageView((6, 6), resize=6)
@@ -49,10 +50,10 @@ def split_of(images):
     return Split("train", tuple(records), images)
 
 
-@pytest.fixture(params=[0, pipeline.MAKING], ids=["in_chunks", "in_batches"])
+@pytest.fixture(params=[0, pipeline.IN_FLIGHT_BYTES], ids=["in_chunks", "in_batches"])
 def both_ways(request, monkeypatch):
     """Calls read a part of a batch, or all of it."""
-    monkeypatch.setattr(pipeline, "MAKING", request.param)
+    monkeypatch.setattr(pipeline, "IN_FLIGHT_BYTES", request.param)
 
 
 @pytest.fixture

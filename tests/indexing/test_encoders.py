@@ -7,8 +7,8 @@ import pytest
 from tests.indexing.collections import draw
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.photo_files import PhotoFiles
-from vse_tf.data.pipeline import ImageView
 from vse_tf.indexing import encoders
+from vse_tf.preprocessing.view import ImageView
 
 
 @pytest.fixture

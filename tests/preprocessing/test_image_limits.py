@@ -18,13 +18,13 @@ from tests.bombs import BOMBS, HARMLESS, jpeg_of_scans, segment
 from tests.honest_images import HONEST, noisy_gif
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.photo_files import PhotoFiles
-from vse_tf.data.pipeline import ImageView
 from vse_tf.data.verify import verify
 from vse_tf.pages.thumbnails import thumbnail
 from vse_tf.preprocessing import image_limits
 from vse_tf.preprocessing.graph_headers import read_graph_header
 from vse_tf.preprocessing.image_headers import read_header
 from vse_tf.preprocessing.images import decode, decode_random_view, refusal
+from vse_tf.preprocessing.view import ImageView
 
 LIMIT = 50_000_000
 STRING = [tf.TensorSpec([], tf.string)]

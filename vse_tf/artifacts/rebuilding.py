@@ -16,10 +16,10 @@ from keras.src.backend.common import global_state
 
 from vse_tf.artifacts.keras_configs import check_keras_config
 from vse_tf.artifacts.run_folder import read_json
-from vse_tf.data.pipeline import ImageView
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.temperature import LearnedTemperature
+from vse_tf.preprocessing.view import ImageView
 from vse_tf.setting_types import LARGEST, Range
 
 # Values of one map of one image, or of one token's states: 1 GB.

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.pipeline import ImageView
 from vse_tf.files import read_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.preprocessing.view import ImageView
 
 
 class PhotoFiles:

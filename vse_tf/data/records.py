@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
+
+import numpy as np
 
 from vse_tf.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,14 @@ class Images(Protocol):
 
     def load(self, rows: np.ndarray) -> np.ndarray:
         """The rows as one array `(len(rows), …)`; only for the kinds `pixels` and `features`."""
+
+
+def array_size(images: Images) -> tuple[int, int] | None:
+    """Height and width of images of the kind `pixels`; None for other kinds and where there is no image."""
+    if images.kind != "pixels" or not len(images):
+        return None
+    height, width = images.load(np.zeros([1], np.int64)).shape[1:3]
+    return int(height), int(width)
 
 
 @dataclass(frozen=True)

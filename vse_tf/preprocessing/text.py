@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,9 @@ import tensorflow as tf
 from vse_tf.errors import UserError
 from vse_tf.files import read_json, read_regular, reason_of
 from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
+
+if TYPE_CHECKING:
+    import keras_hub
 
 PADDING = -1
 UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # no caption gives these words: normalise splits off < and >
@@ -36,6 +39,20 @@ _MARKS = r"[\p{M}\x{FF9E}\x{FF9F}]*"  # with the half-width voicing marks, which
 _SINGLE = rf"(?:[\x{{1F1E6}}-\x{{1F1FF}}]{{2}}|[{_UNSPACED}]|[^\p{{L}}\p{{M}}\p{{N}} ]){_MARKS}"
 # ICU lower-cases by the rules of the process's locale: İ and I are others in Turkish, these in Lithuanian.
 _LOCAL_CAPITALS = {"İ": "i", "Ì": "ì", "Í": "í", "Ĩ": "ĩ", "Į": "į"}
+
+
+class Tokenizer(Protocol):
+    """Captions to token ids: a `WordTokenizer` or a `PresetTokenizer`."""
+
+    needs_tf_text: bool
+    max_tokens: int
+    vocabulary_size: int
+
+    def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
+        """Strings `(n,)` to int32 `(n, None)`, at most `max_tokens` ids per caption."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write it into a folder, which is made if there is none; see `load_tokenizer`."""
 
 
 def normalise(texts: tf.Tensor) -> tf.Tensor:
@@ -216,7 +233,7 @@ class PresetTokenizer(tf.Module):
 
     needs_tf_text = True
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, tokenizer: keras_hub.tokenizers.Tokenizer, max_tokens: int) -> None:
         super().__init__(name="preset_tokenizer")
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -362,7 +379,7 @@ def _check_max_tokens(max_tokens: int, markers: int) -> None:
         raise UserError(f"text.max_tokens: {max_tokens} leaves no room for a word; give {markers + 1} or more")
 
 
-def _preparation(tokenizer: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+def _preparation(tokenizer: keras_hub.tokenizers.Tokenizer) -> Callable[[tf.Tensor], tf.Tensor]:
     """What KerasHub's preprocessor of that model family does with a caption before its tokenizer."""
     from keras_hub import tokenizers  # noqa: PLC0415 (13 s)
 
