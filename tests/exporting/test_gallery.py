@@ -110,7 +110,7 @@ def test_a_table_has_photos_with_captions(embedder, photos, kind):
     if kind == "jsonl":
         for told in (
             "line 5: broken JSON",
-            "line 6: not a JSON object",
+            "line 6: wrong type: the line is a list, not an object",
             "line 7: image is not",
             "line 8: neither image nor",
         ):

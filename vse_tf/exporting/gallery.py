@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import relative
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem
-from vse_tf.data.sources.files import problem_of_text, read_text
+from vse_tf.data.sources.files import csv_rows, json_rows, problem_of_text, read_text
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular
@@ -175,7 +173,8 @@ def _table(path: Path) -> Iterator[Item | Problem]:
     """Items of a CSV or JSONL file; an image on several rows is one item, with the first caption."""
     text = read_text(path, "gallery")
     seen: set[str] = set()
-    for number, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(text):
+    is_csv = path.suffix.lower() == ".csv"
+    for number, row in csv_rows(path, text, partial(_check_header, path)) if is_csv else json_rows(text):
         where = f"{path}: line {number}"
         if isinstance(row, str):
             yield Problem(where, row)
@@ -198,6 +197,11 @@ def _table(path: Path) -> Iterator[Item | Problem]:
             yield Problem(where, "neither image nor caption")
 
 
+def _check_header(path: Path, names: list[str]) -> None:
+    if not {"image", "caption"} & set(names):
+        raise UserError(f"{path}: line 1: no column image or caption in the header; name one so")
+
+
 def _image(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | Problem:
     found = collection.photo_of(image, os.path.join(path.parent, image), where)  # noqa: PTH118
     if isinstance(found, Problem):
@@ -205,30 +209,3 @@ def _image(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | 
     # Not the author's folders: a caption and a name are what others see.
     name = relative(image, path.parent) or Path(image).name if Path(image).is_absolute() else image
     return Item(texts.get("id") or name, path=image, caption=texts.get("caption") or name)
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    start = 1
-    try:
-        names = [name.strip() for name in reader.fieldnames or []]
-        if not {"image", "caption"} & set(names):
-            raise UserError(f"{path}: line 1: no column image or caption in the header; name one so")
-        reader.fieldnames = names
-        start = reader.line_num + 1
-        for row in reader:
-            yield start, "wrong number of fields" if None in row or None in row.values() else row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}: line {start}: broken CSV: {error}; is a quotation mark not closed?") from None
-
-
-def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    # Only "\n" ends a line: JSON strings may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                row = f"broken JSON: {error}"
-            yield number, row if isinstance(row, dict | str) else "not a JSON object"

@@ -6,7 +6,7 @@ import pytest
 from source_files import make_images
 
 from vse_tf.data.sources import files
-from vse_tf.data.sources.files import ImageFolder, one_path, read_json, read_text, several_paths, shown
+from vse_tf.data.sources.files import ImageFolder, one_path, read_json, read_text, several_paths, short_repr
 from vse_tf.errors import UserError
 
 
@@ -157,7 +157,7 @@ def test_paths_of_a_setting():
 
 def test_foreign_values_are_shown_short_and_printable():
     for value in ("\ud800\n\x1b[31m", "x" * 1000, ["a"] * 1000, {"\udcff": "\u2028"}):
-        text = shown(value)
+        text = short_repr(value)
         assert len(text) <= 120
         assert text.isprintable()
         text.encode()

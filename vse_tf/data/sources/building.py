@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.records import Collection, FileImages, Images, Record, Report, Split
-from vse_tf.data.sources.files import problem_of_text, shown
+from vse_tf.data.sources.files import json_type, problem_of_text, short_repr
 from vse_tf.data.verify import verify
 from vse_tf.errors import UserError
 
@@ -84,7 +84,7 @@ class Gathering:
         entry = self._entries.get(image)
         if entry is None:
             if not SPLIT_NAME.fullmatch(split):
-                self.report.add(where, f"bad split name: {shown(split)}; use letters, digits and . + - _")
+                self.report.add(where, f"bad split name: {short_repr(split)}; use letters, digits and . + - _")
                 return None
             entry = self._entries[image] = Entry(image, split, where, row)
         elif entry.split != split:
@@ -111,7 +111,7 @@ class Gathering:
             caption_id: its COCO annotation id, where the source gives COCO ids.
         """
         if not isinstance(text, str):
-            self.report.add(where, f"wrong type: the caption is {kind(text)}, not a string")
+            self.report.add(where, f"wrong type: the caption is {json_type(text)}, not a string")
             return
         problem = problem_of_text(text)
         if problem:
@@ -126,7 +126,7 @@ class Gathering:
             return
         identity = text if identity is None else identity
         if identity in entry.known:
-            self.report.add(where, f"duplicate caption: {entry.image} already has {shown(text)}")
+            self.report.add(where, f"duplicate caption: {entry.image} already has {short_repr(text)}")
             return
         entry.known.add(identity)
         entry.captions.append(text)
@@ -160,7 +160,7 @@ def collect_files(
         if entry.image in bad:
             report.add(entry.where, f"undecodable image: {entry.image}: {bad[entry.image]}")
     good = [entry for entry in entries if entry.image not in bad]
-    return collect(source, good, settings, report, lambda _, kept: FileImages(tuple(entry.image for entry in kept)))
+    return collect(source, good, settings, report, lambda _, found: FileImages(tuple(entry.image for entry in found)))
 
 
 def collect(
@@ -249,21 +249,6 @@ def draw_splits(keys: Iterable[str], settings: DataSettings) -> dict[str, str]:
     val = min(_share(settings.val_fraction, count), max(count - 1, 0))
     test = min(_share(settings.test_fraction, count), max(count - 1 - val, 0))
     return {key: "val" if i < val else "test" if i < val + test else "train" for i, key in enumerate(order)}
-
-
-def whole(value: object) -> int | None:
-    """The value if it is a whole number, such as an id."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def kind(value: object) -> str:
-    """The JSON name of a value's type, for messages."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "a boolean"
-    for types, name in (((int, float), "a number"), (str, "a string"), (list, "a list"), (dict, "an object")):
-        if isinstance(value, types):
-            return name
-    return type(value).__name__
 
 
 def _record(entry: Entry, split: str, row: int) -> Record:

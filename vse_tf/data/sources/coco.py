@@ -10,8 +10,8 @@ from typing import Any
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
-from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, kind, split_names, whole
-from vse_tf.data.sources.files import ImageFolder, read_array, read_json, several_paths
+from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, split_names
+from vse_tf.data.sources.files import ImageFolder, integer_or_none, json_type, read_array, read_json, several_paths
 from vse_tf.errors import UserError
 
 FILE_SPLITS = {"captions_train": "train", "captions_val": "val", "captions_test": "test"}
@@ -72,7 +72,7 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
             continue
         entry.image_id = image.number
         for index, annotation in image.annotations:
-            number = whole(annotation.get("id"))
+            number = integer_or_none(annotation.get("id"))
             identity = None if number is None else ("id", number)
             gathering.caption(entry, annotation["caption"], image.place(index, annotation), identity, number)
     return collect_files("coco", gathering.entries, settings, report, progress)
@@ -109,7 +109,7 @@ def _read_file(path: Path, folder: ImageFolder, report: Report) -> list[_Image]:
             report.add(where, f"duplicate image: id {item['id']} is already at {images[item['id']].where}")
         else:
             name = f"{where} (id {item['id']})"
-            images[item["id"]] = _Image(item["file_name"], path, folder, name, whole(item["id"]))
+            images[item["id"]] = _Image(item["file_name"], path, folder, name, integer_or_none(item["id"]))
     for index, item in enumerate(data["annotations"]):
         where = f"{path}: annotations[{index}]"
         if not _has(item, {"image_id": (int, str), "caption": (object,)}, where, report):
@@ -123,14 +123,14 @@ def _read_file(path: Path, folder: ImageFolder, report: Report) -> list[_Image]:
 
 def _has(item: Any, keys: dict[str, tuple[type, ...]], where: str, report: Report) -> bool:
     if not isinstance(item, dict):
-        report.add(where, f"wrong type: {kind(item)}, not an object")
+        report.add(where, f"wrong type: {json_type(item)}, not an object")
         return False
     count = len(report.problems)
     for key, types in keys.items():
         if key not in item:
             report.add(where, f"missing key: {key}")
         elif not isinstance(item[key], types) or (isinstance(item[key], bool) and object not in types):
-            report.add(f"{where}.{key}", f"wrong type: {kind(item[key])}")
+            report.add(f"{where}.{key}", f"wrong type: {json_type(item[key])}")
     return len(report.problems) == count
 
 

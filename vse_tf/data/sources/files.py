@@ -1,12 +1,17 @@
-"""Files as people leave them: read with errors that say what and where, and image folders that are asked fast."""
+"""Reading caption files, with errors that name the line, and finding images in folders."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vse_tf.config import Paths
 from vse_tf.errors import UserError
@@ -92,8 +97,72 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: broken JSON: {error}") from None
 
 
-def read_array(path: Path, key: str) -> Any:
-    """An `.npy` file, mapped.
+def csv_rows(
+    path: Path, text: str, check_header: Callable[[list[str]], None]
+) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """The rows of a CSV file as RFC 4180 has it (commas, double quotes, line breaks inside quotes); blank lines are
+    skipped.
+
+    Args:
+        path: the file, for messages.
+        text: its contents.
+        check_header: called with the names of the columns before the first row.
+
+    Yields:
+        The row's first line number, and its fields by column, or what is wrong with it.
+
+    Raises:
+        UserError: a quotation mark is wrong.
+    """
+    # Python's own limit of 131,072 is one for the process and would end the reading at a long caption.
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    start = 1
+    try:
+        for fields in reader:
+            number, start = start, reader.line_num + 1
+            if not fields:
+                continue
+            if not header:
+                header = [name.strip() for name in fields]
+                check_header(header)
+            elif len(fields) == len(header):
+                yield number, dict(zip(header, fields, strict=True))
+            else:
+                yield number, f"wrong number of fields: {len(fields)}, the header has {len(header)}"
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: line {reader.line_num}: broken CSV: {error}; is a quotation mark not closed, or not doubled?"
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The objects of a JSONL file; blank lines are skipped.
+
+    Yields:
+        The line number, and the object, or what is wrong with the line.
+    """
+    # Only "\n" ends a line: JSON strings may hold U+2028 and its like.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or str(error)
+            yield number, f"broken JSON: {problem_of_text(line) or reason}"
+        else:
+            yield (
+                number,
+                item if isinstance(item, dict) else f"wrong type: the line is {json_type(item)}, not an object",
+            )
+
+
+def read_array(path: Path, key: str) -> np.ndarray:
+    """An `.npy` file, memory-mapped.
 
     Args:
         path: the file.
@@ -123,15 +192,30 @@ def problem_of_text(text: str) -> str:
     return ""
 
 
-def shown(value: object) -> str:
-    """A foreign value for a message: on one line, printable, not too long."""
+def short_repr(value: object) -> str:
+    """A value from a file for a message: on one line, printable, not too long."""
     text = repr(value)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= 120 else f"{text[:90]}…{text[-20:]}"
 
 
+def json_type(value: object) -> str:
+    """The JSON name of a value's type, for messages."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "a boolean"
+    for types, name in (((int, float), "a number"), (str, "a string"), (list, "a list"), (dict, "an object")):
+        if isinstance(value, types):
+            return name
+    return type(value).__name__
+
+
+def integer_or_none(value: object) -> int | None:
+    """A value that may be an id: itself if it is an integer."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 class ImageFolder:
-    """A folder of images, which knows its files by listing each subfolder once instead of asking for each file.
+    """A folder of images. Each subfolder is listed once, which is faster than a look at every file.
 
     Args:
         root: the folder.
@@ -141,8 +225,8 @@ class ImageFolder:
         UserError: there is no such folder.
 
     Example:
-        >>> ImageFolder(Path("photos")).find("2014/cat.jpg")
-        '/home/me/photos/2014/cat.jpg'
+        >>> ImageFolder(Path("images")).find("2014/cat.jpg")
+        '/home/me/images/2014/cat.jpg'
     """
 
     def __init__(self, root: Path, key: str = "data.images") -> None:
@@ -172,7 +256,7 @@ class ImageFolder:
         # os.path and not pathlib here and below: a tenth of the time, for a hundred thousand names.
         folder, base = os.path.split(os.path.join(self.root, name))  # noqa: PTH118
         if base in ("", ".", ".."):
-            raise ValueError(f"bad image path: {shown(name)} is a folder")
+            raise ValueError(f"bad image path: {short_repr(name)} is a folder")
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
         folder = self._folders[folder]
@@ -204,18 +288,18 @@ class ImageFolder:
 
     def _check_inside(self, folder: str, name: str) -> None:
         if folder != self.root and not folder.startswith(self._inside):
-            raise ValueError(f"path outside the image folder: {shown(name)}")
+            raise ValueError(f"path outside the image folder: {short_repr(name)}")
 
     def _check_file(self, path: str, name: str) -> None:
         # Also reached for names that the listing spells otherwise: other letter case or Unicode form on some systems.
         try:
             mode = os.stat(path).st_mode  # noqa: PTH116
         except FileNotFoundError:
-            raise ValueError(f"missing image: {shown(name)}") from None
+            raise ValueError(f"missing image: {short_repr(name)}") from None
         except OSError as error:
-            raise ValueError(f"missing image: {shown(name)} ({error.strerror})") from None
+            raise ValueError(f"missing image: {short_repr(name)} ({error.strerror})") from None
         if not stat.S_ISREG(mode):
-            raise ValueError(f"bad image path: {shown(name)} is not a file")
+            raise ValueError(f"bad image path: {short_repr(name)} is not a file")
 
 
 def expanded(path: str) -> Path:

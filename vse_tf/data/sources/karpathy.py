@@ -8,8 +8,8 @@ from typing import Any
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
-from vse_tf.data.sources.building import Gathering, collect_files, kind, split_names, whole
-from vse_tf.data.sources.files import ImageFolder, one_path, read_json, shown
+from vse_tf.data.sources.building import Gathering, collect_files, split_names
+from vse_tf.data.sources.files import ImageFolder, integer_or_none, json_type, one_path, read_json, short_repr
 from vse_tf.errors import UserError
 
 
@@ -52,12 +52,12 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
         entry = gathering.image(image, names[item["split"]], where)
         if entry is None:
             continue
-        entry.image_id = whole(item.get("cocoid"))
+        entry.image_id = integer_or_none(item.get("cocoid"))
         for number, sentence in enumerate(item["sentences"]):
             place = f"{where}.sentences[{number}]"
             caption = _caption(sentence, place, report)
             if caption is not None:
-                sentid = whole(sentence.get("sentid"))
+                sentid = integer_or_none(sentence.get("sentid"))
                 identity = None if sentid is None else ("sentid", sentid)
                 # Only COCO's sentences are numbered by COCO.
                 gathering.caption(entry, caption, place, identity, None if entry.image_id is None else sentid)
@@ -75,32 +75,32 @@ def _images(data: Any, path: Path) -> list[Any]:
 
 def _well_formed(item: Any, where: str, report: Report) -> bool:
     if not isinstance(item, dict):
-        report.add(where, f"wrong type: the image is {kind(item)}, not an object")
+        report.add(where, f"wrong type: the image is {json_type(item)}, not an object")
         return False
     count = len(report.problems)
     for key, wanted, name in (("filename", str, "a string"), ("split", str, "a string"), ("sentences", list, "a list")):
         if key not in item:
             report.add(where, f"missing key: {key}")
         elif not isinstance(item[key], wanted):
-            report.add(f"{where}.{key}", f"wrong type: {kind(item[key])}, not {name}")
+            report.add(f"{where}.{key}", f"wrong type: {json_type(item[key])}, not {name}")
     if not isinstance(item.get("filepath") or "", str):
-        report.add(f"{where}.filepath", f"wrong type: {kind(item['filepath'])}, not a string")
+        report.add(f"{where}.filepath", f"wrong type: {json_type(item['filepath'])}, not a string")
     return len(report.problems) == count
 
 
 def _caption(sentence: Any, where: str, report: Report) -> str | None:
     if not isinstance(sentence, dict):
-        report.add(where, f"wrong type: the sentence is {kind(sentence)}, not an object")
+        report.add(where, f"wrong type: the sentence is {json_type(sentence)}, not an object")
         return None
     raw, tokens = sentence.get("raw"), sentence.get("tokens")
     if isinstance(raw, str):
         return raw
     if raw is not None:
-        report.add(f"{where}.raw", f"wrong type: {kind(raw)}, not a string")
+        report.add(f"{where}.raw", f"wrong type: {json_type(raw)}, not a string")
     elif isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
         return " ".join(tokens)
     elif tokens is None:
         report.add(where, "missing key: raw (or tokens)")
     else:
-        report.add(f"{where}.tokens", f"wrong type: {shown(tokens)}, not a list of strings")
+        report.add(f"{where}.tokens", f"wrong type: {short_repr(tokens)}, not a list of strings")
     return None
