@@ -18,7 +18,7 @@ from vse_tf.artifacts.run_folder import ADVICE, RunFolder, write_json
 from vse_tf.atomic import whole_folder, writing
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.photo_files import PhotoFiles
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
@@ -70,7 +70,7 @@ class Embedder:
         self._encode_features = _compiled(head_of(model.image_tower))
         self._encode_text = _compiled(model.text_tower)
         self._encode_caption_features = _compiled(head_of(model.text_tower))
-        self._files: PhotoFiles | None = None
+        self._files: ImageReader | None = None
 
     @property
     def image_tower(self) -> keras.Model:
@@ -146,7 +146,7 @@ class Embedder:
             raise UserError("this model takes precomputed features, not image files")
         size = batch_size or self.settings.train.eval_batch_size
         if self._files is None:
-            self._files = PhotoFiles(self.view, self.settings.data.workers)
+            self._files = ImageReader(self.view, self.settings.data.workers)
         vectors, rows, done = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)], 0
         for photos, got in self._files.batches(paths, size, bad):
             vectors.append(self._encode_image(photos).numpy())

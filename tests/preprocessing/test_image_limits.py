@@ -17,7 +17,7 @@ from PIL import Image
 from tests.bombs import BOMBS, HARMLESS, jpeg_of_scans, segment
 from tests.honest_images import HONEST, noisy_gif
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.photo_files import PhotoFiles
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.verify import verify
 from vse_tf.pages.thumbnails import thumbnail
 from vse_tf.preprocessing import image_limits
@@ -190,7 +190,7 @@ def test_a_photo_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypatc
 
 
 def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("photo_files", "bad_images"):
+    for module in ("image_reader", "bad_images"):
         monkeypatch.setattr(f"vse_tf.data.{module}.MAX_BYTES", 5000)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "good").write_bytes(HONEST["optimised"][0])
@@ -198,7 +198,7 @@ def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monk
     (tmp_path / "bomb").write_bytes(BOMBS["progressive of 500 scans"][0][:4900])
     names = ["pipe", "good", "long", "bomb", "none"]
     bad = BadImages("skip", LIMIT)
-    ((_, rows),) = PhotoFiles(ImageView((8, 8), max_pixels=LIMIT), 1).batches(
+    ((_, rows),) = ImageReader(ImageView((8, 8), max_pixels=LIMIT), 1).batches(
         [str(tmp_path / name) for name in names], 8, bad
     )
     assert list(rows) == [1]

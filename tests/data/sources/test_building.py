@@ -44,7 +44,7 @@ def test_a_new_image_moves_no_more_than_the_borders():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_a_share_that_is_none_is_an_error(fraction):
-    with pytest.raises(UserError, match=r"--data\.test_fraction"):
+    with pytest.raises(UserError, match=r"data\.test_fraction"):
         draw_splits(["a"], DataSettings(test_fraction=fraction))
 
 

@@ -96,7 +96,7 @@ BAD = [
     ({"filename": 1, "split": None}, "images[3]: missing key: sentences"),
     (item("c.jpg", filepath=["x"]), "images[3].filepath: wrong type: a list, not a string"),
     (item("c.jpg", ""), "images[3]: bad split name"),
-    (item("c.jpg") | {"sentences": ["x"]}, "images[3].sentences[0]: wrong type: the sentence is a string"),
+    (item("c.jpg") | {"sentences": ["x"]}, "images[3].sentences[0]: wrong type: the caption is a string"),
     (item("c.jpg") | {"sentences": [{"raw": 4}]}, "images[3].sentences[0].raw: wrong type: a number"),
     (item("c.jpg") | {"sentences": [{"tokens": [1]}]}, "images[3].sentences[0].tokens: wrong type"),
     (item("c.jpg") | {"sentences": [{}]}, "images[3].sentences[0]: missing key: raw (or tokens)"),

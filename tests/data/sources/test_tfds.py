@@ -208,9 +208,9 @@ def test_two_readers_at_once_write_once(tmp_path, data_dir, read_splits):
         ({"name": "not a name"}, r"--data\.tfds\.name 'not a name': give a data set"),
         ({"name": "vse_tiny_captions:9.9.9"}, r"--data\.tfds\.name vse_tiny_captions:9\.9\.9: "),
         ({"caption_feature": "text"}, r"--data\.tfds\.caption_feature text: .* there are: image, .*captions/text"),
-        ({"caption_feature": "captions"}, r"--data\.tfds\.caption_feature captions: it is no text"),
-        ({"caption_feature": "captions/id"}, r"--data\.tfds\.caption_feature captions/id: it is no text"),
-        ({"image_feature": "tags"}, r"--data\.tfds\.image_feature tags: it is no image"),
+        ({"caption_feature": "captions"}, r"--data\.tfds\.caption_feature captions: not text"),
+        ({"caption_feature": "captions/id"}, r"--data\.tfds\.caption_feature captions/id: not text"),
+        ({"image_feature": "tags"}, r"--data\.tfds\.image_feature tags: not an image"),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_line(tmp_path, data_dir, options, message):

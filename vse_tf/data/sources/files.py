@@ -22,12 +22,12 @@ CAPTION_BYTES = 8 * 2**30
 
 
 def several_paths(value: Paths, key: str, what: str) -> list[Path]:
-    """The paths that a setting names, one or more.
+    """The paths in a setting, one or more.
 
     Args:
         value: the setting.
         key: its name, for the message.
-        what: what it should name, for the message.
+        what: what the paths are, for the message.
 
     Raises:
         UserError: the setting is empty.
@@ -39,7 +39,7 @@ def several_paths(value: Paths, key: str, what: str) -> list[Path]:
 
 
 def one_path(value: Paths, key: str, what: str) -> Path:
-    """The one path that a setting names.
+    """The path in a setting that takes one.
 
     Raises:
         UserError: the setting is empty or names several.
@@ -53,8 +53,8 @@ def one_path(value: Paths, key: str, what: str) -> Path:
 def read_text(path: Path, key: str = "data.annotations") -> str:
     """A text file's contents, UTF-8 with or without a byte order mark.
 
-    Bytes that are not UTF-8 come out as lone surrogates, which `problem_of_text` finds later: so the message can name
-    the line, and the other lines stay usable.
+    Bytes that are not UTF-8 become lone surrogates, which `problem_of_text` finds later: so the message can name the
+    line, and the other lines stay usable.
 
     Args:
         path: the file.
@@ -73,7 +73,7 @@ def read_text(path: Path, key: str = "data.annotations") -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The value in a JSON file.
 
     Args:
         path: the file.
@@ -166,10 +166,10 @@ def read_array(path: Path, key: str) -> np.ndarray:
 
     Args:
         path: the file.
-        key: what the message begins with: the file, and the setting that named it.
+        key: start of the message: the file, and the setting that named it.
 
     Raises:
-        UserError: it cannot be read, or is no `.npy` file of plain numbers.
+        UserError: it cannot be read, or is not an `.npy` file of numbers.
     """
     try:
         return open_array(path)
@@ -180,7 +180,7 @@ def read_array(path: Path, key: str) -> np.ndarray:
 
 
 def problem_of_text(text: str) -> str:
-    """Why a string cannot be used as text, or nothing."""
+    """Why a string cannot be used as text; empty if it can."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -245,15 +245,15 @@ class ImageFolder:
             name: its path, relative to the folder or absolute; links are followed.
 
         Returns:
-            The absolute path with links resolved, the same for every way of writing it.
+            The absolute path with links resolved, the same for all spellings of a path.
 
         Raises:
-            ValueError: no path, missing, or outside the folder; the message is one line.
+            ValueError: not a path, missing, or outside the folder; the message is one line.
         """
         problem = "holds a NUL" if "\0" in name else problem_of_text(name)
         if problem or not name.strip():
             raise ValueError(f"bad image path: {problem or 'it is empty'}")
-        # os.path and not pathlib here and below: a tenth of the time, for a hundred thousand names.
+        # os.path here and below: it takes a tenth of pathlib's time, which counts for a hundred thousand names.
         folder, base = os.path.split(os.path.join(self.root, name))  # noqa: PTH118
         if base in ("", ".", ".."):
             raise ValueError(f"bad image path: {short_repr(name)} is a folder")
@@ -273,11 +273,11 @@ class ImageFolder:
         return target
 
     def relative(self, path: str) -> str:
-        """A found path as seen from the folder, with `/`: the same on every machine."""
+        """A path that `find` returned, relative to the folder and with `/`: the same on every machine."""
         return Path(os.path.relpath(path, self.root)).as_posix()
 
     def _listing(self, folder: str) -> dict[str, bool]:
-        """Plain files (False) and links (True) of a folder."""
+        """Names of the regular files (False) and links (True) in a folder."""
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as entries:
@@ -291,7 +291,7 @@ class ImageFolder:
             raise ValueError(f"path outside the image folder: {short_repr(name)}")
 
     def _check_file(self, path: str, name: str) -> None:
-        # Also reached for names that the listing spells otherwise: other letter case or Unicode form on some systems.
+        # Also reached if the listing spells a name in another letter case or Unicode form, as some file systems do.
         try:
             mode = os.stat(path).st_mode  # noqa: PTH116
         except FileNotFoundError:
@@ -303,7 +303,7 @@ class ImageFolder:
 
 
 def expanded(path: str) -> Path:
-    """A path as a setting names it, `~` resolved where that is possible."""
+    """A path from a setting, with `~` replaced by the home folder if there is one."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
