@@ -51,7 +51,7 @@ class ShapesSettings:
 
     train_scenes: Count = 8000
     gallery_scenes: Count = 500
-    size: Side = 48
+    size: Annotated[int, Range(16, 2**14)] = 48
     captions: Count = 5
     cache: bool = True
     seed: Seed = 0

@@ -13,9 +13,9 @@ __all__ = ["named_paths", "read"]
 def read(settings: DataSettings, progress: bool = True) -> Collection:
     """Read the images and captions that the settings name.
 
-    With `on_bad=fail` all problems of the source are in one error; with `on_bad=skip` bad captions and images are left
-    out and listed in `Collection.skipped`. A file that cannot be read at all, or that lacks a required column or key, is
-    always an error. The module of a source describes its files; relative paths start at the working directory.
+    With `on_bad=fail` all problems of the source are in one error; with `on_bad=skip` bad captions and images are
+    left out and listed in `Collection.skipped`. A file that cannot be read at all, or that lacks a required column or
+    key, is always an error. The module of a source describes its files; relative paths start at the working directory.
 
     Args:
         settings: the section `data`.

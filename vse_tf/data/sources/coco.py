@@ -39,8 +39,8 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
 
     Each file is an object with the lists `images` (`id`, `file_name`) and `annotations` (`id`, `image_id`, `caption`).
     Each file has its own image ids. The splits come from `split_ids`, else from the file's name (`captions_train*`,
-    `captions_val*`, `captions_test*`), else the split of each image is drawn. With `split_ids`, annotations in no list are
-    not read.
+    `captions_val*`, `captions_test*`), else the split of each image is drawn. With `split_ids`, annotations in no list
+    are not read.
 
     Args:
         settings: `annotations` names one or more files; `images` one folder for all files, or one for each in the same
