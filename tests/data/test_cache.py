@@ -8,7 +8,7 @@ from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder, cached_result, read_cached, write_cached
 
 
-def test_the_folder_is_the_setting_then_the_variable_then_the_home(monkeypatch, tmp_path):
+def test_the_folder_is_the_setting_or_the_variable_or_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("VSE_TF_CACHE", "~/there")
     assert cache_folder(DataSettings(cache_dir="here")) == Path("here")

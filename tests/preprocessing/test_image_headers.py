@@ -125,7 +125,7 @@ def test_header_is_what_pillow_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_graph_reads_the_same_header_and_the_same_from_any_part_of_it(name: str) -> None:
+def test_graph_and_python_read_the_same_from_any_part_of_a_file(name: str) -> None:
     contents = SAMPLES[name]
     assert graph_outcome(contents) == python_outcome(contents)
     # The shortest part that is enough, and what is around it.
@@ -193,7 +193,7 @@ def test_a_directory_with_a_huge_count_is_read_as_far_as_it_goes() -> None:
     ("contents", "reason"),
     [
         (b"", "not a JPEG"),
-        (b"A caption, not a photo.\n", "not a JPEG"),
+        (b"A caption, not an image.\n", "not a JPEG"),
         (b"\xff\xd8\xff", "truncated or broken"),
         (b"\xff\xd8" + b"\xff\xfe\0\x02" * 5000 + JPEG[2:], "truncated or broken"),
         (b"\xff\xd8\xff" + bytes(100_000), "truncated or broken"),
@@ -236,7 +236,7 @@ def test_damaged_headers_give_the_same_answer_in_both_places(contents: bytes) ->
 
 @settings(max_examples=150, deadline=None)
 @given(damaged(sorted(SAMPLES)))
-def test_damaged_files_decode_to_what_the_header_says_or_are_refused(contents: bytes) -> None:
+def test_damaged_files_have_the_size_of_their_header_or_fail(contents: bytes) -> None:
     try:
         pixels = decode_small(contents)
     except tf.errors.InvalidArgumentError:

@@ -181,9 +181,9 @@ def test_headers_are_enough_to_find_bombs(tmp_path: Path) -> None:
         }, cached
 
 
-def test_a_photo_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vse_tf.data.verify.MAX_BYTES", 5000)
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(HONEST["optimised"][1].ljust(5001, b"\0"))
     (reason,) = verify([str(path)], "decode", LIMIT, tmp_path, progress=False).values()
     assert reason.startswith("5001 bytes, at most ")
@@ -212,7 +212,7 @@ def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_thumbnails_apply_the_same_limits(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "photo"
+    path = tmp_path / "image"
     path.write_bytes(BOMBS[name][0])
     with pytest.raises(ValueError) as caught:
         thumbnail(path, max_pixels=LIMIT)
@@ -220,7 +220,7 @@ def test_thumbnails_apply_the_same_limits(name: str, tmp_path: Path) -> None:
 
 
 def test_thumbnails_decode_nothing_behind_the_first_end(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(HARMLESS["end in a comment"])
     with pytest.raises((ValueError, OSError)):
         thumbnail(path)

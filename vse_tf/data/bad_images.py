@@ -12,7 +12,7 @@ from vse_tf.data.records import FileImages, Images, Problem, unreadable
 from vse_tf.errors import UserError
 from vse_tf.files import read_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
-from vse_tf.preprocessing.images import decode
+from vse_tf.preprocessing.images import decode, decoding_problem
 
 # Number of other images that are tried in place of a broken one before the run stops.
 ALTERNATES = 4
@@ -77,7 +77,7 @@ class BadImages:
         except OSError as error:
             return unreadable(error)
         except (tf.errors.OpError, ValueError) as error:
-            return f"undecodable: {_first_line(error)}"
+            return f"undecodable: {decoding_problem(error)}"
         return "could not be read a moment ago"
 
     def raised(self, error: Exception) -> Exception:
@@ -102,9 +102,3 @@ class BadImages:
     def _stop(self, message: str) -> None:
         self.error = UserError(message)
         raise self.error
-
-
-def _first_line(error: Exception) -> str:
-    text = getattr(error, "message", None) or str(error)
-    text = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return text.split("{{")[-1].split("}} ")[-1].split(" [Op:")[0]

@@ -128,7 +128,7 @@ def check_header(path: str) -> Check:
 def _decode_check(max_pixels: int) -> Callable[[str], Check]:
     import tensorflow as tf  # noqa: PLC0415
 
-    from vse_tf.preprocessing.images import decode  # noqa: PLC0415
+    from vse_tf.preprocessing.images import decode, decoding_problem  # noqa: PLC0415
 
     # One traced graph for all calls: eager decoding spends longer in Python than in the decoder.
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -146,7 +146,7 @@ def _decode_check(max_pixels: int) -> Callable[[str], Check]:
             with tf.device("CPU:0"):
                 size(tf.constant(contents))
         except (tf.errors.OpError, ValueError) as error:
-            reason = _first_line(error)
+            reason = decoding_problem(error)
             lasting = isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
         return dataclasses.replace(header, how="decode", reason=reason, lasting=lasting)
 
@@ -224,10 +224,3 @@ def _unchanged(path: str, check: Check) -> bool:
     except OSError:
         return False
     return (stat.st_size, stat.st_mtime_ns) == (check.size, check.mtime_ns)
-
-
-def _first_line(error: Exception) -> str:
-    # TensorFlow wraps the message: "{{function_node …}} message [Op:DecodeImage]" and then a trace.
-    text = (getattr(error, "message", None) or str(error)).strip()
-    text = text.split("}} ")[-1] if text.startswith("{{") else text
-    return text.split("\n")[0].split(" [Op:")[0] or type(error).__name__

@@ -89,7 +89,7 @@ def test_rows_are_dense_within_splits_and_train_comes_first():
     assert collection.splits["test"].captions == ["b", "d"]
 
 
-def test_what_is_left_without_captions_is_a_problem_and_leaves_rows_dense():
+def test_images_without_captions_are_problems_and_rows_are_dense():
     gathering = gather()
     gathering.entries[1].captions.clear()
     with pytest.raises(UserError, match="line b: image without captions: b"):
