@@ -29,12 +29,12 @@ Note = Callable[[Problem], None]
 
 @dataclass(frozen=True)
 class Gallery:
-    """Vectors and what they stand for.
+    """The vectors of a gallery, and the items that they belong to.
 
     Args:
         vectors: float32 `(rows, dim)`, unit rows.
-        ids: an item's name, for each row.
-        captions: text to display for an item: its caption, or else its path.
+        ids: the name of each row's item.
+        captions: text to display for each item: its caption, or else its path.
         facts: kind, number and source of the items, as JSON.
     """
 
@@ -59,16 +59,16 @@ def read_gallery(
             - a folder of images, subfolders included;
             - a text file with one path or one caption per line: it lists images if the first line ends like the
               name of an image file;
-            - a CSV file with a header, or JSONL: `image` (path) or `caption` or both, and perhaps `id`.
+            - a CSV file with a header, or JSONL: `image` (path) or `caption` or both, and optionally `id`.
 
             Relative paths are below the list's folder.
         embedder: the run.
-        note: called with every item that is left out: missing, unreadable, not UTF-8.
-        progress: show bars.
-        model_id: identity of the run (`RunFolder.identity`), which that of an index has to be; None asks for none.
+        note: called with the problem of every item that is skipped: missing, unreadable, not UTF-8.
+        progress: show progress bars.
+        model_id: identity of the run (`RunFolder.identity`), which an index must have been made by; None: any.
 
     Raises:
-        UserError: nothing there, nothing usable in it, or an index of another model.
+        UserError: no such file or folder, no usable item in it, or an index of another model.
 
     Example:
         >>> len(read_gallery("images", embedder, print))
@@ -115,7 +115,7 @@ def _of_index(path: Path, embedder: Embedder, model_id: str | None) -> Gallery:
 
 
 def _without_folders(item: Item, index: Path) -> Item:
-    """An item of an older index without the absolute path of its author's machine."""
+    """An item of an older index without the absolute path on its author's machine."""
     if item.path is None or not os.path.isabs(item.path):  # noqa: PTH117
         return item
     name = relative(item.path, index) or Path(item.path).name
@@ -199,13 +199,13 @@ def _table(path: Path) -> Iterator[Item | Problem]:
 
 def _check_header(path: Path, names: list[str]) -> None:
     if not {"image", "caption"} & set(names):
-        raise UserError(f"{path}: line 1: no column image or caption in the header; name one so")
+        raise UserError(f"{path}: line 1: no column image or caption in the header; rename one")
 
 
 def _image(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | Problem:
     found = collection.photo_of(image, os.path.join(path.parent, image), where)  # noqa: PTH118
     if isinstance(found, Problem):
         return found
-    # Not the author's folders: a caption and a name are what others see.
+    # Not the author's folders: others see captions and names.
     name = relative(image, path.parent) or Path(image).name if Path(image).is_absolute() else image
     return Item(texts.get("id") or name, path=image, caption=texts.get("caption") or name)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from vse_tf.config import TextSettings
 from vse_tf.exporting.frozen_tower import ROWS, FrozenTower
 from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import in_slices
-from vse_tf.preprocessing.text import pad
+from vse_tf.preprocessing.text import Tokenizer, pad
 
 # Splitting a text into words takes 30 times its size: those of a slice together stay at a few hundred MB.
 MAX_TEXT_BYTES = 2**17
@@ -34,7 +32,7 @@ class TextModule(tf.Module):
         TensorShape([1, 128])
     """
 
-    def __init__(self, tower: FrozenTower, tokenizer: Any, text: TextSettings) -> None:
+    def __init__(self, tower: FrozenTower, tokenizer: Tokenizer, text: TextSettings) -> None:
         super().__init__(name="text_module")
         self.tokenizer = tokenizer
         self.weights = tower.variables

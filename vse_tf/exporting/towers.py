@@ -18,7 +18,7 @@ from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.text_module import TextModule, TokenIdsModule
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing.image_limits import FORMATS
-from vse_tf.preprocessing.text import pad
+from vse_tf.preprocessing.text import Tokenizer, pad
 from vse_tf.preprocessing.view import ImageView
 
 IMAGE_TOWER, TEXT_TOWER, TEXT_TOWER_IDS = "image_tower", "text_tower", "text_tower_ids"
@@ -122,7 +122,7 @@ def strings(values: Any) -> np.ndarray:
     return np.array([value.encode() if isinstance(value, str) else value for value in values], object)
 
 
-def _vocabulary_sha256(tokenizer: Any) -> str:
+def _vocabulary_sha256(tokenizer: Tokenizer) -> str:
     """A hash of what the tokenizer writes into a run folder: vocabulary, merges, settings."""
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:

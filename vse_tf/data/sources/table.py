@@ -1,4 +1,4 @@
-"""The source `table`: a CSV or JSONL file with an image path, a caption and perhaps a split in each row."""
+"""The source `table`: a CSV or JSONL file with an image path, a caption and, optionally, a split in each row."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def read_table(settings: DataSettings, progress: bool = True) -> Collection:
 
 
 def _find_images(rows: list[_Row], folder: ImageFolder, report: Report) -> dict[str, str]:
-    """The file of each image name; an empty string, and one problem, where there is none."""
+    """The file of each image name; a missing one is an empty string and one problem."""
     files: dict[str, str] = {}
     for row in rows:
         if row.image not in files:
@@ -124,7 +124,7 @@ def _read_rows(path: Path, text: str, table: TableSettings, report: Report) -> I
 def _check_columns(path: Path, table: TableSettings, what: str, names: list[str]) -> None:
     wanted = {"image_column": table.image_column, "caption_column": table.caption_column}
     if table.split_column != TableSettings.split_column:
-        # Asked for by name: drawing splits instead would be a silent surprise.
+        # A column named by the user must exist; splits are not drawn instead.
         wanted["split_column"] = table.split_column
     missing = {setting: name for setting, name in wanted.items() if name not in names}
     if missing:

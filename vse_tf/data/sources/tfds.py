@@ -251,7 +251,7 @@ def _open_split(
     raise UserError(f"{builder.info.full_name}: the split {split!r} cannot be read: {reason}")
 
 
-def _image_reader(spec: Any, path: tuple[str, ...], name: str) -> Callable[[Any], bytes]:
+def _image_reader(spec: dict[str, Any], path: tuple[str, ...], name: str) -> Callable[[Any], bytes]:
     import tensorflow as tf  # noqa: PLC0415
 
     leaf = _follow(spec, path)
@@ -310,10 +310,9 @@ def _follow(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def _nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    for key in reversed(path):
-        value = {key: value}
-    return value
+def _nest(path: tuple[str, ...], value: object) -> dict[str, Any]:
+    key, *rest = path
+    return {key: _nest(tuple(rest), value) if rest else value}
 
 
 def _merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
