@@ -25,8 +25,8 @@ from vse_tf.preprocessing.graph_bytes import (
     walk,
     without_autograph,
 )
-from vse_tf.preprocessing.graph_jpeg import jpeg, plain_jpeg, scanned
-from vse_tf.preprocessing.image_headers import BMP_MASKS, EXIF_PREFIX, MAGIC, ORIENTATION_TAG, TEXT_CHUNKS
+from vse_tf.preprocessing.graph_jpeg import EXIF_PREFIX, jpeg, plain_jpeg, scanned
+from vse_tf.preprocessing.image_headers import BMP_MASKS, MAGIC, TEXT_CHUNKS
 from vse_tf.preprocessing.image_limits import (
     ANIMATED_WEBP,
     BROKEN,
@@ -50,6 +50,7 @@ from vse_tf.preprocessing.image_limits import (
     UNREAD_BMP,
 )
 
+ORIENTATION_TAG = 0x0112
 # One row of bytes per format, −1 for any byte.
 _MAGIC_BYTES = np.full([len(MAGIC), len(max(MAGIC, key=len))], -1, np.int64)
 for _row, _magic in zip(_MAGIC_BYTES, MAGIC, strict=True):
