@@ -16,7 +16,7 @@ class Record:
     """One image, its captions and its split.
 
     Args:
-        image: path of the image file, or a name for it where the image is not a file.
+        image: path of the image file, or a name for it if the image is not a file.
         captions: its captions, one or more.
         split: name of its split.
         row: position among the records of its split, dense from 0; the identity of the image in a batch.
@@ -53,7 +53,7 @@ class Images(Protocol):
 
 
 def array_size(images: Images) -> tuple[int, int] | None:
-    """Height and width of images of the kind `pixels`; None for other kinds and where there is no image."""
+    """Height and width of images of the kind `pixels`; None for other kinds and if there is no image."""
     if images.kind != "pixels" or not len(images):
         return None
     height, width = images.load(np.zeros([1], np.int64)).shape[1:3]

@@ -6,7 +6,7 @@ galleries `val`, `test` and `hard` are made of those, and no two galleries share
 and shape of both objects and their places, so it is true of one arrangement only, and no two scenes share a caption:
 retrieval is well defined.
 
-`hard` holds all four arrangements of each of its pairs, so every scene stands next to one with the same words in
+`hard` holds all four arrangements of each of its pairs, so every scene is next to one with the same words in
 another order. In `train` a scene's mirror follows it, in the same `Record.group`: without the mirror in its batch a
 model learns to ignore word order.
 """

@@ -36,7 +36,7 @@ class Check:
         size: size of the file in bytes.
         mtime_ns: its modification time in nanoseconds.
         how: the check that was made.
-        width: in pixels, from its header; 0 where that could not be read.
+        width: in pixels, from its header; 0 if it could not be read.
         height: in pixels.
         scans: number of times that decoding goes over all pixels.
         reason: why the image cannot be used; empty if it can.
@@ -53,7 +53,7 @@ class Check:
     lasting: bool = True
 
     def suffices(self, how: Verify, max_pixels: int) -> bool:
-        """Whether the check `how` needs nothing that is not known."""
+        """Whether this result answers the check `how` too."""
         return how == "headers" or self.how == "decode" or bool(self.verdict(max_pixels))
 
     def verdict(self, max_pixels: int) -> str:

@@ -197,7 +197,7 @@ class _Exact:
     def __call__(self, flat: Ints) -> Doubles:
         """The scores at these flat positions of the block."""
         height, width = len(self.image), len(self.text)
-        # A single pair costs about as much as forty in a float64 product: where many are needed, compute the product.
+        # A single pair costs about as much as forty in a float64 product: if many are needed, compute the product.
         if self.full is None and flat.size * 40 > height * width:
             self.full = np.empty((height, width))
             image = self.image.astype(np.float64)

@@ -18,7 +18,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import read_json, reason_of
 from vse_tf.setting_types import PathText
 
-# name/config:version; neither a namespace, which is somebody's code, nor arguments of the builder.
+# name/config:version; no namespace, which is other people's code, and no arguments of the builder.
 NAME = re.compile(r"[A-Za-z]\w*(/[\w+.-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 _PLAIN = re.compile(r"[\w.+-]*")
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
