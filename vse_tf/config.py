@@ -106,7 +106,7 @@ class DataSettings:
         test_fraction: share of images in test if the source has no splits.
         split_seed: seed of that split.
         on_bad: what to do with a bad record or image: stop (fail) or skip and count it (skip).
-        verify: how images are checked before training: not at all (none), by headers, or by decoding each once (decode).
+        verify: how images are checked before training: not at all (none), by headers or by decoding each once (decode).
         max_pixels: images with more pixels, according to their header, are bad; so are images that cost too much to
             decode in other ways (see `vse_tf.preprocessing.image_limits`).
         cache_dir: folder of cached results and features (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
