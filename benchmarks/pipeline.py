@@ -26,9 +26,10 @@ from PIL import Image
 
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.order import Order
-from vse_tf.data.pipeline import ImageView, image_batches, training_batches
+from vse_tf.data.pipeline import image_batches, training_batches
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.preprocessing.images import decode, default_resize, random_window
+from vse_tf.preprocessing.view import ImageView
 
 BATCH, MAX_PIXELS, CROP = 128, 100_000_000, (0.08, 1.0)
 AHEAD, COUNTED = 8, 40  # batches that are taken before counting, and that are counted

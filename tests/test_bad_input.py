@@ -240,7 +240,7 @@ def test_an_image_deleted_between_reading_and_training(folder, monkeypatch):
 
     monkeypatch.setattr("vse_tf.training.trainer.read", read_and_lose)
     photo = (folder / "images" / "4.jpg").read_bytes()
-    with pytest.raises(UserError, match=r"4\.jpg: missing image; mend it, or .*--data\.on_bad skip"):
+    with pytest.raises(UserError, match=r"4\.jpg: missing image; fix it, or .*--data\.on_bad skip"):
         run(folder)
     (folder / "images" / "4.jpg").write_bytes(photo)
     run(folder, data__on_bad="skip", train__run_dir=folder / "skipping", train__epochs=2)

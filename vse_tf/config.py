@@ -48,14 +48,14 @@ class ShapesSettings:
         train_scenes: number of training scenes; each comes with its mirror (objects swapped), so this is even.
         gallery_scenes: number of scenes in each of the splits val, test and hard.
         size: width and height of a scene in pixels.
-        captions: distinct captions per scene.
-        cache: draw all scenes once and hold them in memory (true), or draw each one when it is needed (false).
+        captions: number of distinct captions per scene.
+        cache: draw all scenes once and cache them in memory (true) or draw each when it is needed (false).
         seed: seed of scenes and captions.
     """
 
     train_scenes: Count = 8000
     gallery_scenes: Count = 500
-    size: Side = 48
+    size: Annotated[int, Range(16, 2**14)] = 48
     captions: Count = 5
     cache: bool = True
     seed: Seed = 0
@@ -68,7 +68,7 @@ class TableSettings:
     Args:
         image_column: column (key) with the image path, relative to `data.images`.
         caption_column: column (key) with the caption; in JSONL a list of captions is allowed too.
-        split_column: column (key) with the split; where the file has none, images are split by `data.val_fraction`
+        split_column: column (key) with the split; if the file has none, images are split by `data.val_fraction`
             and `data.test_fraction`.
     """
 
@@ -98,7 +98,7 @@ class TfdsSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the images and captions come from and in what order they are seen.
+    """The source of images and captions, and the order of training.
 
     Args:
         source: kind of source.
@@ -106,20 +106,20 @@ class DataSettings:
         images: image folder(s); for coco one per caption file, or one for all.
         split_ids: coco only: `.npy` files of annotation ids per split, as in {train: [a.npy, b.npy], val: [c.npy]}.
         restval_as_train: karpathy only: use the split `restval` as train.
-        val_fraction: share of images in val where the source names no splits.
-        test_fraction: share of images in test where the source names no splits.
+        val_fraction: share of images in val if the source has no splits.
+        test_fraction: share of images in test if the source has no splits.
         split_seed: seed of that split.
-        on_bad: what to do with a bad record or image: stop (fail) or leave it out and count it (skip).
-        verify: how images are checked before training: not at all, by their headers, or by decoding each once.
-        max_pixels: images whose header announces more pixels are bad; so are those that would cost too much to decode
-            in other ways (see `vse_tf.preprocessing.image_limits`).
-        cache_dir: folder for files that are cached between runs (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
-        epoch_over: an epoch sees every caption once (captions) or every image once with one caption drawn (images).
+        on_bad: what to do with a bad record or image: stop (fail) or skip and count it (skip).
+        verify: how images are checked before training: not at all (none), by headers or by decoding each once (decode).
+        max_pixels: images with more pixels, according to their header, are bad; so are images that cost too much to
+            decode in other ways (see `vse_tf.preprocessing.image_limits`).
+        cache_dir: folder of cached results and features (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
+        epoch_over: an epoch has every caption once (captions) or every image once with one of its captions (images).
         features: run the frozen image backbone once per image and view and train on the cached features.
-        feature_crops: with features: number of seeded random crops cached per training image, in addition to the centre
-            view and (where image.flip) its mirror; each epoch draws one of an image's views.
+        feature_crops: with features: number of random crops cached per training image, in addition to the centre view
+            and (with image.flip) its mirror image; each epoch draws one of an image's views.
         text_features: run the frozen hub text backbone once per caption and train on the cached features.
-        workers: parallel decoding calls (default: number of CPU cores).
+        workers: number of parallel decoding calls (default: number of CPU cores).
         shapes: settings of the source shapes.
         table: settings of the source table.
         tfds: settings of the source tfds.

@@ -18,8 +18,8 @@ from vse_tf.artifacts.run_folder import ADVICE, RunFolder
 from vse_tf.atomic import atomic_folder, write_json
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.photo_files import PhotoFiles
-from vse_tf.data.pipeline import ImageView, image_batches
+from vse_tf.data.image_reader import ImageReader
+from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors
@@ -27,6 +27,7 @@ from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.encoders import encoder_module
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.view import ImageView
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Embedder:
         self._encode_features = _compiled(head_of(model.image_tower))
         self._encode_text = _compiled(model.text_tower)
         self._encode_caption_features = _compiled(head_of(model.text_tower))
-        self._files: PhotoFiles | None = None
+        self._files: ImageReader | None = None
 
     @property
     def image_tower(self) -> keras.Model:
@@ -146,7 +147,7 @@ class Embedder:
             raise UserError("this model takes precomputed features, not image files")
         size = batch_size or self.settings.train.eval_batch_size
         if self._files is None:
-            self._files = PhotoFiles(self.view, self.settings.data.workers)
+            self._files = ImageReader(self.view, self.settings.data.workers)
         vectors, rows, done = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)], 0
         for images, positions in self._files.batches(paths, size, bad):
             vectors.append(self._encode_image(images).numpy())

@@ -10,9 +10,10 @@ from vse_tf.config import TextSettings
 from vse_tf.data import pipeline
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.order import CAPTION, ROW, Order
-from vse_tf.data.pipeline import ImageView, image_batches, text_reader, training_batches
+from vse_tf.data.pipeline import image_batches, text_reader, training_batches
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.errors import UserError
+from vse_tf.preprocessing.view import ImageView
 
 COUNT, BATCH = 23, 4
 VIEW = ImageView((6, 6), resize=6)
@@ -49,10 +50,10 @@ def split_of(images):
     return Split("train", tuple(records), images)
 
 
-@pytest.fixture(params=[0, pipeline.MAKING], ids=["in_chunks", "in_batches"])
+@pytest.fixture(params=[0, pipeline.IN_FLIGHT_BYTES], ids=["in_chunks", "in_batches"])
 def both_ways(request, monkeypatch):
     """Calls read a part of a batch, or all of it."""
-    monkeypatch.setattr(pipeline, "MAKING", request.param)
+    monkeypatch.setattr(pipeline, "IN_FLIGHT_BYTES", request.param)
 
 
 @pytest.fixture
@@ -119,8 +120,8 @@ def test_any_position_is_reached_at_once(files, kind):
 
 
 def test_shards_and_replicas_share_out_each_global_batch(files, both_ways):
-    _, whole = made(files)
-    expected = taken(whole, 5)
+    _, single = made(files)
+    expected = taken(single, 5)
     parts = [taken(made(files, shard=(worker, 2), replicas=2)[1], 10) for worker in range(2)]
     for step, (_, _, rows) in enumerate(expected):
         mine = np.concatenate([parts[w][2 * step + r][2] for w in range(2) for r in range(2)])
@@ -159,18 +160,18 @@ def broken(files, both_ways):
     return files, {str(cut), str(gone)}
 
 
-def test_a_photo_that_breaks_stops_the_run_with_its_name(broken):
+def test_a_broken_image_stops_the_run_with_its_name(broken):
     split, paths = broken
     bad = BadImages("fail", 10**6)
     with pytest.raises(tf.errors.OpError) as error:
         taken(made(split, bad)[1], 12)
-    told = bad.raised(error.value)
-    assert isinstance(told, UserError)
-    assert any(path in str(told) for path in paths)
-    assert "--data.on_bad skip" in str(told)
+    raised = bad.raised(error.value)
+    assert isinstance(raised, UserError)
+    assert any(path in str(raised) for path in paths)
+    assert "--data.on_bad skip" in str(raised)
 
 
-def test_a_photo_that_breaks_is_replaced_and_counted_without_changing_the_epoch(broken):
+def test_a_broken_image_is_replaced_and_the_epoch_stays_the_same(broken):
     split, paths = broken
     noted = []
     bad = BadImages("skip", 10**6, noted.append)

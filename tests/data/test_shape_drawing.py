@@ -47,8 +47,8 @@ def test_each_half_shows_its_object_in_its_colour(size: int) -> None:
     assert pictures.shape == (200, size, size, 3) and pictures.dtype == np.uint8
     for scene, picture in zip(scenes, pictures, strict=True):
         for item, half in zip((scene.first, scene.second), _halves(scene, picture), strict=True):
-            shown = set(np.unique(_colour_names(half)).tolist())
-            assert shown - {"grey", "edge"} == {item.colour}, scene
+            colours = set(np.unique(_colour_names(half)).tolist())
+            assert colours - {"grey", "edge"} == {item.colour}, scene
 
 
 def test_mirrors_differ_in_the_order_of_their_objects_only() -> None:

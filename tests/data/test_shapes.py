@@ -92,14 +92,14 @@ def test_default_set_has_the_announced_size(default: Collection) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_training_never_sees_a_gallery_pair_and_galleries_share_none(seed: int) -> None:
+def test_training_and_galleries_share_no_object_pair(seed: int) -> None:
     collection = read_shapes(ShapesSettings(seed=seed, captions=1))
     pairs = {name: pairs_of(scenes_of(collection, name)) for name in collection.splits}
     for one, other in combinations(pairs, 2):
         assert not pairs[one] & pairs[other], (one, other)
 
 
-def test_a_fifth_of_the_pairs_is_kept_from_training_however_much_is_asked() -> None:
+def test_a_fifth_of_the_pairs_is_never_trained_on() -> None:
     full = read_shapes(
         ShapesSettings(train_scenes=shapes.MOST_TRAIN_SCENES, gallery_scenes=shapes.MOST_GALLERY_SCENES, captions=1)
     )
@@ -252,7 +252,7 @@ def test_another_process_makes_the_same_bytes_without_tensorflow(small: Collecti
         assert done.stdout.split() == [digest(small), "False", "False"]
 
 
-def test_scenes_depend_on_neither_the_number_of_captions_nor_the_picture(small: Collection) -> None:
+def test_scenes_depend_on_neither_caption_count_nor_image_size(small: Collection) -> None:
     changed = read_shapes(ShapesSettings(train_scenes=60, gallery_scenes=40, captions=2, size=32, cache=False))
     for name in small.splits:
         assert scenes_of(changed, name) == scenes_of(small, name)

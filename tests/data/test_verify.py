@@ -123,7 +123,7 @@ def test_a_result_is_kept_until_the_file_changes(files, tmp_path, looked):
     assert set(found) == set(first) - {"text.jpg", "gone.jpg"}
 
 
-def test_a_decoded_file_need_not_be_read_for_its_header_but_the_other_way_round(files, tmp_path, looked):
+def test_decode_results_serve_for_headers_but_not_the_reverse(files, tmp_path, looked):
     del files["gone.jpg"]
     check(files, "headers", tmp_path)
     looked.clear()
@@ -136,7 +136,7 @@ def test_a_decoded_file_need_not_be_read_for_its_header_but_the_other_way_round(
     assert looked == []
 
 
-def test_another_limit_needs_no_reading_but_decodes_what_it_lets_in(files, tmp_path, looked):
+def test_another_limit_decodes_only_newly_allowed_images(files, tmp_path, looked):
     del files["gone.jpg"]
     check(files, "decode", tmp_path)
     looked.clear()
@@ -173,13 +173,13 @@ def test_a_disk_that_fails_once_condemns_nothing_for_ever(files, tmp_path, monke
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"rules": 1}', '{"rules": 1, "images": {"x": 5}}', '{"rules": 0}'])
 def test_a_damaged_file_of_results_is_written_anew(files, tmp_path, looked, damage):
     first = check(files, "headers", tmp_path)
-    (kept,) = (tmp_path / "verify").iterdir()
-    whole = json.loads(kept.read_text())
-    kept.write_text(damage)
+    (file,) = (tmp_path / "verify").iterdir()
+    undamaged = json.loads(file.read_text())
+    file.write_text(damage)
     looked.clear()
     assert check(files, "headers", tmp_path) == first
     assert len(looked) == len(files)
-    assert json.loads(kept.read_text()) == whole
+    assert json.loads(file.read_text()) == undamaged
 
 
 def test_what_was_found_before_an_interruption_is_kept(files, tmp_path, monkeypatch):
@@ -193,8 +193,8 @@ def test_what_was_found_before_an_interruption_is_kept(files, tmp_path, monkeypa
     monkeypatch.setattr(module, "check_header", interrupted)
     with pytest.raises(KeyboardInterrupt):
         verify(list(files.values()), "headers", LIMIT, tmp_path, workers=1, progress=False)
-    (kept,) = (tmp_path / "verify").iterdir()
-    assert [Path(path).name for path in json.loads(kept.read_text())["images"]] == ["good.jpg"]
+    (file,) = (tmp_path / "verify").iterdir()
+    assert [Path(path).name for path in json.loads(file.read_text())["images"]] == ["good.jpg"]
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(files, tmp_path):

@@ -95,7 +95,7 @@ def encoded_of(split, seed=0, dim=4, signal=1.5):
 
 
 def by_complete_rankings(metrics, split, encoded):
-    """The scores from every query's ranking of its whole gallery."""
+    """The scores from every query's ranking of its complete gallery."""
     images = np.array([record.image_id for record in split.records])
     captions = np.array([n for record in split.records for n in record.caption_ids])
     sides = []
@@ -131,7 +131,7 @@ def test_the_metrics_are_those_of_complete_rankings(package, seed):
     assert len({line.index("|") for line in text.splitlines()}) == 1
 
 
-def test_what_the_benchmarks_do_not_hold_stays_out(package):
+def test_items_outside_the_benchmarks_are_ignored(package):
     image_ids = [5, *IMAGE_IDS, 10**30]
     caption_ids = [[1, 2], *([own[0], 90_000 + i, *own[1:]] for i, own in enumerate(CAPTION_IDS)), [-3]]
     split = split_of(image_ids, caption_ids)
@@ -139,8 +139,8 @@ def test_what_the_benchmarks_do_not_hold_stays_out(package):
     found = EccvBenchmark().measure(split, encoded)
     agree(found, by_complete_rankings(Metrics(), split, encoded))
     rows = encoded.image_id.copy()
-    kept = [i for i, n in enumerate(n for own in caption_ids for n in own) if 50_000 <= n < 90_000]
-    alone = EncodedSplit(encoded.image[1:-1], encoded.text[kept], rows[kept] - 1, np.arange(IMAGES))
+    inside = [i for i, n in enumerate(n for own in caption_ids for n in own) if 50_000 <= n < 90_000]
+    alone = EncodedSplit(encoded.image[1:-1], encoded.text[inside], rows[inside] - 1, np.arange(IMAGES))
     assert EccvBenchmark().measure(split_of(IMAGE_IDS, CAPTION_IDS), alone) == found
     # The first image could not be read: places among the embeddings are not rows of the split.
     seen = rows > 0
@@ -173,9 +173,9 @@ def test_without_the_package_it_says_what_to_install(tiny_run, monkeypatch, caps
     with pytest.raises(SystemExit) as stopped:
         run_command(lambda: evaluate.main(["--run", str(tiny_run), "--metrics", "eccv"]))
     assert stopped.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "pip install 'vse_tf[eccv]'" in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "pip install 'vse_tf[eccv]'" in output
 
 
 def test_data_without_ids_is_refused_before_anything_is_encoded(tiny_run, package):
@@ -184,7 +184,7 @@ def test_data_without_ids_is_refused_before_anything_is_encoded(tiny_run, packag
 
 
 def stand_ins(folder, image_ids, caption_ids):
-    """Karpathy's caption file with these ids and noise for pictures, and a run that takes such pictures."""
+    """Karpathy's caption file with these ids and noise for images, and a run that takes such images."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
     items = []
@@ -213,8 +213,8 @@ def stand_ins(folder, image_ids, caption_ids):
 def test_the_command_measures_them(tmp_path, package, capsys):
     argv = stand_ins(tmp_path, IMAGE_IDS, CAPTION_IDS)
     evaluate.main(argv)
-    told = capsys.readouterr().out
-    assert "mAP@R" in told
+    output = capsys.readouterr().out
+    assert "mAP@R" in output
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["split"] == "test"
     assert set(ECCV_METRICS) < set(found["metrics"])
@@ -235,7 +235,7 @@ def real_split(metrics):
     return split_of(image_ids, [metrics.coco_gts["i2t"][image] for image in image_ids])
 
 
-def test_the_real_package_keeps_the_contract_and_agrees_with_complete_rankings():
+def test_the_real_package_agrees_with_complete_rankings():
     eccv_caption = pytest.importorskip("eccv_caption", reason=REAL)
     ours, theirs = (inspect.signature(one.compute_all_metrics).parameters for one in (Metrics, eccv_caption.Metrics))
     assert list(ours) == list(theirs)
@@ -246,7 +246,7 @@ def test_the_real_package_keeps_the_contract_and_agrees_with_complete_rankings()
     assert (len(benchmark.images), len(benchmark.captions), benchmark.depth) == (5000, 25_000, 48)
     benchmark.check(split)
     found = benchmark.measure(split, encoded)
-    # The same figures by the test's own reading of them, with the real pairs.
+    # The same figures computed by the test, with the real pairs.
     mine = Metrics()
     mine.coco_gts, mine.cxc_gts, mine.eccv_gts = metrics.coco_gts, metrics.cxc_gts, metrics.eccv_gts
     agree(found, by_complete_rankings(mine, split, encoded))
@@ -259,6 +259,6 @@ def test_the_command_measures_all_of_the_real_ids(tmp_path):
     pairs = eccv_caption.Metrics().coco_gts["i2t"]
     evaluate.main(stand_ins(tmp_path, list(pairs), list(pairs.values())))
     metrics = json.loads((tmp_path / "found.json").read_text())["metrics"]
-    # Noise for pictures: near chance, and no larger benchmark is harder than the smaller one.
+    # Noise for images: near chance, and no larger benchmark is harder than the smaller one.
     assert 0 <= metrics["i2t_r10"] <= metrics["cxc_i2t_r10"] < 2
     assert set(ECCV_METRICS) < set(metrics)

@@ -77,7 +77,7 @@ def test_rounded_scores_rank_as_exact_ones(dim, scales):
         same(ranks(image, text, rows, block_bytes), expected)
 
 
-def test_scores_that_nearly_tie_are_told_apart():
+def test_scores_that_nearly_tie_have_different_ranks():
     """Differences below the float32 product's own error, but above float32's resolution at these scores."""
     random = np.random.default_rng(1)
     image = unit(random.standard_normal((30, 1024)))
@@ -92,7 +92,8 @@ def test_scores_that_nearly_tie_are_told_apart():
 @pytest.mark.parametrize("strip", [1, ranking._STRIP])
 @pytest.mark.parametrize("seed", range(3))
 def test_any_product_within_its_bound_gives_the_same_result(monkeypatch, seed, strip):
-    monkeypatch.setattr(ranking, "_STRIP", strip)  # of small ones a block has many, whose close calls are settled apart
+    # Of small strips a block has many, and its close scores are corrected in several calls.
+    monkeypatch.setattr(ranking, "_STRIP", strip)
     random = np.random.default_rng(seed)
     image, rows = unit(random.standard_normal((20, 64))), np.arange(100) // 5
     text = unit(image[0] + 1e-4 * random.standard_normal((100, 64)))
@@ -215,7 +216,7 @@ def test_tiny_embeddings_whose_product_underflows_are_ranked():
     same(ranks(image, text, np.arange(4)), ([0] * 4, [0] * 4))
 
 
-def test_own_captions_do_not_count_against_and_an_image_without_captions_stays_in_the_gallery():
+def test_own_captions_never_count_and_images_need_no_captions():
     image = np.float32([[1, 0], [0, 1], [0, 2]])  # image 1 has no caption but beats nobody; image 2 beats image 1
     text = np.float32([[3, 0], [2, 0], [1, 0], [0, 1], [1, 1]])
     found = ranks(image, text, [0, 0, 0, 2, 0])
@@ -319,7 +320,7 @@ def test_neighbours_equal_a_stable_sort(gallery, k, block_bytes):
 
 
 @pytest.mark.parametrize("block_bytes", [4 * 77, 2**24])
-def test_equal_gallery_items_keep_their_order_although_products_differ(block_bytes):
+def test_equal_gallery_items_keep_their_order(block_bytes):
     random = np.random.default_rng(0)
     gallery = unit(random.standard_normal((200, 1000)))
     gallery[[3, 50, 51, 120, 199]] = gallery[90]

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests.serving.pictures import bomb, encoded, every_kind, picture
-from vse_tf.data.pipeline import ImageView
 from vse_tf.exporting.decoding import check_all_read, decode_readable
+from vse_tf.preprocessing.view import ImageView
 
 VIEW = ImageView((20, 24), max_pixels=10_000)
 GOOD = encoded(picture(50, 40))

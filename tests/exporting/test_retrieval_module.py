@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vse_tf.data.pipeline import ImageView
 from vse_tf.exporting import retrieval_module
 from vse_tf.exporting.retrieval_module import RetrievalModule
 from vse_tf.exporting.storage import store
+from vse_tf.preprocessing.view import ImageView
 
 DIM = 6
 

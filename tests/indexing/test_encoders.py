@@ -6,9 +6,9 @@ import pytest
 
 from tests.indexing.collections import draw
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.photo_files import PhotoFiles
-from vse_tf.data.pipeline import ImageView
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.indexing import encoders
+from vse_tf.preprocessing.view import ImageView
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ REASONS = ("not a regular file but a pipe", "symbolic links", "more than the lim
 
 def test_a_run_opens_regular_files_only(paths):
     bad = BadImages("skip", 10**8)
-    (photos, rows), *more = PhotoFiles(ImageView((8, 8), 8)).batches(paths, 8, bad)
+    (photos, rows), *more = ImageReader(ImageView((8, 8), 8)).batches(paths, 8, bad)
     assert not more
     assert photos.shape == (1, 8, 8, 3)
     assert rows.tolist() == [0]

@@ -17,14 +17,14 @@ from PIL import Image
 from tests.bombs import BOMBS, HARMLESS, jpeg_of_scans, segment
 from tests.honest_images import HONEST, noisy_gif
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.photo_files import PhotoFiles
-from vse_tf.data.pipeline import ImageView
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.verify import verify
 from vse_tf.pages.thumbnails import thumbnail
 from vse_tf.preprocessing import image_limits
 from vse_tf.preprocessing.graph_headers import read_graph_header
 from vse_tf.preprocessing.image_headers import read_header
 from vse_tf.preprocessing.images import decode, decode_random_view, refusal
+from vse_tf.preprocessing.view import ImageView
 
 LIMIT = 50_000_000
 STRING = [tf.TensorSpec([], tf.string)]
@@ -181,16 +181,16 @@ def test_headers_are_enough_to_find_bombs(tmp_path: Path) -> None:
         }, cached
 
 
-def test_a_photo_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vse_tf.data.verify.MAX_BYTES", 5000)
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(HONEST["optimised"][1].ljust(5001, b"\0"))
     (reason,) = verify([str(path)], "decode", LIMIT, tmp_path, progress=False).values()
     assert reason.startswith("5001 bytes, at most ")
 
 
 def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("photo_files", "bad_images"):
+    for module in ("image_reader", "bad_images"):
         monkeypatch.setattr(f"vse_tf.data.{module}.MAX_BYTES", 5000)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "good").write_bytes(HONEST["optimised"][0])
@@ -198,7 +198,7 @@ def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monk
     (tmp_path / "bomb").write_bytes(BOMBS["progressive of 500 scans"][0][:4900])
     names = ["pipe", "good", "long", "bomb", "none"]
     bad = BadImages("skip", LIMIT)
-    ((_, rows),) = PhotoFiles(ImageView((8, 8), max_pixels=LIMIT), 1).batches(
+    ((_, rows),) = ImageReader(ImageView((8, 8), max_pixels=LIMIT), 1).batches(
         [str(tmp_path / name) for name in names], 8, bad
     )
     assert list(rows) == [1]
@@ -212,7 +212,7 @@ def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_thumbnails_apply_the_same_limits(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "photo"
+    path = tmp_path / "image"
     path.write_bytes(BOMBS[name][0])
     with pytest.raises(ValueError) as caught:
         thumbnail(path, max_pixels=LIMIT)
@@ -220,7 +220,7 @@ def test_thumbnails_apply_the_same_limits(name: str, tmp_path: Path) -> None:
 
 
 def test_thumbnails_decode_nothing_behind_the_first_end(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(HARMLESS["end in a comment"])
     with pytest.raises((ValueError, OSError)):
         thumbnail(path)

@@ -38,7 +38,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def photo(width: int = 61, height: int = 43, seed: int = 0) -> Image.Image:
+def draw_image(width: int = 61, height: int = 43, seed: int = 0) -> Image.Image:
     """Smooth colours with some grain, so that chroma and filters matter."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize(
@@ -62,34 +62,34 @@ def torchvision_centre(image: Image.Image, size: tuple[int, int], resize: int) -
 @pytest.mark.parametrize("shape", [(640, 480), (101, 333), (224, 224), (60, 47), (7, 900), (900, 7), (3, 2), (1, 1)])
 @pytest.mark.parametrize(("size", "resize"), [((224, 224), None), ((32, 32), 33), ((32, 48), 61), ((50, 20), 50)])
 def test_centre_view_is_torchvisions(shape: tuple[int, int], size: tuple[int, int], resize: int | None) -> None:
-    image = photo(*shape)
+    image = draw_image(*shape)
     got = images.centre_view(np.asarray(image), size, resize).numpy()
     want = torchvision_centre(image, size, resize or 256)
     assert got.dtype == np.float32
     assert got.shape == want.shape == (*size, 3)
     assert 0 <= got.min() <= got.max() <= 255
-    # Pillow rounds to whole levels after each of its two passes.
+    # Pillow rounds to integer levels after each of its two passes.
     assert np.abs(got - want).max() <= 1.1
 
 
 def test_centre_view_is_a_window_of_the_whole_resized_image() -> None:
-    image = np.asarray(photo(300, 200))
-    whole = tf.image.resize(image, (48, 72), antialias=True).numpy()
-    assert np.abs(images.centre_view(image, (40, 40), 48).numpy() - whole[4:44, 16:56]).max() < 0.01
+    image = np.asarray(draw_image(300, 200))
+    resized = tf.image.resize(image, (48, 72), antialias=True).numpy()
+    assert np.abs(images.centre_view(image, (40, 40), 48).numpy() - resized[4:44, 16:56]).max() < 0.01
 
 
 def test_centre_view_of_an_endless_strip_needs_little_memory() -> None:
     strip = np.zeros((1, 3_000_000, 3), np.uint8)
     strip[:, 1_500_000:] = 200
     view = images.centre_view(strip, (64, 64), 64).numpy()
-    # One pixel becomes 64, so the step is a ramp over the whole view.
+    # One pixel becomes 64, so the step is a ramp over the complete view.
     assert np.allclose(view, (200 * (np.arange(64) + 0.5) / 64)[None, :, None], atol=0.01)
 
 
 def test_nothing_to_resize_leaves_the_pixels_exactly() -> None:
-    image = np.asarray(photo(48, 48))
+    image = np.asarray(draw_image(48, 48))
     assert np.array_equal(images.centre_view(image, (48, 48), 48).numpy(), image)
-    wide = np.asarray(photo(71, 48))
+    wide = np.asarray(draw_image(71, 48))
     assert np.array_equal(images.centre_view(wide, (40, 48), 48).numpy(), wide[4:44, 12:60])
     assert np.array_equal(images.random_view(image, (48, 48), (1.0, 1.0), (1.0, 1.0), seed=[1, 2]).numpy(), image)
 
@@ -169,14 +169,14 @@ def test_random_windows_are_distributed_as_torchvisions(height: int, width: int,
         assert (np.abs(np.log(got[:, 3] / got[:, 2])) <= math.log(4 / 3) + 0.05).all()
 
 
-def test_fallback_window_is_the_largest_centred_one_within_the_ratio() -> None:
+def test_fallback_window_is_the_largest_centred_one_of_the_ratio() -> None:
     assert images.random_window(10, 1000, (0.9, 1.0), seed=[0, 0]).numpy().tolist() == [0, 493, 10, 13]
     assert images.random_window(1000, 10, (0.9, 1.0), seed=[0, 0]).numpy().tolist() == [493, 0, 13, 10]
     assert images.random_window(1, 1, (0.08, 1.0), seed=[0, 0]).numpy().tolist() == [0, 0, 1, 1]
 
 
 def test_random_view_is_its_window_resized() -> None:
-    image = photo(200, 150)
+    image = draw_image(200, 150)
     for number in range(5):
         seed = [number, 3]
         top, left, height, width = images.random_window(150, 200, (0.2, 1.0), seed=seed).numpy().tolist()
@@ -187,7 +187,7 @@ def test_random_view_is_its_window_resized() -> None:
 
 
 def test_one_seed_is_one_view_in_every_order_of_work() -> None:
-    contents = encoded(photo(200, 150), "PNG")
+    contents = encoded(draw_image(200, 150), "PNG")
     seeds = tf.stack([tf.range(40), tf.range(40) % 7], 1)
 
     def views(parallel: int) -> np.ndarray:
@@ -199,12 +199,12 @@ def test_one_seed_is_one_view_in_every_order_of_work() -> None:
     first = views(1)
     assert np.array_equal(first, views(4))
     assert len({view.tobytes() for view in first}) == 40
-    alone = images.random_view(np.asarray(photo(200, 150)), (32, 24), (0.08, 1.0), seed=seeds[9], flip=True)
+    alone = images.random_view(np.asarray(draw_image(200, 150)), (32, 24), (0.08, 1.0), seed=seeds[9], flip=True)
     assert np.array_equal(alone.numpy(), first[9])
 
 
 def test_flip_mirrors_half_of_the_views() -> None:
-    image = np.asarray(photo(30, 20))
+    image = np.asarray(draw_image(30, 20))
 
     @tf.function
     def view(seed: tf.Tensor, flip: bool) -> tf.Tensor:
@@ -220,7 +220,7 @@ def test_flip_mirrors_half_of_the_views() -> None:
 
 
 def test_random_view_of_a_jpeg_decodes_the_same_window() -> None:
-    image = photo(200, 150)
+    image = draw_image(200, 150)
     upright = encoded(image, "JPEG", quality=95)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -237,7 +237,7 @@ def test_random_view_of_a_jpeg_decodes_the_same_window() -> None:
 
 
 def test_views_take_any_number_type_and_have_static_shapes() -> None:
-    image = np.asarray(photo(30, 20))
+    image = np.asarray(draw_image(30, 20))
     for kind in (np.uint8, np.float32, np.float64):
         assert np.allclose(images.centre_view(image.astype(kind), (16, 16)), images.centre_view(image, (16, 16)))
     for view in (centre, random):
@@ -267,8 +267,8 @@ def test_exported_graph_gives_the_same_bytes_in_plain_tensorflow(tmp_path: Path)
 
     exif = Image.Exif()
     exif[0x0112] = 6
-    chosen = [encoded(photo(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")]
-    chosen += [encoded(photo(), "JPEG", exif=exif), encoded(photo().convert("CMYK"), "JPEG")]
+    chosen = [encoded(draw_image(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")]
+    chosen += [encoded(draw_image(), "JPEG", exif=exif), encoded(draw_image().convert("CMYK"), "JPEG")]
     paths = [tmp_path / str(number) for number in range(len(chosen))]
     for path, contents in zip(paths, chosen, strict=True):
         path.write_bytes(contents)
@@ -283,7 +283,7 @@ def test_exported_graph_gives_the_same_bytes_in_plain_tensorflow(tmp_path: Path)
     assert np.array_equal(there, np.stack(here))
 
 
-@pytest.mark.skipif("VSE_TF_FLICKR8K" not in os.environ, reason="VSE_TF_FLICKR8K names no folder of photos")
+@pytest.mark.skipif("VSE_TF_FLICKR8K" not in os.environ, reason="VSE_TF_FLICKR8K names no folder of images")
 def test_real_photos_decode_as_pillow_does() -> None:
     paths = sorted(Path(os.environ["VSE_TF_FLICKR8K"], "images").iterdir())[::700]
     assert paths

@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
-from vse_tf.data.sources.files import shown
+from vse_tf.data.sources.files import short_repr
 
 
 class OutsideError(OSError):
@@ -99,21 +99,21 @@ class ImageRoot:
             root = os.path.abspath(self.root or "")  # noqa: PTH100
             path = Path(os.path.normpath(os.path.join(root, name)))  # noqa: PTH118
             if not path.is_relative_to(root):
-                raise OutsideError(errno.EPERM, f"its path is not below --root {shown(root)}", shown(name))
+                raise OutsideError(errno.EPERM, f"its path is not below --root {short_repr(root)}", short_repr(name))
             return path
         if self.root is None and not Path(name).is_absolute():
-            called = f" (it was called {shown(self.name)})" if self.name else ""
+            called = f" (it was called {short_repr(self.name)})" if self.name else ""
             reason = f"{self.index} does not name its image folder; name it with --root{called}"
-            raise OutsideError(errno.EPERM, reason, shown(name))
+            raise OutsideError(errno.EPERM, reason, short_repr(name))
         parent = Path(os.path.realpath(self.index)).parent
         path = Path(os.path.realpath(self.path(name)))
         if not path.is_relative_to(parent):
             folder = self.root or str(Path(name).parent)
             reason = f"it lies outside of {parent}; if you trust the index, name its folder: --root {typed(folder)}"
-            raise OutsideError(errno.EPERM, reason, shown(name))
+            raise OutsideError(errno.EPERM, reason, short_repr(name))
         return path
 
 
 def typed(path: str) -> str:
     """A path quoted for the shell; one with control characters escaped for display instead."""
-    return shlex.quote(path) if path.isprintable() else shown(path)
+    return shlex.quote(path) if path.isprintable() else short_repr(path)

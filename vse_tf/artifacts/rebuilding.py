@@ -15,11 +15,11 @@ import keras
 from keras.src.backend.common import global_state
 
 from vse_tf.artifacts.keras_configs import check_keras_config
-from vse_tf.data.pipeline import ImageView
 from vse_tf.errors import UserError
 from vse_tf.files import load_json
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.temperature import LearnedTemperature
+from vse_tf.preprocessing.view import ImageView
 from vse_tf.setting_types import LARGEST, Range
 
 # Limit for the values of a layer's output for one item: 1 GB.

@@ -1,9 +1,8 @@
-"""Images that break while training or measuring: replaced and counted, or the end of the run."""
+"""Images that cannot be read in training or evaluation: replaced and counted, or an error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,24 +12,24 @@ from vse_tf.data.records import FileImages, Images, Problem, unreadable
 from vse_tf.errors import UserError
 from vse_tf.files import read_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
-from vse_tf.preprocessing.images import decode
+from vse_tf.preprocessing.images import decode, decoding_problem
 
-# Other images tried in a broken one's place before the run gives up.
+# Number of other images that are tried in place of a broken one before the run stops.
 ALTERNATES = 4
 
 
 class BadImages:
-    """Watches which images were wanted and which were got, and applies `data.on_bad` to the difference.
+    """Compares the images that were wanted with those that could be read, and applies `data.on_bad`.
 
     Args:
-        on_bad: `fail` stops at the first broken image, `skip` counts it.
+        on_bad: `fail` stops at the first broken image, `skip` counts them.
         max_pixels: `data.max_pixels`.
-        note: called once for each newly found problem.
-        remedy: the option that leaves such images out, for the message.
+        note: called once with each new problem.
+        remedy: the option that skips such images, for the message.
 
     Attributes:
         problems: the problem of each broken image, by path.
-        error: the error that stopped the reading, since `tf.data` hides it behind one of its own.
+        error: the error that stopped the reading; `tf.data` raises one of its own in its place.
     """
 
     def __init__(
@@ -48,13 +47,13 @@ class BadImages:
         self.error: UserError | None = None
 
     def watch(self, images: Images, wanted: tf.Tensor, got: tf.Tensor, needed: bool) -> tf.Tensor:
-        """Compare wanted and got rows of a batch inside a `tf.data` graph; gives back the got rows.
+        """Compare wanted and got rows of a batch inside a `tf.data` graph; returns the got rows.
 
         Args:
             images: where the rows come from.
             wanted: int32 `(batch,)`.
             got: int32 `(batch,)`; −1 where neither the image nor a replacement could be read.
-            needed: a −1 is an error even under `skip`, because an epoch's length is fixed.
+            needed: −1 is an error even with `skip`: the length of an epoch is fixed.
         """
         if not isinstance(images, FileImages):
             return got
@@ -78,7 +77,7 @@ class BadImages:
         except OSError as error:
             return unreadable(error)
         except (tf.errors.OpError, ValueError) as error:
-            return f"undecodable: {_first_line(error)}"
+            return f"undecodable: {decoding_problem(error)}"
         return "could not be read a moment ago"
 
     def raised(self, error: Exception) -> Exception:
@@ -95,7 +94,7 @@ class BadImages:
             return
         problem = Problem(path, self.reason(path))
         if self.on_bad == "fail":
-            self._stop(f"{problem}; mend it, or leave such images out with {self.remedy}")
+            self._stop(f"{problem}; fix it, or skip such images with {self.remedy}")
         self.problems[path] = problem
         if self.note:
             self.note(problem)
@@ -103,9 +102,3 @@ class BadImages:
     def _stop(self, message: str) -> None:
         self.error = UserError(message)
         raise self.error
-
-
-def _first_line(error: Any) -> str:
-    text = getattr(error, "message", None) or str(error)
-    text = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return text.split("{{")[-1].split("}} ")[-1].split(" [Op:")[0]

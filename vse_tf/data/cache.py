@@ -1,4 +1,4 @@
-"""The cache folder: what one run finds out about the data and the next one need not find out again."""
+"""The cache folder, which holds what runs computed from the data for later runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vse_tf.config import DataSettings
 from vse_tf.files import read_json
 
 T = TypeVar("T")
-# What was found out about each of some millions of images.
+# Enough for the results of several million images.
 CACHED_BYTES = 2**30
 
 
 def cache_folder(settings: DataSettings) -> Path:
-    """The folder for what is kept between runs; it need not exist yet.
+    """The folder of cached results; it need not exist yet.
 
     Args:
         settings: `data.cache_dir` comes first, then `$VSE_TF_CACHE`, then `~/.cache/vse_tf` (in a temporary folder for
@@ -38,13 +38,13 @@ def cache_folder(settings: DataSettings) -> Path:
         return Path(named or Path(tempfile.gettempdir()) / "vse_tf")
 
 
-def keep(path: Path, value: Any) -> None:
-    """Keep a value as JSON for later runs; a folder that cannot be written costs a warning, not the run."""
+def write_cached(path: Path, value: object) -> None:
+    """Write a value as JSON for later runs; a folder that cannot be written gives a warning, not an error."""
     try:
         write_text(path, json.dumps(value, separators=(",", ":")))
     except OSError as error:
         reason = error.strerror or error
-        # Python's default filter shows one text from one line once.
+        # Shown once: Python's default filter drops repeated texts from one line.
         warnings.warn(
             f"the cache folder {path.parent} cannot be written ({reason}): the data will be checked again next time; "
             "name another with --data.cache_dir",
@@ -52,33 +52,30 @@ def keep(path: Path, value: Any) -> None:
         )
 
 
-def kept(path: Path) -> Any:
-    """What `keep` wrote there, or None where there is nothing or it cannot be read."""
+def read_cached(path: Path) -> Any:
+    """What `write_cached` wrote there, or None if there is no such file or it cannot be read."""
     try:
         return read_json(path, CACHED_BYTES)
     except (OSError, ValueError):
         return None
 
 
-def remember(folder: Path, file: Path, what: str, compute: Callable[[], T]) -> T:
-    """The result of looking through a file, computed again only when its size or modification time has changed.
+def cached_result(folder: Path, file: Path, name: str, compute: Callable[[], T]) -> T:
+    """A result that depends on a file, computed again only if the file's size or modification time has changed.
 
     Args:
         folder: cache folder.
-        file: the file that is looked through.
-        what: name of the result; another name is another result.
-        compute: gives the result, something JSON can hold.
-
-    Returns:
-        The result, kept or new.
+        file: the file that the result depends on.
+        name: name of the result.
+        compute: computes the result, a value that JSON can hold.
     """
     stat = file.stat()
     version = [stat.st_size, stat.st_mtime_ns]
-    name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:24]
-    path = folder / "verify" / f"{what}-{name}.json"
-    found = kept(path)
+    digest = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:24]
+    path = folder / "verify" / f"{name}-{digest}.json"
+    found = read_cached(path)
     if isinstance(found, dict) and found.get("version") == version and "result" in found:
         return found["result"]
     result = compute()
-    keep(path, {"version": version, "result": result})
+    write_cached(path, {"version": version, "result": result})
     return result

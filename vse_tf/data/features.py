@@ -14,7 +14,7 @@ from vse_tf.atomic import atomic_file, check_folder, write_array
 from vse_tf.errors import UserError
 from vse_tf.files import open_array
 
-# Items in a shard, and its bytes, at most.
+# Largest number of items and of bytes in a shard.
 SHARD, SHARD_BYTES = 1024, 1 << 28
 
 
@@ -23,7 +23,7 @@ class CachedFeatures:
 
     Args:
         views: the shards of each view in row order, `(rows, d)` or `(rows, n, d)`, the centre view first.
-        rows: rows of the shards that belong to the split (images that could not be read do not).
+        rows: rows of the shards that belong to the split: those of images that could be read.
     """
 
     kind: Literal["features"] = "features"
@@ -40,7 +40,7 @@ class CachedFeatures:
         return self._gather(np.zeros(len(rows), np.int64), rows)
 
     def load_views(self, rows: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """One view of each row, drawn by its seed, in the shape of `load`."""
+        """One view of each row, chosen by its seed, in the shape of `load`."""
         return self._gather(seeds % len(self.views), rows)
 
     def _gather(self, views: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -58,7 +58,7 @@ class CachedTokens:
     Args:
         shards: the states in caption order, `(tokens, d)` each.
         lengths: number of tokens of each caption.
-        size: captions in a shard.
+        size: number of captions in a shard.
     """
 
     kind: Literal["features"] = "features"
@@ -87,8 +87,7 @@ class CachedTokens:
 class FeatureShards:
     """A folder of shards that is filled once, shard by shard, and shared by all runs that need the same features.
 
-    Shards are written to temporary files and renamed, so existing ones are complete. A killed run leaves those that it
-    has finished.
+    Shards are written to temporary files and renamed, so existing ones are complete, also after a run was killed.
 
     Args:
         folder: the folder; its name is the key of backbone, preprocessing and images.
@@ -148,7 +147,7 @@ class FeatureShards:
         """Compute and write the missing shards.
 
         Args:
-            passes: the views, those together that are computed in one pass over the items.
+            passes: the views; each group is computed in one pass over the items.
             compute: yields the name and the features of each view of a pass, from a first to a last-plus-one item.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The order of an epoch: which pairs stand in which batch, a pure function of seed and epoch. NumPy only."""
+"""The order of an epoch: the pairs of each batch, a pure function of seed and epoch. NumPy only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROW, CAPTION, SEED_LOW, SEED_HIGH = range(4)
 class Order:
     """Batches of (image row, caption index, view seed), reshuffled every epoch.
 
-    Because the order depends on nothing but its arguments and the epoch's number, any position of a run can be
-    reached at once, on any worker. Records of one group are next to each other, hence (if the batch size is a multiple
-    of the group's) in one batch.
+    The order depends on its arguments and the number of the epoch only, so any worker can start at any position of a
+    run. Records of one group are next to each other, so they are in one batch if the batch size is a multiple of the
+    size of the group.
 
     Args:
         records: the split's records, in row order.
-        batch_size: pairs in a global batch; the remainder of an epoch is dropped.
+        batch_size: number of pairs in a global batch; the remainder of an epoch is dropped.
         epoch_over: `captions` (each pair once) or `images` (each image once, one caption drawn).
         seed: seed of all epochs.
 
@@ -65,16 +65,16 @@ class Order:
             number: the epoch, from 0.
         """
         rng = np.random.default_rng([self.seed, number])
-        rows, captions, turns = self._drawn(rng)
-        # A unit is what stays together: the same turn of the members of a group.
+        rows, captions, turns = self._draw_pairs(rng)
+        # A unit is shuffled as one: the members of a group at the same turn.
         unit = np.unique(self._groups[rows] * (turns.max() + 1) + turns, return_inverse=True)[1]
         place = np.argsort(rng.permutation(unit.max() + 1)[unit], kind="stable")
         seeds = rng.integers(0, 2**31 - 1, (2, len(rows)))
         samples = np.stack([rows[place], captions[place], *seeds], axis=1).astype(np.int32)
         return samples[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, self.batch_size, 4)
 
-    def _drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image row, caption index and turn (which of its image's appearances) of every pair, unshuffled."""
+    def _draw_pairs(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image row, caption index and turn (how often its image came before) of every pair, unshuffled."""
         if self.epoch_over == "images":
             rows = np.arange(len(self._counts))
             captions = self._starts + (rng.random(len(rows)) * self._counts).astype(np.int64)

@@ -5,88 +5,23 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.config import ImageSettings, TextSettings
+from vse_tf.config import TextSettings
 from vse_tf.data.bad_images import ALTERNATES, BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.order import CAPTION, ROW, SEED_LOW, Order
 from vse_tf.data.records import FileImages, Images, Split
-from vse_tf.preprocessing import images as views
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.view import ImageView
 
-# Images that one call reads, at most: a dataset for each image would take as long as decoding a small one.
+# Largest number of images that one call reads: a dataset per image would take as long as decoding a small one.
 CHUNK = 32
-# Where so many bytes hold all images in the making, a call reads a whole batch: chunks are copied once more.
-MAKING = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class ImageView:
-    """How an image becomes the encoder's input.
-
-    Args:
-        size: height and width in pixels; None for features, which are taken as they are.
-        resize: evaluation's shorter side before the centre crop.
-        random_crop: training takes random crops.
-        crop_scale: shares of the area of a random crop.
-        flip: training mirrors at random.
-        max_pixels: images whose header announces more are bad.
-    """
-
-    size: tuple[int, int] | None
-    resize: int | None = None
-    random_crop: bool = False
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    flip: bool = False
-    max_pixels: int = 100_000_000
-
-    @classmethod
-    def of(
-        cls, image: ImageSettings, size: tuple[int, int] | None, max_pixels: int, images: Images | None = None
-    ) -> ImageView:
-        """The view that the settings describe; arrays of the encoder's own (square) size are seen whole."""
-        resize = image.resize
-        if resize is None and images is not None and images.kind == "pixels" and len(images):
-            height, width = images.load(np.zeros([1], np.int64)).shape[1:3]
-            resize = height if (height, width) == size and height == width else None
-        return cls(size, resize, image.random_crop, image.crop_scale, image.flip, max_pixels)
-
-    @classmethod
-    def of_dict(cls, values: dict[str, Any]) -> ImageView:
-        """The view again from what `dataclasses.asdict` made of it, also after a passage through JSON."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
-
-    @property
-    def pixels(self) -> tuple[int, int]:
-        """The size, of a view of pixels."""
-        if self.size is None:
-            raise ValueError("a view of features has no size in pixels")
-        return self.size
-
-    def of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Encoded bytes to float32 `(h, w, 3)` in 0..255; a seed `(2,)` asks for the training view."""
-        if seed is not None and self.random_crop:
-            return views.decode_random_view(contents, self.max_pixels, self.pixels, self.crop_scale, self.flip, seed)
-        centre = views.decode_centre_view(contents, self.max_pixels, self.pixels, self.resize)
-        return self._flipped(centre, seed)
-
-    def of_pixels(self, pixels: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """A uint8 image `(h, w, 3)` to float32 `(h, w, 3)`; a seed asks for the training view."""
-        if seed is not None and self.random_crop:
-            return views.random_view(pixels, self.pixels, self.crop_scale, flip=self.flip, seed=seed)
-        return self._flipped(views.centre_view(pixels, self.pixels, self.resize), seed)
-
-    def _flipped(self, image: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        if seed is None or not self.flip:
-            return image
-        return tf.image.stateless_random_flip_left_right(image, seed)
+# A call reads a complete batch if all images in flight fit into this: chunks have to be copied once more.
+IN_FLIGHT_BYTES = 512 * 2**20
 
 
 def training_batches(
@@ -109,17 +44,16 @@ def training_batches(
         order: its order.
         view: how images are prepared.
         read_text: captions `(b,)` by number, in row order, to the text tower's input: see `text_reader`.
-        bad: what to do with images that break.
-        epoch: the epoch to begin with.
-        step: steps of that epoch to leave out; they are skipped before anything is read.
-        workers: parallel reads.
-        shard: this worker's number and how many there are; each takes its slice of every global batch.
-        replicas: replicas of this worker; consecutive batches go to consecutive replicas.
+        bad: what to do with images that cannot be read.
+        epoch: the first epoch.
+        step: number of steps of that epoch to skip; nothing is read for them.
+        workers: number of parallel reads (default: number of CPU cores).
+        shard: this worker's number and the number of workers; each takes its slice of every global batch.
+        replicas: number of replicas of this worker; consecutive batches go to consecutive replicas.
 
     Returns:
-        The dataset. A batch holds `order.batch_size / (workers * replicas)` pairs: image float32
-        `(b, h, w, 3)` in 0..255 (or features), text int32 `(b, bucket)` with −1 as padding (or features), row int32
-        `(b,)`.
+        The dataset. A batch holds `order.batch_size / (shard[1] * replicas)` pairs: image float32 `(b, h, w, 3)` in
+        0..255 (or features), text int32 `(b, bucket)` with −1 as padding (or features), row int32 `(b,)`.
     """
     worker, worker_count = shard
     local = order.batch_size // worker_count
@@ -128,47 +62,49 @@ def training_batches(
     def of_epoch(number: tf.Tensor) -> tf.data.Dataset:
         samples = tf.numpy_function(lambda n: order.epoch(int(n)), [number], tf.int32, stateful=False)
         samples.set_shape([order.steps_per_epoch, order.batch_size, 4])
-        # A broken image is replaced by one from the other half of the epoch: hardly ever in the same batch.
+        # A broken image is replaced by one from the other half of the epoch, which is hardly ever in the same batch.
         flat = tf.reshape(samples[..., :SEED_LOW], [-1, 2])
         half = flat.shape[0] // 2
-        spare = tf.stack([tf.roll(flat, half + i, axis=0) for i in range(ALTERNATES)], axis=1)
-        spare = tf.reshape(spare, [order.steps_per_epoch, order.batch_size, ALTERNATES, 2])
-        return tf.data.Dataset.from_tensor_slices((samples, spare))
+        alternates = tf.stack([tf.roll(flat, half + i, axis=0) for i in range(ALTERNATES)], axis=1)
+        alternates = tf.reshape(alternates, [order.steps_per_epoch, order.batch_size, ALTERNATES, 2])
+        return tf.data.Dataset.from_tensor_slices((samples, alternates))
 
     stream = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(of_epoch).skip(step)
-    mine = slice(worker * local, (worker + 1) * local)
-    stream = stream.map(lambda s, a: (s[mine], a[mine]))
+    part = slice(worker * local, (worker + 1) * local)
+    stream = stream.map(lambda samples, alternates: (samples[part], alternates[part]))
 
     def finish(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, caption: tf.Tensor) -> tuple:
         got = bad.watch(split.images, wanted, got, needed=True)
         got.set_shape([batch])
-        read = read_text(caption)
-        read.set_shape([batch, *read.shape[1:]])
-        return {"image": image, "text": read}, got
+        texts = read_text(caption)
+        texts.set_shape([batch, *texts.shape[1:]])
+        return {"image": image, "text": texts}, got
 
     if isinstance(split.images, FileImages):
-        photos = _photos(stream, split.images, view, bad, batch, workers)
-        return photos.rebatch(batch, drop_remainder=True).map(finish).prefetch(2)
+        images = _read_files(stream, split.images, view, bad, batch, workers)
+        return images.rebatch(batch, drop_remainder=True).map(finish).prefetch(2)
 
-    def load(sample: tf.Tensor, _: tf.Tensor) -> tuple:
-        rows = sample[:, ROW]
-        image = _loaded(split.images, view, rows, sample[:, SEED_LOW:])
-        return finish(image, rows, rows, sample[:, CAPTION])
+    def load(samples: tf.Tensor, _: tf.Tensor) -> tuple:
+        rows = samples[:, ROW]
+        image = _load_arrays(split.images, view, rows, samples[:, SEED_LOW:])
+        return finish(image, rows, rows, samples[:, CAPTION])
 
     return stream.rebatch(batch, drop_remainder=True).map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
-def text_reader(split: Split, tokenizer: Any, text_settings: TextSettings) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What a batch's captions become: cached features where the split has them, else padded token ids.
+def text_reader(
+    split: Split, tokenizer: text.Tokenizer, text_settings: TextSettings
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """How a batch's captions are read: cached features if the split has them, otherwise padded token ids.
 
     Args:
         split: the split; its captions are tokenised here, once.
-        tokenizer: their tokenizer.
-        text_settings: lengths to pad to.
+        tokenizer: the tokenizer of the text tower.
+        text_settings: lengths that captions are padded to.
 
     Returns:
-        A function of a `tf.data` graph from numbers `(b,)` in `split.captions` to features `(b, d)` or `(b, length, d)`
-        or to int32 `(b, bucket)` with −1 as padding.
+        A function for `tf.data` graphs, from indices `(b,)` in `split.captions` to features `(b, d)` or
+        `(b, length, d)`, or to int32 `(b, bucket)` with −1 as padding.
     """
     features = split.caption_features
     if features is not None:
@@ -199,31 +135,35 @@ def image_batches(
     Args:
         images: the images.
         view: how they are prepared.
-        batch_size: images in a batch.
-        bad: what to do with an image that cannot be read: it comes with row −1 (`data.on_bad=skip`) or stops the
+        batch_size: number of images in a batch.
+        bad: what to do with an image that cannot be read: its row is −1 (`data.on_bad=skip`), or an error stops the
             reading (`fail`).
-        workers: parallel reads.
-        crop: number of a random crop to take instead of the centre view; the same number gives the same crop.
+        workers: number of parallel reads (default: number of CPU cores).
+        crop: number of the random crop to take instead of the centre view; the same number gives the same crop.
     """
     rows = tf.data.Dataset.range(len(images)).map(lambda row: tf.cast(row, tf.int32)).batch(batch_size)
     if isinstance(images, FileImages):
         if crop is not None:
             view = dataclasses.replace(view, random_crop=True)
 
-        def sampled(row: tf.Tensor) -> tuple:
-            """Each row with its seed, and no other in its place."""
+        def sample(row: tf.Tensor) -> tuple:
+            """Each row with its seed, and no alternates."""
             zero = tf.zeros_like(row)
             return tf.stack([row, zero, zero + (crop or 0), row], 1), tf.zeros([tf.size(row), 0, SEED_LOW], tf.int32)
 
-        def watched(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, _: tf.Tensor) -> tuple:
+        def watch(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, _: tf.Tensor) -> tuple:
             return image, bad.watch(images, wanted, got, needed=False)
 
-        photos = _photos(rows.map(sampled), images, view, bad, batch_size, workers, augment=crop is not None)
-        return photos.rebatch(batch_size).map(watched).prefetch(2)
-    return rows.map(lambda r: (_loaded(images, view, r, None), r), num_parallel_calls=2, deterministic=True).prefetch(2)
+        read = _read_files(rows.map(sample), images, view, bad, batch_size, workers, augment=crop is not None)
+        return read.rebatch(batch_size).map(watch).prefetch(2)
+
+    def load(row: tf.Tensor) -> tuple:
+        return _load_arrays(images, view, row, None), row
+
+    return rows.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
-def _photos(
+def _read_files(
     samples: tf.data.Dataset,
     images: FileImages,
     view: ImageView,
@@ -232,11 +172,11 @@ def _photos(
     workers: int | None,
     augment: bool = True,
 ) -> tf.data.Dataset:
-    """Image files, some at a time, and a few batches of them at most in the making.
+    """Read image files in chunks, with a few batches of them in flight.
 
-    Of `(samples, spare ones)`, int `(any, 4)` and `(any, spares, 2)`, it makes `(images, rows wanted, rows they are,
-    captions)`. Of a sample that cannot be read the first of its spare ones that can be is taken; row −1 and a black
-    image say that none could.
+    From `(samples, alternates)`, int `(n, 4)` and `(n, ALTERNATES, 2)`, it makes `(images, rows wanted, rows got,
+    captions)`. A sample that cannot be read is replaced by the first of its alternates that can be. If none can be
+    read, the image is black and the row got is −1.
     """
     paths = tf.constant(images.paths)
 
@@ -246,30 +186,30 @@ def _photos(
         image.set_shape([*view.pixels, 3])
         return image, sample[ROW], candidate[ROW], candidate[CAPTION]
 
-    def replaced(sample: tf.Tensor, spare: tf.Tensor) -> tf.data.Dataset:
+    def read_or_replace(sample: tf.Tensor, alternates: tf.Tensor) -> tf.data.Dataset:
         candidates = sample[None, :SEED_LOW]
         if bad.on_bad == "skip":
-            candidates = tf.concat([candidates, spare], axis=0)
+            candidates = tf.concat([candidates, alternates], axis=0)
         black = (tf.zeros([*view.pixels, 3]), sample[ROW], tf.constant(-1), sample[CAPTION])
         readable = tf.data.Dataset.from_tensor_slices(candidates).map(partial(read, sample)).ignore_errors()
         return readable.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
 
-    def chunk(samples: tf.Tensor, spares: tf.Tensor) -> tf.data.Dataset:
-        """One element: all images of the chunk; one by one, with what stands in for it, only where one is bad."""
+    def read_chunk(samples: tf.Tensor, alternates: tf.Tensor) -> tf.data.Dataset:
+        """One element with all images of the chunk; they are read one by one only if one of them is broken."""
         count = tf.shape(samples, tf.int64)[0]
-        each = tf.data.Dataset.from_tensor_slices((samples, spares))
-        whole = each.map(lambda sample, _: read(sample, sample)).batch(count, drop_remainder=True).ignore_errors()
-        return whole.concatenate(each.flat_map(replaced).batch(count)).take(1)
+        each = tf.data.Dataset.from_tensor_slices((samples, alternates))
+        at_once = each.map(lambda sample, _: read(sample, sample)).batch(count, drop_remainder=True).ignore_errors()
+        return at_once.concatenate(each.flat_map(read_or_replace).batch(count)).take(1)
 
-    calls = workers or _cores()
-    # The interleave works on the chunks of its cycle and on twice as many that come next.
-    whole = 3 * calls * batch * np.prod(view.pixels) * 3 * 4 <= MAKING
-    chunks = samples.rebatch(batch if whole else max(1, min(CHUNK, batch // calls)))
-    return chunks.interleave(chunk, cycle_length=calls, num_parallel_calls=calls, deterministic=True)
+    calls = workers or os.cpu_count() or 1
+    # The interleave holds the chunks of its cycle and prefetches twice as many.
+    in_flight = 3 * calls * batch * np.prod(view.pixels) * 3 * 4
+    chunks = samples.rebatch(batch if in_flight <= IN_FLIGHT_BYTES else max(1, min(CHUNK, batch // calls)))
+    return chunks.interleave(read_chunk, cycle_length=calls, num_parallel_calls=calls, deterministic=True)
 
 
-def _loaded(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Tensor | None) -> tf.Tensor:
-    """A batch of pixel or feature rows, prepared."""
+def _load_arrays(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Tensor | None) -> tf.Tensor:
+    """A batch of images or features that are rows of arrays, prepared."""
     example = images.load(np.zeros([1], np.int64))
     shape = example.shape[1:]
     kind = example.dtype if isinstance(images, CachedFeatures) else np.uint8 if images.kind == "pixels" else np.float32
@@ -281,15 +221,11 @@ def _loaded(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Tensor |
     if images.kind == "features":
         return loaded
     training = seeds is not None and (view.random_crop or view.flip)
-    # Descriptions from before `ImageView.of` looked at the images have no `resize` where they are seen whole.
-    whole = view.resize is None or view.resize == max(view.pixels)
-    if shape[:2] == view.size and whole and not training:
+    # Older run folders have no `resize` where arrays of the encoder's size are not resized.
+    unchanged = shape[:2] == view.size and (view.resize is None or view.resize == max(view.pixels))
+    if unchanged and not training:
         return tf.cast(loaded, tf.float32)
     spec = tf.TensorSpec([*view.pixels, 3], tf.float32)
     if training:
         return tf.map_fn(lambda x: view.of_pixels(*x), (loaded, seeds), fn_output_signature=spec)
     return tf.map_fn(lambda x: view.of_pixels(x, None), loaded, fn_output_signature=spec)
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1

@@ -1,15 +1,14 @@
-"""The record that every source gives, and the report of what was wrong with a source."""
+"""Records, splits and collections, which every source returns, and reports of what is wrong with a source."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
+
+import numpy as np
 
 from vse_tf.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +16,14 @@ class Record:
     """One image, its captions and its split.
 
     Args:
-        image: path of the image file, or a name for it where the image is not a file.
+        image: path of the image file, or a name for it if the image is not a file.
         captions: its captions, one or more.
         split: name of its split.
         row: position among the records of its split, dense from 0; the identity of the image in a batch.
         where: file and line (or key) that it was read from, for messages.
-        group: records with the same number belong into one batch (a shapes scene and its mirror); None stands alone.
-        image_id: the image's COCO id, where the source gives COCO ids.
-        caption_ids: the COCO annotation id of each of `captions`; empty where the source gives none.
+        group: records with the same number belong to one batch (a shapes scene and its mirror); None: no group.
+        image_id: the image's COCO id, if the source has COCO ids.
+        caption_ids: the COCO annotation id of each of `captions`; empty if the source has none.
     """
 
     image: str
@@ -40,7 +39,7 @@ class Record:
 class Images(Protocol):
     """The images of one split, by row.
 
-    `kind` says what a row is: `files` (encoded image files, `paths[row]`), `pixels` (uint8 arrays `(h, w, 3)`) or
+    `kind` is what a row is: `files` (encoded image files, `paths[row]`), `pixels` (uint8 arrays `(h, w, 3)`) or
     `features` (float32 or float16 arrays `(d,)` or `(regions, d)`, the same shape for every row).
     """
 
@@ -50,7 +49,15 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, rows: np.ndarray) -> np.ndarray:
-        """The rows as one array `(len(rows), …)`; only for the kinds `pixels` and `features`."""
+        """These rows as one array `(len(rows), …)`; only for the kinds `pixels` and `features`."""
+
+
+def array_size(images: Images) -> tuple[int, int] | None:
+    """Height and width of images of the kind `pixels`; None for other kinds and if there is no image."""
+    if images.kind != "pixels" or not len(images):
+        return None
+    height, width = images.load(np.zeros([1], np.int64)).shape[1:3]
+    return int(height), int(width)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,8 @@ class Split:
         name: name of the split.
         records: its records, in row order.
         images: their images.
-        caption_features: of a frozen text backbone, `(d,)` or `(length, d)` for each of `captions`; None where captions
-            are read.
+        caption_features: features of a frozen text backbone, `(d,)` or `(length, d)` for each of `captions`; None if
+            the captions themselves are read.
     """
 
     name: str
@@ -104,12 +111,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a source gave: its splits by name, and what was left out of them.
+    """The data of a source.
 
     Args:
         source: kind of source.
-        splits: the splits by name.
-        skipped: the problems of what was left out (`data.on_bad=skip`).
+        splits: its splits by name.
+        skipped: problems of the captions and images that were skipped (`data.on_bad=skip`).
     """
 
     source: str
@@ -120,7 +127,7 @@ class Collection:
         """The split of that name.
 
         Raises:
-            UserError: there is none; the message names those there are.
+            UserError: there is none; the message lists the splits.
         """
         if name not in self.splits:
             there = ", ".join(f"{n} ({len(s)} images)" for n, s in self.splits.items()) or "none"
@@ -146,7 +153,7 @@ def unreadable(error: OSError) -> str:
 
 @dataclass
 class Report:
-    """Collects every problem of a source, so that one reading names them all.
+    """All problems of a source, for one message.
 
     Example:
         >>> report = Report()
@@ -157,36 +164,36 @@ class Report:
     """
 
     problems: list[Problem] = field(default_factory=list)
-    shown: int = 20
+    most_listed: int = 20
 
     def add(self, where: str, what: str) -> None:
         """Note a problem."""
         self.problems.append(Problem(where, what))
 
     def settle(self, on_bad: Literal["fail", "skip"], good: int) -> tuple[Problem, ...]:
-        """Stop on the problems, or hand them over as skipped.
+        """Raise an error for the problems, or return them as skipped.
 
         Args:
             on_bad: `data.on_bad`.
-            good: number of records that are left.
+            good: number of good records.
 
         Raises:
-            UserError: there are problems and `on_bad` is `fail`, or nothing is left.
+            UserError: there are problems and `on_bad` is `fail`, or there is no good record.
         """
         if self.problems and on_bad == "fail":
-            raise UserError(f"{self.summary()}; mend them, or leave them out with --data.on_bad skip")
+            raise UserError(f"{self.summary()}; fix them, or skip them with --data.on_bad skip")
         if not good:
             raise UserError(f"no usable record in the data; {self.summary()}")
         return tuple(self.problems)
 
     def summary(self) -> str:
-        """All problems in one line: the count, then each one up to `shown`, then counts by kind for the rest."""
+        """All problems in one line: their number, the first `most_listed`, the number of each kind among the rest."""
         count = len(self.problems)
         line = f"{count} problem{'' if count == 1 else 's'} in the data"
         if not count:
             return line
-        line += ": " + " | ".join(str(problem) for problem in self.problems[: self.shown])
-        rest = Counter(problem.what.split(":")[0] for problem in self.problems[self.shown :])
+        line += ": " + " | ".join(str(problem) for problem in self.problems[: self.most_listed])
+        rest = Counter(problem.what.split(":")[0] for problem in self.problems[self.most_listed :])
         if rest:
             line += " | and " + ", ".join(f"{n} more: {what}" for what, n in rest.most_common())
         return line

@@ -1,4 +1,4 @@
-"""What a generated scene is and how it looks: two objects, drawn with Pillow."""
+"""Generated scenes of two objects, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ COLOURS: dict[str, Colour] = {
     "black": (10, 10, 10),
     "white": (252, 252, 252),
 }
-# Radius as a share of the scene's side. Together with the jitter along the axis the big one stays in its half.
+# Radius as a share of the scene's side. With the jitter along the axis a big object stays in its half.
 SIZES = {"big": 0.205, "small": 0.11}
 BACKGROUND: Colour = (152, 152, 152)
 NOISE = 8  # grey levels, uniform in [-NOISE, NOISE]
 JITTER_ALONG = 0.035  # share of the side, along the axis of the arrangement
 JITTER_ACROSS = 0.08  # share of the side, across it
 
-_DRAWING_STREAM = 1  # tells this use of the seed from the others in vse_tf.data.shapes
+_DRAWING_STREAM = 1  # vse_tf.data.shapes uses the seed with other numbers
 
 
 def _star(points: int, inner: float) -> tuple[tuple[float, float], ...]:
@@ -70,7 +70,7 @@ class ShapeObject:
     shape: str
 
 
-# Every object there is, in a fixed order.
+# All objects in a fixed order.
 OBJECTS = tuple(ShapeObject(size, colour, shape) for size in SIZES for colour in COLOURS for shape in SHAPES)
 _NUMBERS = {item: number for number, item in enumerate(OBJECTS)}
 
@@ -96,18 +96,17 @@ class Scene:
 
     @property
     def swapped(self) -> bool:
-        """Whether this is the one of the scene and its mirror whose second object comes first in `OBJECTS`."""
+        """Whether the second object comes before the first in `OBJECTS`; true of either a scene or its mirror."""
         return _NUMBERS[self.first] > _NUMBERS[self.second]
 
     def random(self, seed: int, stream: int) -> np.random.Generator:
-        """Random numbers of this scene's own, the same for its mirror, whatever else is generated.
+        """Random numbers of this scene and its mirror, independent of what else is generated.
 
-        A scene and its mirror thereby differ in the order of their objects and in nothing else: same jitter, same
-        noise, same phrasing.
+        So a scene and its mirror differ in the order of their objects only: same jitter, same noise, same phrasing.
 
         Args:
             seed: seed of the set.
-            stream: what the numbers are for.
+            stream: number of the use: each use has its own random numbers.
         """
         low, high = sorted((_NUMBERS[self.first], _NUMBERS[self.second]))
         return np.random.default_rng([seed, stream, AXES.index(self.axis), low, high])
@@ -116,8 +115,7 @@ class Scene:
 def draw_scene(scene: Scene, size: int, seed: int) -> np.ndarray:
     """Draw a scene at double size, reduce it, add light noise.
 
-    The picture depends on the arguments alone. Coordinates and noise are whole numbers, so that it is the same on every
-    platform.
+    The image depends on the arguments only. Coordinates and noise are integers, so it is the same on every platform.
 
     Args:
         scene: what to draw.
@@ -125,7 +123,7 @@ def draw_scene(scene: Scene, size: int, seed: int) -> np.ndarray:
         seed: seed of the set; position jitter and noise come from it and from the scene.
 
     Returns:
-        RGB picture, uint8 `(size, size, 3)`.
+        RGB image, uint8 `(size, size, 3)`.
 
     Example:
         >>> left, right = ShapeObject("big", "red", "star"), ShapeObject("small", "blue", "cross")
@@ -149,7 +147,7 @@ def draw_scene(scene: Scene, size: int, seed: int) -> np.ndarray:
 
 
 def _draw_object(draw: ImageDraw.ImageDraw, item: ShapeObject, x: int, y: int, radius: float) -> None:
-    """Draw one object around (x, y), all in pixels; corners are rounded here, so that Pillow gets whole numbers."""
+    """Draw one object around (x, y), all in pixels; corners are rounded here, so that Pillow gets integers."""
     colour = COLOURS[item.colour]
     if item.shape == "circle":
         reach = round(_DISC * radius)
@@ -160,14 +158,14 @@ def _draw_object(draw: ImageDraw.ImageDraw, item: ShapeObject, x: int, y: int, r
 
 
 class DrawnImages:
-    """The pictures of generated scenes, by row (see `vse_tf.data.records.Images`). Safe to use from several threads.
+    """The images of generated scenes, by row (see `vse_tf.data.records.Images`). Safe to use from several threads.
 
     Args:
         scenes: the scene of each row.
         size: width and height in pixels.
         seed: seed of the set.
-        cache: draw all scenes at the first use and keep them (`len(scenes) * size * size * 3` bytes), or draw each one
-            whenever it is asked for. The bytes are the same.
+        cache: draw all scenes at the first use and cache them (`len(scenes) * size * size * 3` bytes), or draw each
+            scene whenever it is loaded. The pixels are the same.
 
     Example:
         >>> scene = Scene("vertical", ShapeObject("big", "red", "star"), ShapeObject("small", "blue", "cross"))
@@ -189,7 +187,7 @@ class DrawnImages:
         return len(self.scenes)
 
     def load(self, rows: np.ndarray) -> np.ndarray:
-        """Pictures of the given rows.
+        """Images of the given rows.
 
         Args:
             rows: row numbers, integers `(n,)`.
@@ -200,10 +198,10 @@ class DrawnImages:
         Raises:
             IndexError: there is no such row.
         """
-        wanted = np.asarray(rows, dtype=np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"rows run from 0 to {len(self) - 1}, asked for {wanted.min()} to {wanted.max()}")
-        return self._all()[wanted] if self.cache else self._draw(wanted)
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows run from 0 to {len(self) - 1}, asked for {rows.min()} to {rows.max()}")
+        return self._all()[rows] if self.cache else self._draw(rows)
 
     def _all(self) -> np.ndarray:
         with self._lock:
@@ -212,7 +210,7 @@ class DrawnImages:
             return self._drawn
 
     def _draw(self, rows: np.ndarray) -> np.ndarray:
-        pictures = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
-        for picture, row in zip(pictures, rows, strict=True):
-            picture[...] = draw_scene(self.scenes[row], self.size, self.seed)
-        return pictures
+        images = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            image[...] = draw_scene(self.scenes[row], self.size, self.seed)
+        return images

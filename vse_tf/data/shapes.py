@@ -1,12 +1,12 @@
 """The built-in set: generated scenes of two objects with templated captions.
 
 There are 96 objects (6 shapes, 8 colours, 2 sizes), so 4,560 unordered pairs of different objects, and every pair has
-four arrangements: both orders, left to right and top to bottom. A fifth of the pairs is kept from training; the
-galleries `val`, `test` and `hard` are made of those, no two of them sharing a pair. A caption names size, colour and
-shape of both objects and where they stand, so it is true of one arrangement only, and no caption is shared by two
-scenes: retrieval is well defined.
+four arrangements: both orders, left to right and top to bottom. A fifth of the pairs is never trained on; the
+galleries `val`, `test` and `hard` are made of those, and no two galleries share a pair. A caption names size, colour
+and shape of both objects and their places, so it is true of one arrangement only, and no two scenes share a caption:
+retrieval is well defined.
 
-`hard` holds all four arrangements of each of its pairs, so every scene stands next to one with the same words in
+`hard` holds all four arrangements of each of its pairs, so every scene is next to one with the same words in
 another order. In `train` a scene's mirror follows it, in the same `Record.group`: without the mirror in its batch a
 model learns to ignore word order.
 """
@@ -22,11 +22,11 @@ from vse_tf.config import ShapesSettings
 from vse_tf.data.records import Collection, Record, Split
 from vse_tf.data.shape_drawing import AXES, OBJECTS, Axis, DrawnImages, Scene, ShapeObject
 from vse_tf.errors import UserError
+from vse_tf.setting_types import check_values
 
 UNSEEN_SHARE = 0.2  # share of the object pairs that training never sees
-SMALLEST_SIZE = 16  # pixels; below it the shapes cannot be told apart
 
-# Two forms a template. {first} is the left or upper object; the second form says the same the other way round.
+# Two forms per template. {first} is the left or upper object; the second form names the objects in the other order.
 _TEMPLATES: dict[Axis, tuple[tuple[str, str], ...]] = {
     "horizontal": (
         ("{first} left of {second}", "{second} right of {first}"),
@@ -48,7 +48,7 @@ _TEMPLATES: dict[Axis, tuple[tuple[str, str], ...]] = {
     ),
 }
 _FORMS = {axis: tuple(form for template in pairs for form in template) for axis, pairs in _TEMPLATES.items()}
-# No word stands for two things, else a caption would be true of two scenes.
+# No word has two meanings, otherwise a caption would be true of two scenes.
 _SYNONYMS = {
     "big": ("big", "large"),
     "small": ("small", "little"),
@@ -59,7 +59,7 @@ _SYNONYMS = {
     "cross": ("cross", "plus"),
     "diamond": ("diamond", "rhombus"),
 }
-# What an object can be called, the same number of phrases for each.
+# Names of each object, the same number for all.
 _PHRASES: dict[ShapeObject, tuple[str, ...]] = {
     item: tuple(
         f"a {size} {item.colour} {shape}" for size, shape in product(_SYNONYMS[item.size], _SYNONYMS[item.shape])
@@ -88,7 +88,7 @@ def read_shapes(settings: ShapesSettings) -> Collection:
     - `hard`: all four arrangements of `gallery_scenes / 4` unseen pairs, one pair after the other.
 
     Args:
-        settings: number and size of scenes, captions a scene, seed (`data.shapes`).
+        settings: number and size of scenes, captions per scene, seed (`data.shapes`).
 
     Returns:
         The splits `train`, `val`, `test` and `hard`, with images of kind `pixels`, uint8 `(size, size, 3)`.
@@ -109,7 +109,7 @@ def read_shapes(settings: ShapesSettings) -> Collection:
 def describe(scene: Scene, count: int, seed: int) -> tuple[str, ...]:
     """Different captions of a scene, each true of no other scene.
 
-    The first 14 are the forms of the 7 templates of the scene's axis, in a random order; then they come round again
+    The first 14 are the forms of the 7 templates of the scene's axis, in a random order; then they are repeated
     with other synonyms. The mirror's captions are the same with the two objects' phrases swapped.
 
     Args:
@@ -132,7 +132,7 @@ def describe(scene: Scene, count: int, seed: int) -> tuple[str, ...]:
     captions = []
     for number in range(count):
         turn, place = divmod(number, len(forms))
-        # A form meets another phrase pair in each turn, so no caption comes twice.
+        # A form gets another phrase pair in each turn, so all captions differ.
         phrases = _PHRASE_PAIRS[phrase_order[(turn + place) % len(_PHRASE_PAIRS)]]
         first, second = phrases[::-1] if scene.swapped else phrases
         captions.append(
@@ -146,20 +146,17 @@ def describe(scene: Scene, count: int, seed: int) -> tuple[str, ...]:
 
 def _check(settings: ShapesSettings) -> None:
     """Raise a UserError for the first setting that is out of range."""
+    check_values(settings, "data.shapes.")
 
     def fail(key: str, wanted: str) -> None:
         raise UserError(f"data.shapes.{key}: {getattr(settings, key)} does not work; give {wanted}")
 
-    if settings.train_scenes % 2 or not 2 <= settings.train_scenes <= MOST_TRAIN_SCENES:
+    if settings.train_scenes % 2 or settings.train_scenes > MOST_TRAIN_SCENES:
         fail("train_scenes", f"an even number from 2 to {MOST_TRAIN_SCENES} (each scene comes with its mirror)")
-    if settings.gallery_scenes % 4 or not 4 <= settings.gallery_scenes <= MOST_GALLERY_SCENES:
+    if settings.gallery_scenes % 4 or settings.gallery_scenes > MOST_GALLERY_SCENES:
         fail("gallery_scenes", f"a multiple of 4 from 4 to {MOST_GALLERY_SCENES} (an object pair has 4 arrangements)")
-    if settings.size < SMALLEST_SIZE:
-        fail("size", f"{SMALLEST_SIZE} pixels or more")
-    if not 1 <= settings.captions <= MOST_CAPTIONS:
+    if settings.captions > MOST_CAPTIONS:
         fail("captions", f"a number from 1 to {MOST_CAPTIONS} (the templates give no more different ones)")
-    if settings.seed < 0:
-        fail("seed", "0 or a positive number")
 
 
 def _choose_scenes(settings: ShapesSettings) -> dict[str, list[Scene]]:

@@ -1,4 +1,4 @@
-"""Checks image files before they are needed, once: the result is kept until a file changes."""
+"""Checks image files before training; results are cached until a file changes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from typing import Literal
 from tqdm import tqdm
 
 from vse_tf.config import Verify
-from vse_tf.data.cache import keep, kept
+from vse_tf.data.cache import read_cached, write_cached
 from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_headers import read_header
 from vse_tf.preprocessing.image_limits import BYTES, MAX_BYTES, NOT_AN_IMAGE, RefusedImageError, above_limit
 
-# Enough for the header of nearly every photo; where it is not, the whole file is read.
+# Enough for the header of nearly every image; if it is not, the complete file is read.
 HEADER_BYTES = 65536
-# Part of a kept file: raise it when the rules for what is a good image change.
+# Stored with the results: raise it when the rules for usable images change.
 RULES = 2
-# Files handed to the threads at a time, so that a large set does not become a million futures at once.
+# Number of files given to the threads at a time, so that a large set does not become a million futures at once.
 BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What is known about one image file.
+    """The result of checking one image file.
 
     Args:
-        size: size in bytes of the file that was checked.
+        size: size of the file in bytes.
         mtime_ns: its modification time in nanoseconds.
         how: the check that was made.
-        width: in pixels, from its header; 0 where that could not be read.
+        width: in pixels, from its header; 0 if it could not be read.
         height: in pixels.
         scans: number of times that decoding goes over all pixels.
-        reason: why it is no good, or nothing.
-        lasting: the same file will give the same result again.
+        reason: why the image cannot be used; empty if it can.
+        lasting: checking the same file again gives the same result.
     """
 
     size: int
@@ -52,12 +52,12 @@ class Check:
     reason: str
     lasting: bool = True
 
-    def settles(self, how: Verify, max_pixels: int) -> bool:
-        """Whether nothing more need be looked at for the wanted check."""
+    def suffices(self, how: Verify, max_pixels: int) -> bool:
+        """Whether this result answers the check `how` too."""
         return how == "headers" or self.how == "decode" or bool(self.verdict(max_pixels))
 
     def verdict(self, max_pixels: int) -> str:
-        """Why the image cannot be used under this limit, or nothing."""
+        """Why the image cannot be used under this limit; empty if it can."""
         if not self.reason and self.width * self.height > max_pixels:
             return f"{self.width * self.height} pixels, more than data.max_pixels={max_pixels}"
         return self.reason or above_limit(self.width, self.height, self.scans, max_pixels)
@@ -76,12 +76,12 @@ def verify(
     Args:
         paths: image files.
         how: `headers` reads the first 64 KiB of each (kind, width and height; of a progressive JPEG all, for its
-            scans), `decode` decodes each once as training does, `none` looks at nothing.
-        max_pixels: images whose header announces more pixels are no good.
-        cache_dir: results are kept in `verify/` there, by path, size and modification time; a `decode` result serves
+            scans), `decode` decodes each file once as training does, `none` checks nothing.
+        max_pixels: images with more pixels, according to their header, cannot be used.
+        cache_dir: results are cached in its `verify/`, by path, size and modification time; a `decode` result serves
             for `headers` too.
-        workers: parallel checks (default: number of CPU cores).
-        progress: show a progress bar when it takes longer than a second.
+        workers: number of parallel checks (default: number of CPU cores).
+        progress: show a progress bar if it takes longer than a second.
 
     Returns:
         The reason, one line, for each file that cannot be used.
@@ -92,13 +92,13 @@ def verify(
     """
     if how == "none" or not paths:
         return {}
-    file = _kept_file(paths, cache_dir)
+    file = _cache_file(paths, cache_dir)
     known = _load(file)
     checks: dict[str, Check] = {}
     todo: list[str] = []
     for path in dict.fromkeys(paths):
         found = known.get(os.path.abspath(path))  # noqa: PTH100 - links need not be resolved
-        if found and found.settles(how, max_pixels) and _unchanged(path, found):
+        if found and found.suffices(how, max_pixels) and _unchanged(path, found):
             checks[path] = found
         else:
             todo.append(path)
@@ -108,7 +108,7 @@ def verify(
             for path, result in _run(check, todo, workers, progress):
                 checks[path] = result
         finally:
-            # Also when interrupted: what has been looked at need not be looked at again.
+            # Also when interrupted: finished checks are not repeated.
             new = {os.path.abspath(path): checks[path] for path in todo if path in checks}  # noqa: PTH100
             _save(file, known | {path: result for path, result in new.items() if result.lasting})
     verdicts = {path: checks[path].verdict(max_pixels) for path in dict.fromkeys(paths)}
@@ -128,9 +128,9 @@ def check_header(path: str) -> Check:
 def _decode_check(max_pixels: int) -> Callable[[str], Check]:
     import tensorflow as tf  # noqa: PLC0415
 
-    from vse_tf.preprocessing.images import decode  # noqa: PLC0415
+    from vse_tf.preprocessing.images import decode, decoding_problem  # noqa: PLC0415
 
-    # One traced graph, kept for the next call: eager decoding spends longer in Python than in the decoder.
+    # One traced graph for all calls: eager decoding spends longer in Python than in the decoder.
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def size(contents: tf.Tensor) -> tf.Tensor:
         return tf.shape(decode(contents, max_pixels))
@@ -146,7 +146,7 @@ def _decode_check(max_pixels: int) -> Callable[[str], Check]:
             with tf.device("CPU:0"):
                 size(tf.constant(contents))
         except (tf.errors.OpError, ValueError) as error:
-            reason = _first_line(error)
+            reason = decoding_problem(error)
             lasting = isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
         return dataclasses.replace(header, how="decode", reason=reason, lasting=lasting)
 
@@ -166,7 +166,7 @@ def _check_contents(path: str, limit: int | None) -> tuple[Check, bytes]:
             try:
                 header = read_header(contents)
             except RefusedImageError as error:
-                # A camera's notes can push the frame header of a JPEG past the first part.
+                # Metadata of a camera can push the frame header of a JPEG behind the first part.
                 if len(contents) >= size or error.code == NOT_AN_IMAGE:
                     raise
                 header = None
@@ -197,14 +197,14 @@ def _run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _kept_file(paths: Sequence[str], cache_dir: Path) -> Path:
+def _cache_file(paths: Sequence[str], cache_dir: Path) -> Path:
     folders = {os.path.dirname(os.path.abspath(path)) for path in paths}  # noqa: PTH100, PTH120
-    place = os.path.commonpath(folders)
-    return cache_dir / "verify" / f"images-{hashlib.sha256(os.fsencode(place)).hexdigest()[:24]}.json"
+    shared = os.path.commonpath(folders)
+    return cache_dir / "verify" / f"images-{hashlib.sha256(os.fsencode(shared)).hexdigest()[:24]}.json"
 
 
 def _load(file: Path) -> dict[str, Check]:
-    found = kept(file)
+    found = read_cached(file)
     if not isinstance(found, dict) or found.get("rules") != RULES:
         return {}
     try:
@@ -215,7 +215,7 @@ def _load(file: Path) -> dict[str, Check]:
 
 def _save(file: Path, checks: dict[str, Check]) -> None:
     images = {path: [c.size, c.mtime_ns, c.how, c.width, c.height, c.scans, c.reason] for path, c in checks.items()}
-    keep(file, {"rules": RULES, "images": images})
+    write_cached(file, {"rules": RULES, "images": images})
 
 
 def _unchanged(path: str, check: Check) -> bool:
@@ -224,10 +224,3 @@ def _unchanged(path: str, check: Check) -> bool:
     except OSError:
         return False
     return (stat.st_size, stat.st_mtime_ns) == (check.size, check.mtime_ns)
-
-
-def _first_line(error: Exception) -> str:
-    # TensorFlow wraps the message: "{{function_node …}} message [Op:DecodeImage]" and then a trace.
-    text = (getattr(error, "message", None) or str(error)).strip()
-    text = text.split("}} ")[-1] if text.startswith("{{") else text
-    return text.split("\n")[0].split(" [Op:")[0] or type(error).__name__

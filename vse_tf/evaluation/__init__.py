@@ -1,4 +1,4 @@
-"""Recalls: ranks and neighbours in NumPy, metrics made of them, and the table that reports them.
+"""Evaluation: ranks and nearest neighbours in NumPy, metrics computed from them, and the tables that report them.
 
-Knows embeddings only, no models and no files.
+It works on embeddings and knows no models and no files.
 """

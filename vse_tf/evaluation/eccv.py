@@ -1,4 +1,4 @@
-"""ECCV Caption and CxC: COCO's test images measured against all right pairs that people found, by `eccv_caption`."""
+"""ECCV Caption and CxC: recalls on COCO's test images with more right pairs than its own, by `eccv_caption`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ ECCV_METRICS = tuple(
 
 
 class EccvBenchmark:
-    """The benchmarks ECCV Caption and CxC, with the pairs that the package `eccv_caption` brings.
+    """The benchmarks ECCV Caption and CxC, with the pairs of the package `eccv_caption`.
 
-    Their gallery is Karpathy's COCO test split cut to five captions an image: 5,000 images, 25,000 captions. What else
-    a split holds stays out of the ranking.
+    Their gallery is Karpathy's COCO test split with five captions per image: 5,000 images, 25,000 captions. Other items
+    of a split are not ranked.
 
     Raises:
-        UserError: the package is not there.
+        UserError: the package is not installed.
 
     Example:
         >>> benchmark = EccvBenchmark()
@@ -48,7 +48,7 @@ class EccvBenchmark:
         pairs = self._metrics.coco_gts
         self.images = frozenset(map(int, pairs["i2t"]))
         self.captions = frozenset(map(int, pairs["t2i"]))
-        # R-precision and mAP@R look at as many answers as a query has right ones.
+        # R-precision and mAP@R need as many items as a query has right ones.
         most = max(len(right) for pairs in self._metrics.eccv_gts.values() for right in pairs.values())
         self.depth = max(most, *RECALLS_AT)
 
@@ -63,7 +63,7 @@ class EccvBenchmark:
     def measure(self, split: Split, encoded: EncodedSplit) -> dict[str, float]:
         """mAP@R, R-precision and R@1 of ECCV Caption and the recalls of CxC, all in percent.
 
-        Similarities that are equal keep the split's order.
+        Equal similarities keep the split's order.
 
         Args:
             split: the split that was encoded.
@@ -73,7 +73,7 @@ class EccvBenchmark:
             A value for each of `ECCV_METRICS`.
 
         Raises:
-            UserError: as `check`, of what could be encoded.
+            UserError: as `check`, for the images that could be read.
             NonFiniteError: an embedding is not finite.
         """
         images, captions, image_ids, caption_ids = self._select(
@@ -83,7 +83,7 @@ class EccvBenchmark:
         scores = self._metrics.compute_all_metrics(
             _retrieved(image, text, image_ids, caption_ids, self.depth),
             _retrieved(text, image, caption_ids, image_ids, self.depth),
-            # The package gives the R-precision only together with mAP@R.
+            # The package returns R-precision only together with mAP@R.
             target_metrics=("eccv_r1", "eccv_map_at_r", "eccv_rprecision", "cxc_recalls"),
             Ks=RECALLS_AT,
             verbose=False,
@@ -113,7 +113,7 @@ class EccvBenchmark:
             if missing := wanted.difference(ids):
                 raise UserError(
                     f"--metrics eccv: {len(missing)} of the {len(wanted)} {kind} of COCO's test split are not in the "
-                    f"split {name!r}, the first is id {min(missing)}; name the whole one with --split"
+                    f"split {name!r}, the first is id {min(missing)}; name the complete split with --split"
                 )
             if repeated := [number for number, count in Counter(ids).items() if count > 1]:
                 raise UserError(
@@ -139,10 +139,8 @@ def _retrieved(
 def _package() -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it would rather have a faster JSON reader
+            warnings.simplefilter("ignore")  # it recommends a faster JSON reader
             import eccv_caption  # noqa: PLC0415
     except ImportError:
-        raise UserError(
-            "--metrics eccv needs eccv_caption: pip install 'vse_tf[eccv]', or leave --metrics away"
-        ) from None
+        raise UserError("--metrics eccv needs eccv_caption: pip install 'vse_tf[eccv]', or omit --metrics") from None
     return eccv_caption

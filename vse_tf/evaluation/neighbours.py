@@ -78,14 +78,14 @@ class Nearest:
         self._score = np.full((len(self.query), k), -np.inf, np.float32)
 
     def add(self, gallery: ArrayLike, unit: bool = False) -> None:
-        """Compare with the next part of the gallery; its rows are numbered on from the last part's.
+        """Search the next part of the gallery; its rows are numbered after those of the parts before.
 
         Args:
             gallery: embeddings `(n, d)`, float32; a memory map is fine.
-            unit: they are known to be of unit length, so their lengths need not be computed.
+            unit: they have unit length, so their lengths need not be computed.
 
         Raises:
-            NonFiniteError: an embedding is not finite; not noticed where `unit`.
+            NonFiniteError: an embedding is not finite; not noticed if `unit`.
             ValueError: shapes do not fit.
         """
         gallery = as_embeddings(gallery, "gallery")
@@ -95,13 +95,12 @@ class Nearest:
         first, self.count = self.count, self.count + len(gallery)
         if not self.k:
             return
-        # No sample of right pairs exists here to show a better error than the proven one; it costs a few more
-        # candidates per query.
+        # Without a sample of right pairs only the proven error is known; it costs a few more candidates per query.
         slack = proven_error(gallery.shape[1]) * self._norm * gallery_norm.max(initial=0.0)
         for q, g, block in blocks(self.query, gallery, self.block_bytes):
             floor = below(self._score[q, -1].astype(np.float64) - slack[q])
-            # Finding a block's k-th best costs as much as its product: a quarter of it gives a floor as well, and only
-            # where that one leaves many, all of the block is searched.
+            # Finding the k-th best score of a block costs as much as its product, so a quarter of the block is searched
+            # first, and the complete block only if that leaves many candidates.
             for share in (4, 1):
                 above = np.count_nonzero(block >= floor[:, None], axis=1)
                 many = np.flatnonzero(above > max(128, 8 * self.k))

@@ -114,12 +114,12 @@ def ranks(image: ArrayLike, text: ArrayLike, image_id: ArrayLike, block_bytes: i
 
 
 def _counts(scores: Floats, exact: _Exact, i2t: _Side, t2i: _Side) -> Ranks:
-    """How many scores of a block reach the right one of its images (rows) and of its captions (columns)."""
+    """Number of scores of a block that reach the right one of its images (rows) and of its captions (columns)."""
     height, width = scores.shape
     of_images, of_texts = np.zeros(height, np.int64), np.zeros(width, np.int64)
     near_images, near_texts = [_NONE], [_NONE]
 
-    def settle() -> None:
+    def correct_close() -> None:
         near = np.concatenate(near_images)
         i2t.correct(of_images, near, near // width, exact)
         near = np.concatenate(near_texts)
@@ -133,20 +133,20 @@ def _counts(scores: Floats, exact: _Exact, i2t: _Side, t2i: _Side) -> Ranks:
         reached, near = t2i.reached(scores[part], axis=0)
         of_texts += reached
         near_texts.append(first + near)
-        if sum(map(len, near_images + near_texts)) > _STRIP:  # usually there are few, and one call settles them
-            settle()
-    settle()
+        if sum(map(len, near_images + near_texts)) > _STRIP:  # usually there are few, and one call is enough
+            correct_close()
+    correct_close()
     return Ranks(of_images, of_texts)
 
 
 class _Side(NamedTuple):
-    """What the queries of one direction compare scores with.
+    """Thresholds of the queries of one direction.
 
     Args:
         right: float64 score of each query's right item (no query: infinite, which no score reaches).
-        low: float32 products from here on may be of a score that reaches the right one.
-        high: float32 products above are.
-        slack64: largest difference of the float64 scores of equal pairs, which may be rounded apart.
+        low: a score may reach the right one if its float32 product is at least this.
+        high: a score reaches the right one if its float32 product is above this.
+        slack64: largest difference of the float64 scores of equal pairs, from rounding.
     """
 
     right: Doubles
@@ -164,9 +164,9 @@ class _Side(NamedTuple):
         return _Side(self.right[queries], self.low[queries], self.high[queries], self.slack64[queries])
 
     def reached(self, strip: Floats, axis: int) -> tuple[Ints, Ints]:
-        """How many scores of a strip may reach each query's right one, and flat positions of those too close to call.
+        """Number of scores of a strip that may reach each query's right one, and flat positions of the uncertain ones.
 
-        Queries are its rows (axis 1) or columns (0).
+        Queries are rows (axis 1) or columns (0).
         """
         line = np.s_[:, None] if axis else np.s_[None, :]
         reached = strip >= self.low[line]
@@ -197,7 +197,7 @@ class _Exact:
     def __call__(self, flat: Ints) -> Doubles:
         """The scores at these flat positions of the block."""
         height, width = len(self.image), len(self.text)
-        # A single pair costs about as much as forty in a float64 product: where many are needed, compute the product.
+        # A single pair costs about as much as forty in a float64 product: if many are needed, compute the product.
         if self.full is None and flat.size * 40 > height * width:
             self.full = np.empty((height, width))
             image = self.image.astype(np.float64)
@@ -227,8 +227,8 @@ def _product_error(
     """Bound on the relative error of the product, as tight as this BLAS and these embeddings allow.
 
     Rounding errors that do not conspire grow with the root of the dimensions (Higham and Mary 2019, SIAM J. Sci.
-    Comput. 41(5), equation 3.1 with lambda = 4). They do conspire where the values are alike, as in a collapsed model;
-    the error seen on a sample of right pairs shows that, and the proven bound is used instead.
+    Comput. 41(5), equation 3.1 with lambda = 4). They do conspire if the values are alike, as in a collapsed model;
+    then the error on a sample of right pairs shows it, and the proven bound is used.
     """
     dim = image.shape[1]
     proven, likely = proven_error(dim), (4 * math.sqrt(dim) + 2) * UNIT

@@ -20,7 +20,7 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
     Args:
         rows: metrics (see `vse_tf.evaluation.metrics.METRICS`) by the name of their gallery or split. A metric that is
-            missing shows as `-`.
+            missing is shown as `-`.
 
     Returns:
         ASCII lines for a fixed-width terminal, without a line break at the end.
@@ -51,7 +51,7 @@ def benchmarks_table(metrics: Mapping[str, float]) -> str:
     """Align the metrics of COCO's larger benchmarks as text, one line per benchmark.
 
     Args:
-        metrics: see `vse_tf.evaluation.eccv.ECCV_METRICS`; others are ignored. One that is missing shows as `-`.
+        metrics: see `vse_tf.evaluation.eccv.ECCV_METRICS`; others are ignored. One that is missing is shown as `-`.
 
     Returns:
         ASCII lines for a fixed-width terminal, without a line break at the end.

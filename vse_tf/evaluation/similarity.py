@@ -2,9 +2,9 @@
 
 The score of a pair is the dot product of its two float32 embeddings, correctly rounded to float32. A BLAS product is
 not that number: OpenBLAS' Haswell and Zen kernels give identical pairs different float32 values within one matrix
-product, depending on where they stand in it, so comparing raw products breaks true ties and lets a collapsed model
-score. The product is therefore only a filter. Pairs that lie further from the threshold than its rounding error are
-decided by it; the few others are computed in float64. Results do not depend on the block size or the BLAS.
+product, depending on their position in it, so comparing raw products breaks true ties and gives a collapsed model
+recalls above zero. The product is therefore only a filter. It decides pairs that are further from the threshold than
+its rounding error; the few others are computed in float64. Results do not depend on the block size or the BLAS.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BLOCK_BYTES = 8 * 2**20
 UNIT = 2.0**-24
 """Relative error of one float32 rounding."""
 
-_MOST_THREADS = 16  # more would wait for one another in Python, and each needs a block
-_ALONE = threading.Lock()
+_MOST_THREADS = 16  # more threads would wait for one another in Python, and each needs a block
+_ONE_LIMIT = threading.Lock()
 _PAIRS = 32  # pairs multiplied in float64 at a time: they stay in the processor's cache
 
 
@@ -101,7 +101,7 @@ def check_overflow(side: str, first: Doubles, second: Doubles) -> None:
 
 
 def pair_dots(first: Floats, second: Floats, rows: Ints, columns: Ints) -> Doubles:
-    """float64 dot products of chosen pairs; each depends on its two vectors only, not on where they stand."""
+    """float64 dot products of chosen pairs; each depends on its two vectors only, not on their positions."""
     dots = np.empty(len(rows))
     for part in slices(len(rows), _PAIRS):
         product = first[rows[part]].astype(np.float64)
@@ -143,12 +143,12 @@ def product_into(memory: Floats, first: Floats, second: Floats) -> Floats:
 def own_threads() -> Iterator[int]:
     """Limit the BLAS to one thread per product; yields the number of threads that it would have used.
 
-    That many products can then run in parallel, and each thread uses its scores while they are in the cache.
-    The threads of a BLAS would all wait for the slowest one, and keep spinning after a product.
+    This number of products can then run in parallel, and each thread uses its scores while they are in the cache. The
+    threads of a BLAS would all wait for the slowest one, and keep spinning after a product.
     """
     blas = ThreadpoolController().select(user_api="blas")
     # The limit is process-wide: a second caller would find, and restore, the limit of the first.
-    with _ALONE:
+    with _ONE_LIMIT:
         threads = max((library["num_threads"] for library in blas.info()), default=2)
         with blas.limit(limits=1):
             yield min(_MOST_THREADS, threads)
@@ -169,7 +169,7 @@ def block_memory(block_bytes: int) -> Floats:
 
 
 def blocks(first: Floats, second: Floats, block_bytes: int) -> Iterator[tuple[slice, slice, Floats]]:
-    """Row range, column range and float32 product of every block; each stays until the next is made."""
+    """Row range, column range and float32 product of every block; each is valid until the next one is made."""
     memory = block_memory(block_bytes)
     for rows, columns in block_slices(len(first), len(second), block_bytes):
         yield rows, columns, product_into(memory, first[rows], second[columns])

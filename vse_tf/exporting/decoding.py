@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from vse_tf.data.pipeline import ImageView
 from vse_tf.preprocessing.graph_bytes import without_autograph
 from vse_tf.preprocessing.images import refusal
+from vse_tf.preprocessing.view import ImageView
 
 DAMAGED = "broken or truncated image data"
 # Number of images that an error names; further ones are counted.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import relative
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem
-from vse_tf.data.sources.files import problem_of_text, read_text
+from vse_tf.data.sources.files import csv_rows, json_rows, problem_of_text, read_text
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular
@@ -31,12 +29,12 @@ Note = Callable[[Problem], None]
 
 @dataclass(frozen=True)
 class Gallery:
-    """Vectors and what they stand for.
+    """The vectors of a gallery, and the items that they belong to.
 
     Args:
         vectors: float32 `(rows, dim)`, unit rows.
-        ids: an item's name, for each row.
-        captions: text to display for an item: its caption, or else its path.
+        ids: the name of each row's item.
+        captions: text to display for each item: its caption, or else its path.
         facts: kind, number and source of the items, as JSON.
     """
 
@@ -61,16 +59,16 @@ def read_gallery(
             - a folder of images, subfolders included;
             - a text file with one path or one caption per line: it lists images if the first line ends like the
               name of an image file;
-            - a CSV file with a header, or JSONL: `image` (path) or `caption` or both, and perhaps `id`.
+            - a CSV file with a header, or JSONL: `image` (path) or `caption` or both, and optionally `id`.
 
             Relative paths are below the list's folder.
         embedder: the run.
-        note: called with every item that is left out: missing, unreadable, not UTF-8.
-        progress: show bars.
-        model_id: identity of the run (`RunFolder.identity`), which that of an index has to be; None asks for none.
+        note: called with the problem of every item that is skipped: missing, unreadable, not UTF-8.
+        progress: show progress bars.
+        model_id: identity of the run (`RunFolder.identity`), which an index must have been made by; None: any.
 
     Raises:
-        UserError: nothing there, nothing usable in it, or an index of another model.
+        UserError: no such file or folder, no usable item in it, or an index of another model.
 
     Example:
         >>> len(read_gallery("images", embedder, print))
@@ -117,7 +115,7 @@ def _of_index(path: Path, embedder: Embedder, model_id: str | None) -> Gallery:
 
 
 def _without_folders(item: Item, index: Path) -> Item:
-    """An item of an older index without the absolute path of its author's machine."""
+    """An item of an older index without the absolute path on its author's machine."""
     if item.path is None or not os.path.isabs(item.path):  # noqa: PTH117
         return item
     name = relative(item.path, index) or Path(item.path).name
@@ -175,7 +173,8 @@ def _table(path: Path) -> Iterator[Item | Problem]:
     """Items of a CSV or JSONL file; an image on several rows is one item, with the first caption."""
     text = read_text(path, "gallery")
     seen: set[str] = set()
-    for number, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(text):
+    is_csv = path.suffix.lower() == ".csv"
+    for number, row in csv_rows(path, text, partial(_check_header, path)) if is_csv else json_rows(text):
         where = f"{path}: line {number}"
         if isinstance(row, str):
             yield Problem(where, row)
@@ -198,37 +197,15 @@ def _table(path: Path) -> Iterator[Item | Problem]:
             yield Problem(where, "neither image nor caption")
 
 
+def _check_header(path: Path, names: list[str]) -> None:
+    if not {"image", "caption"} & set(names):
+        raise UserError(f"{path}: line 1: no column image or caption in the header; rename one")
+
+
 def _image(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | Problem:
     found = collection.photo_of(image, os.path.join(path.parent, image), where)  # noqa: PTH118
     if isinstance(found, Problem):
         return found
-    # Not the author's folders: a caption and a name are what others see.
+    # Not the author's folders: others see captions and names.
     name = relative(image, path.parent) or Path(image).name if Path(image).is_absolute() else image
     return Item(texts.get("id") or name, path=image, caption=texts.get("caption") or name)
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    start = 1
-    try:
-        names = [name.strip() for name in reader.fieldnames or []]
-        if not {"image", "caption"} & set(names):
-            raise UserError(f"{path}: line 1: no column image or caption in the header; name one so")
-        reader.fieldnames = names
-        start = reader.line_num + 1
-        for row in reader:
-            yield start, "wrong number of fields" if None in row or None in row.values() else row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}: line {start}: broken CSV: {error}; is a quotation mark not closed?") from None
-
-
-def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    # Only "\n" ends a line: JSON strings may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                row = f"broken JSON: {error}"
-            yield number, row if isinstance(row, dict | str) else "not a JSON object"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from vse_tf.data.pipeline import ImageView
 from vse_tf.exporting.decoding import check_all_read, decode_readable
 from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
 from vse_tf.models.projection import head_of
+from vse_tf.preprocessing.view import ImageView
 
 # Pixels of a slice, ten images of 224 x 224: the outputs of a network's layers take a hundred times as much memory.
 SLICE_PIXELS = 2**19

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.data.pipeline import ImageView
 from vse_tf.embedder import Embedder
 from vse_tf.exporting import golden_inputs
 from vse_tf.exporting.exported_model import ExportedModel, GoldenRequest, golden_embeddings
@@ -21,6 +20,7 @@ from vse_tf.exporting.text_module import TextModule, TokenIdsModule
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing.image_limits import FORMATS
 from vse_tf.preprocessing.text import Tokenizer, pad
+from vse_tf.preprocessing.view import ImageView
 
 IMAGE_TOWER, TEXT_TOWER, TEXT_TOWER_IDS = "image_tower", "text_tower", "text_tower_ids"
 

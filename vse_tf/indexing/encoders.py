@@ -19,7 +19,7 @@ from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.versions import versions
 from vse_tf.config import OnBad
 from vse_tf.data.records import Problem, unreadable
-from vse_tf.data.sources.files import shown
+from vse_tf.data.sources.files import short_repr
 from vse_tf.errors import UserError
 from vse_tf.files import read_regular
 from vse_tf.indexing.embedding import Encoder
@@ -271,7 +271,7 @@ def index_encoder(index: Index, run: str | None = None, models: str | None = Non
         return named_encoder(run, models, checkpoint)
     path, name = index.model.get("path"), index.model.get("name")
     place = absolute(path, index.folder) if path else None
-    called = shown(name or path or "an unknown model")
+    called = short_repr(name or path or "an unknown model")
     if index.model.get("kind") == "models":
         raise UserError(
             f"{index.folder} was made by exported models ({called}), which are programs and loaded only where you name "
@@ -280,7 +280,7 @@ def index_encoder(index: Index, run: str | None = None, models: str | None = Non
     # Windows takes //host/share for a computer's name.
     local = place is not None and not place.startswith(("//", "\\\\"))
     if index.model.get("kind") != "run" or place is None or not local or not os.path.isdir(place):  # noqa: PTH112
-        where = f" in {shown(place)}" if place else ""
+        where = f" in {short_repr(place)}" if place else ""
         raise UserError(
             f"{called}: the model that made {index.folder} is not there{where}; name it with --run or --models"
         )

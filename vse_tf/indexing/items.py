@@ -17,7 +17,7 @@ from typing import BinaryIO
 from vse_tf.artifacts.index import LINE_BYTES, Item
 from vse_tf.artifacts.index_manifest import Kind
 from vse_tf.data.records import Problem
-from vse_tf.data.sources.files import problem_of_text, shown
+from vse_tf.data.sources.files import problem_of_text, short_repr
 from vse_tf.errors import UserError
 from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
@@ -185,15 +185,15 @@ def photo_of(name: str, path: str, where: str) -> Item | Problem:
     if "\0" in name:
         return Problem(where, "not a path: it holds a NUL")
     if problem := problem_of_text(name):
-        return Problem(shown(where), f"the name is {problem}; rename it")
+        return Problem(short_repr(where), f"the name is {problem}; rename it")
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        return Problem(where, f"missing image: {shown(name)} ({error.strerror})")
+        return Problem(where, f"missing image: {short_repr(name)} ({error.strerror})")
     if not stat.S_ISREG(found.st_mode):
-        return Problem(where, f"not a file: {shown(name)}")
+        return Problem(where, f"not a file: {short_repr(name)}")
     if found.st_size > MAX_BYTES:
-        return Problem(where, f"{found.st_size} bytes, more than the limit of {MAX_BYTES}: {shown(name)}")
+        return Problem(where, f"{found.st_size} bytes, more than the limit of {MAX_BYTES}: {short_repr(name)}")
     return Item(name, path=name, size=found.st_size, mtime_ns=found.st_mtime_ns)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vse_tf.artifacts.index import Index, Item
-from vse_tf.data.sources.files import shown
+from vse_tf.data.sources.files import short_repr
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import Nearest
 from vse_tf.evaluation.similarity import BLOCK_BYTES
@@ -113,7 +113,7 @@ def check_model(index: Index, model: dict[str, Any]) -> None:
         UserError: it is another one.
     """
     if index.model.get("id") != model["id"]:
-        made = shown(index.model.get("path") or index.model.get("name") or "an unknown model")
+        made = short_repr(index.model.get("path") or index.model.get("name") or "an unknown model")
         raise UserError(
             f"{index.folder}: its vectors are those of {made} as it was then, not of {model['path']} as it is now; "
             "embed again, or name the model that made it"

@@ -20,11 +20,12 @@ from vse_tf.config import DataSettings, TextSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, readable
-from vse_tf.data.pipeline import ImageView, image_batches
+from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.view import ImageView
 
 CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
 IMAGE_BATCH, CAPTION_BATCH = 32, 64

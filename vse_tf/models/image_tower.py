@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Unpack
 
 import keras
-import numpy as np
 
 from vse_tf.config import ImageSettings, ModelSettings
-from vse_tf.data.records import Images
+from vse_tf.data.records import Images, array_size
 from vse_tf.errors import UserError
 from vse_tf.models.encoders import Encoder, encoder_module, split_encoder
 from vse_tf.models.projection import HeadOptions, build_head, head_options
@@ -121,9 +120,8 @@ def image_size(image: ImageSettings, images: Images | None = None) -> tuple[int,
     own_size = getattr(encoder_module(image.encoder, "image.encoder"), "image_size", None)
     if own_size is not None:
         size = own_size(preset)
-    elif images is not None and images.kind == "pixels" and len(images):
-        height, width = images.load(np.zeros([1], np.int64)).shape[1:3]
-        size = int(height), int(width)
+    elif images is not None:
+        size = array_size(images)
     if size is None:
         raise UserError(f"image.size: the encoder {image.encoder} has no size of its own; give one, e.g. 224")
     return size

@@ -1,6 +1,6 @@
 """Reading an encoded image byte by byte inside a TensorFlow graph, in core operations.
 
-Every position is clipped to the file and every walk is limited, so no content makes them fail or run on.
+Positions are clipped to the file and loops are limited, so any content is read without an error and in bounded time.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def without_autograph(function: F) -> F:
-    """Mark a function as ready for graphs: AutoGraph has nothing to convert in it and needs seconds to find out."""
+    """Keep AutoGraph from a function: there is nothing to convert, and finding that out takes seconds."""
     return tf.autograph.experimental.do_not_convert(function)
 
 
-def apart(function: Callable[..., Any]) -> Any:
-    """A branch that is hardly ever taken, as one node of the graph: the nodes of an untaken branch take time too."""
+def rare_branch(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Make a branch that is hardly ever taken one node of the graph: the nodes of an untaken branch take time too."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def cut(contents: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """`count` bytes of a string scalar from position `at`; fewer where it ends before."""
+    """`count` bytes of a string scalar from position `at`; fewer at its end."""
     at = tf.clip_by_value(tf.cast(at, tf.int64), 0, byte_count(contents))
     return tf.strings.substr(contents, at, tf.cast(count, tf.int64))
 
@@ -40,12 +40,12 @@ def read_bytes(contents: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int)
 
 
 def little(values: tf.Tensor) -> tf.Tensor:
-    """Bytes `(..., n)`, the lowest first, as int64 `(...,)`."""
+    """Little-endian bytes `(..., n)` as int64 `(...,)`."""
     return tf.reduce_sum(values * (256 ** np.arange(values.shape[-1])), -1)
 
 
 def gif_table(flags: tf.Tensor) -> tf.Tensor:
-    """Bytes of the colour table that the flags of a GIF screen or frame announce."""
+    """Size in bytes of the colour table of a GIF screen or frame with these flags."""
     size = tf.bitwise.left_shift(tf.constant(3, tf.int64), (flags & 7) + 1)
     return tf.where((flags & 0x80) > 0, size, tf.zeros_like(size))
 
@@ -56,24 +56,24 @@ def byte_count(contents: tf.Tensor) -> tf.Tensor:
 
 
 def big(values: tf.Tensor) -> tf.Tensor:
-    """Bytes `(..., n)`, the highest first, as int64 `(...,)`."""
+    """Big-endian bytes `(..., n)` as int64 `(...,)`."""
     return little(tf.reverse(values, [-1]))
 
 
 def signed(values: tf.Tensor) -> tf.Tensor:
-    """Four bytes, the lowest first, as a signed number."""
+    """Four little-endian bytes as a signed number."""
     number = little(values)
     return number - (number // 2**31) * 2**32
 
 
 def first_true(found: tf.Tensor) -> tf.Tensor:
-    """Position of the first true entry of a vector, its length where there is none."""
+    """Position of the first true entry of a vector, or its length if there is none."""
     count = tf.shape(found, tf.int64)[0]
     return tf.reduce_min(tf.concat([tf.where(found, tf.range(count), count), [count]], 0))
 
 
 def equals(values: tf.Tensor, text: bytes) -> tf.Tensor:
-    """Whether bytes `(n,)` are these."""
+    """Whether bytes `(n,)` equal `text`."""
     return tf.reduce_all(values == np.frombuffer(text, np.uint8).astype(np.int64))
 
 
@@ -98,6 +98,6 @@ def facts(
     end: tf.Tensor | int = MAX_BYTES,
     parts: Sequence[tf.Tensor | int] = (),
 ) -> tf.Tensor:
-    """One int64 vector from every walk: the fields of `GraphHeader`, position and length of the EXIF block."""
+    """The int64 vector that every walk returns: the fields of `GraphHeader`, position and length of the EXIF block."""
     values = (code, count, scans, end, width, height, *parts, *[0] * (4 - len(parts)), at, length)
     return tf.stack([tf.cast(value, tf.int64) for value in values])

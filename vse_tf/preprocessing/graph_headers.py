@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.preprocessing.graph_bytes import (
-    apart,
     big,
     byte_count,
     cut,
@@ -20,13 +19,13 @@ from vse_tf.preprocessing.graph_bytes import (
     first_true,
     gif_table,
     little,
+    rare_branch,
     read_bytes,
     signed,
     walk,
     without_autograph,
 )
-from vse_tf.preprocessing.graph_exif import orientation_of
-from vse_tf.preprocessing.graph_jpeg import jpeg, plain_jpeg, scanned
+from vse_tf.preprocessing.graph_jpeg import EXIF_PREFIX, jpeg, plain_jpeg, scanned
 from vse_tf.preprocessing.image_headers import BMP_MASKS, MAGIC, TEXT_CHUNKS
 from vse_tf.preprocessing.image_limits import (
     ANIMATED_WEBP,
@@ -51,7 +50,8 @@ from vse_tf.preprocessing.image_limits import (
     UNREAD_BMP,
 )
 
-# One row of bytes a format, −1 for any byte.
+ORIENTATION_TAG = 0x0112
+# One row of bytes per format, −1 for any byte.
 _MAGIC_BYTES = np.full([len(MAGIC), len(max(MAGIC, key=len))], -1, np.int64)
 for _row, _magic in zip(_MAGIC_BYTES, MAGIC, strict=True):
     _row[: len(_magic)] = [-1 if byte == ord(".") else byte for byte in _magic]
@@ -66,15 +66,15 @@ class GraphHeader(NamedTuple):
 
     Args:
         code: int64, 0 or what is wrong (position in `image_limits.REASONS`).
-        count: int64, what was counted where the code is one of `image_limits.COUNTED`.
-        format: int64, position in `image_limits.FORMATS`; their number where it is none of them.
+        count: int64, the number in the message if the code is one of `image_limits.COUNTED`.
+        format: int64, position in `image_limits.FORMATS`; their number for any other file.
         orientation: int64, 1..8.
         scans: int64, number of times that decoding goes over all pixels (JPEG); 1 for other formats.
         end: int64, position behind the last byte that a decoder needs.
-        width: int64, pixels as stored; 0 or −1 where unknown.
+        width: int64, pixels as stored; 0 or −1 if unknown.
         height: int64, pixels as stored.
-        parts: int64 `(4,)`, positions in the file. GIF: the first frame's descriptor, and the colour index that is
-            transparent in it, −1 for none. PNG: the chunks PLTE and tRNS, 0 for none, start and end of the pixel data.
+        parts: int64 `(4,)`, positions in the file. GIF: the first frame's descriptor, and its transparent colour index,
+            −1 for none. PNG: the chunks PLTE and tRNS, 0 for none, start and end of the pixel data.
     """
 
     code: tf.Tensor
@@ -89,21 +89,21 @@ class GraphHeader(NamedTuple):
 
     @property
     def pixels(self) -> tf.Tensor:
-        """int64 scalar: number of pixels that decoding will give, −1 where unknown."""
+        """int64 scalar: number of decoded pixels, −1 if unknown."""
         known = (self.width > 0) & (self.height > 0)
         return tf.where(known, _product(self.width, self.height), tf.constant(-1, tf.int64))
 
     def above_limit(self, max_pixels: int) -> tf.Tensor:
-        """bool scalar: there are too many pixels, or too many scans of them; as `image_limits.above_limit`."""
+        """bool scalar: there are too many pixels or scans; the rule of `image_limits.above_limit`."""
         pixels = self.pixels
         passes = self.scans * tf.minimum(pixels, 2**40)
         return (self.code == 0) & ((pixels > max_pixels) | (passes > MAX_PASSES * max_pixels))
 
     def problem(self, max_pixels: int) -> tf.Tensor:
-        """string scalar: what is wrong in the words of `image_limits`, or nothing."""
+        """string scalar: what is wrong, a message of `image_limits`; empty if nothing is."""
 
-        @apart
-        def words() -> tf.Tensor:
+        @rare_branch
+        def message() -> tf.Tensor:
             numbers = (self.count, self.scans, self.width, self.height)
             count, scans, width, height = (tf.strings.as_string(number) for number in numbers)
             counted = tf.reduce_any(self.code == tf.constant(COUNTED, tf.int64))
@@ -117,12 +117,12 @@ class GraphHeader(NamedTuple):
             return tf.where(self.code > 0, reason, tf.where(self.pixels > max_pixels, large, passes))
 
         good = (self.code == 0) & ~self.above_limit(max_pixels)
-        return tf.cond(good, lambda: tf.constant(""), words)
+        return tf.cond(good, lambda: tf.constant(""), message)
 
 
 @without_autograph
 def read_graph_header(contents: tf.Tensor) -> GraphHeader:
-    """Kind, size and orientation of an image in the graph; `image_headers.read_header` is the same in Python.
+    """Format, size and orientation of an image in the graph; `image_headers.read_header` is the same in Python.
 
     Args:
         contents: string scalar, the file's bytes.
@@ -133,7 +133,7 @@ def read_graph_header(contents: tf.Tensor) -> GraphHeader:
     contents = tf.convert_to_tensor(contents)
     plain, single, frame, width, height = plain_jpeg(contents)
 
-    @apart
+    @rare_branch
     def other() -> tf.Tensor:
         progressive = plain & (byte_count(contents) <= MAX_BYTES)
         return tf.cond(
@@ -158,53 +158,19 @@ def _any(contents: tf.Tensor) -> tf.Tensor:
     at, length = found[10], found[11]
     orientation = tf.cond(
         length > 0,
-        lambda: orientation_of(cut(contents, at, length)),
+        lambda: _orientation(cut(contents, at, length)),
         lambda: tf.constant(1, tf.int64),
     )
     return _found(found, kind, orientation)
 
 
-@without_autograph
-def announced_pixels(contents: tf.Tensor) -> tf.Tensor:
-    """Number of pixels that the header announces, read without decoding.
-
-    Args:
-        contents: string scalar, the file's bytes: JPEG, PNG, GIF (first frame on its canvas), BMP or WebP.
-
-    Returns:
-        int64 scalar; −1 where the header does not say.
-
-    Example:
-        >>> announced_pixels(tf.io.read_file("photo.jpg"))
-        <tf.Tensor: shape=(), dtype=int64, numpy=307200>
-    """
-    return read_graph_header(contents).pixels
-
-
-@without_autograph
-def exif_orientation(contents: tf.Tensor) -> tf.Tensor:
-    """EXIF orientation of an image (JPEG APP1, PNG eXIf, WebP EXIF; both byte orders).
-
-    Args:
-        contents: string scalar, the file's bytes.
-
-    Returns:
-        int32 scalar, 1..8; 1 where there is none or it is malformed.
-
-    Example:
-        >>> exif_orientation(tf.io.read_file("portrait.jpg"))
-        <tf.Tensor: shape=(), dtype=int32, numpy=6>
-    """
-    return tf.cast(read_graph_header(contents).orientation, tf.int32)
-
-
 def _product(width: tf.Tensor, height: tf.Tensor) -> tf.Tensor:
-    """Width times height; a PNG can announce more than 2^63."""
+    """Width times height; in a PNG header it can exceed 2^63."""
     return tf.minimum(width, 2**31 - 1) * tf.minimum(height, 2**31 - 1)
 
 
 def _found(facts: tf.Tensor, kind: tf.Tensor | int, orientation: tf.Tensor | int) -> tf.Tensor:
-    """The fields of `GraphHeader`; an impossible size is found here."""
+    """The fields of `GraphHeader`; a size below 1 is found here."""
     sized = tf.reduce_any(facts[0] == tf.constant([0, SCANS, TEXTS, EXCESS], tf.int64))
     code = tf.where(sized & tf.reduce_any(facts[4:6] < 1), tf.constant(BROKEN, tf.int64), facts[0])
     fields = [code, facts[1], tf.cast(kind, tf.int64), tf.cast(orientation, tf.int64)]
@@ -225,7 +191,7 @@ def _too_long(contents: tf.Tensor) -> tf.Tensor:
 
 def _png(contents: tf.Tensor) -> tf.Tensor:
     start, end = read_bytes(contents, 12, 12), byte_count(contents)
-    whole = equals(start[:4], b"IHDR") & (end >= 24)
+    complete = equals(start[:4], b"IHDR") & (end >= 24)
 
     def step(
         _: tf.Tensor, at: tf.Tensor, texts: tf.Tensor, exif: tf.Tensor, *parts: tf.Tensor
@@ -241,7 +207,7 @@ def _png(contents: tf.Tensor) -> tf.Tensor:
         palette = tf.where((palette == 0) & (kind == _PLTE) & (first == 0), at, palette)
         clear = tf.where((clear == 0) & (kind == _TRNS) & (first == 0), at, clear)
         texts += tf.cast(tf.reduce_any(kind == tf.constant(_TEXTS, tf.int64)) & ~done, tf.int64)
-        # Equal chunks of pixel data in a row, found at once by what stands where the next ones would begin.
+        # Chunks of pixel data of equal size in a row are found at once, by the bytes where the next ones would begin.
         rows = tf.where(is_pixels, tf.clip_by_value(RUN_BYTES // size, 1, RUN_CHUNKS), tf.constant(1, tf.int64))
         width = tf.where(rows > 1, size, tf.constant(8, tf.int64))
         run = tf.io.decode_raw(cut(contents, at, rows * width), tf.uint8, fixed_length=tf.cast(rows * width, tf.int32))
@@ -255,7 +221,7 @@ def _png(contents: tf.Tensor) -> tf.Tensor:
     first, last = parts[2:]
     packed = tf.where(first > 0, last - first, tf.constant(0, tf.int64))
     excess = packed > MAX_PIXEL_BYTES * tf.minimum(_product(width, height), 2**50) + SPARE_BYTES
-    code = _code((~whole, BROKEN), (last == 0, CHUNKS), (texts > MAX_TEXTS, TEXTS), (excess, EXCESS))
+    code = _code((~complete, BROKEN), (last == 0, CHUNKS), (texts > MAX_TEXTS, TEXTS), (excess, EXCESS))
     count = tf.where(code == TEXTS, texts, packed)
     return facts(code, width, height, exif + 8, length, count=count, parts=parts)
 
@@ -278,10 +244,10 @@ def _gif(contents: tf.Tensor) -> tf.Tensor:
     at, inside, clear = walk(step, 13 + gif_table(start[4]), 0, -1)
     frame = read_bytes(contents, at, 10)
     left, top, width, height = (little(frame[i : i + 2]) for i in (1, 3, 5, 7))
-    whole = (inside == 0) & (frame[0] == 0x2C) & (at + 10 <= end) & (width > 0) & (height > 0)
+    complete = (inside == 0) & (frame[0] == 0x2C) & (at + 10 <= end) & (width > 0) & (height > 0)
     width = tf.maximum(little(start[:2]), left + width)
     height = tf.maximum(little(start[2:4]), top + height)
-    return tf.where(whole, facts(0, width, height, parts=(at, clear)), facts(BROKEN))
+    return tf.where(complete, facts(0, width, height, parts=(at, clear)), facts(BROKEN))
 
 
 def _bmp(contents: tf.Tensor) -> tf.Tensor:
@@ -321,3 +287,32 @@ def _webp(contents: tf.Tensor) -> tf.Tensor:
     broken = ~((extended & (end >= 30)) | lossless | lossy)
     code = _code((broken, BROKEN), (extended & ((head[8] & 0x02) > 0), ANIMATED_WEBP))
     return tf.where(code == BROKEN, facts(BROKEN), facts(code, width, height, exif, length))
+
+
+def _orientation(block: tf.Tensor) -> tf.Tensor:
+    """Orientation tag in the first directory of an EXIF block, all entries at once."""
+    skip = tf.where(equals(read_bytes(block, 0, 6), EXIF_PREFIX), 6, 0)
+    block = cut(block, skip, byte_count(block))
+    end = byte_count(block)
+    start = read_bytes(block, 0, 8)
+    swapped = equals(start[:4], b"MM\0\x2a")
+
+    def number(values: tf.Tensor) -> tf.Tensor:
+        return tf.where(swapped, big(values), little(values))
+
+    at = number(start[4:])
+    entries = tf.clip_by_value((end - at - 2) // 12, 0, number(read_bytes(block, at, 2)))
+    # One row more than there are entries, so that there is at least one.
+    table = tf.reshape(read_bytes(block, at + 2, 12 * (entries + 1)), [entries + 1, 12])
+    found = (number(table[:, :2]) == ORIENTATION_TAG) & (tf.range(entries + 1) < entries)
+    entry = table[tf.minimum(first_true(found), entries)]
+    short, long = number(entry[2:4]) == 3, number(entry[2:4]) == 4
+    value = tf.where(short, number(entry[8:10]), number(entry[8:12]))
+    good = (
+        tf.reduce_any(found)
+        & (swapped | equals(start[:4], b"II\x2a\0"))
+        & (end >= 8)
+        & (short | long)
+        & (number(entry[4:8]) == 1)
+    )
+    return tf.where(good & (value >= 1) & (value <= 8), value, tf.ones_like(value))

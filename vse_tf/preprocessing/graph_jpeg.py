@@ -6,33 +6,34 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.preprocessing.graph_bytes import big, byte_count, cut, equals, facts, read_bytes, walk
-from vse_tf.preprocessing.image_headers import END, EXIF_PREFIX, SCAN, SEQUENTIAL
+from vse_tf.preprocessing.image_headers import END, SCAN, SEQUENTIAL
 from vse_tf.preprocessing.image_limits import BROKEN, MAX_BYTES, MAX_COUNT, MAX_SCANS, SCANS
 
-# The shortest way through: all segments before the first scan stand in the first bytes, at most 16 before the frame
-# header and 16 behind it.
+EXIF_PREFIX = b"Exif\0\0"
+# The fast path: all segments before the first scan are in the first bytes, at most 16 before the frame header and 16
+# behind it.
 _PLAIN_BYTES, _PLAIN_DOUBLINGS = 1024, 4
-# Segments that say nothing here: tables, comments and application data, but not the one that may hold EXIF.
-_PASSED = np.isin(np.arange(256), [0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE])
+# Segments that are skipped: tables, comments and application data, but not the one that may hold EXIF.
+_SKIPPED = np.isin(np.arange(256), [0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE])
 
 
 def plain_jpeg(contents: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Whether the file is a JPEG without EXIF whose segments stand near its start, as most do.
+    """Whether the file is a JPEG without EXIF whose segments are near its start, as most are.
 
-    `jpeg` finds the same, segment by segment, in a loop that takes a tenth of a photo's whole time. Here the way from
-    every byte to the next segment is computed at once and then followed.
+    `jpeg` finds the same, segment by segment, in a loop that takes a tenth of the time of decoding an image. Here the
+    position of the next segment is computed from every byte at once and then followed.
 
     Returns:
-        Whether it is, whether all pixels come in one scan, position of the frame header, width, height.
+        Whether it is one, whether all pixels are in one scan, position of the frame header, width, height.
     """
     data = tf.io.decode_raw(cut(contents, 0, _PLAIN_BYTES), tf.uint8, fixed_length=_PLAIN_BYTES)
-    # Zeros, where every way out of the part that was read ends.
+    # Zeros, where positions beyond the part that was read end.
     data = tf.concat([data, np.zeros(12, np.uint8)], 0)
     marker = tf.cast(data[1:], tf.int32)
     length = tf.maximum(marker[1:-1] * 256 + marker[2:], 2)
-    passed = (data[:-3] == 0xFF) & tf.gather(_PASSED, marker[:-2])
+    skipped = (data[:-3] == 0xFF) & tf.gather(_SKIPPED, marker[:-2])
     place = tf.range(_PLAIN_BYTES + 9)
-    following = tf.minimum(tf.where(passed, place + 2 + length, place), _PLAIN_BYTES)
+    following = tf.minimum(tf.where(skipped, place + 2 + length, place), _PLAIN_BYTES)
     for _ in range(_PLAIN_DOUBLINGS):
         following = tf.gather(following, following)
     at = following[2]
@@ -47,7 +48,7 @@ def plain_jpeg(contents: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def jpeg(contents: tf.Tensor) -> tf.Tensor:
-    """The facts of any JPEG, segment by segment up to the first scan."""
+    """The header of any JPEG, read segment by segment up to the first scan."""
     end = byte_count(contents)
 
     def step(
@@ -89,7 +90,7 @@ def scanned(
     exif: tf.Tensor | int = 0,
     length: tf.Tensor | int = 0,
 ) -> tf.Tensor:
-    """The facts of a JPEG that may have several scans: they are counted up to the first end behind its frame header."""
+    """The header of a JPEG that may have several scans, counted up to the first end behind its frame header."""
     part = _pieces(cut(contents, frame, MAX_BYTES), END, 1)[0]
     scans = tf.shape(_pieces(part, SCAN, MAX_COUNT), tf.int64)[0] - 1
     end = frame + byte_count(part) + len(END)

@@ -1,18 +1,18 @@
 """The pixels of each image format as RGB, transparency on white, in core TensorFlow operations.
 
-TensorFlow's decoders alone leave out of account: transparency, a BMP's palette, and that a GIF's frame may be smaller
-than its canvas, or one of thousands that would all be unpacked.
+TensorFlow's decoders ignore transparency and the palette of a BMP, and they decode all frames of a GIF, which may be
+thousands and smaller than its canvas.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from vse_tf.preprocessing.graph_bytes import apart, big, cut, first_true, gif_table, little, read_bytes
+from vse_tf.preprocessing.graph_bytes import big, cut, first_true, gif_table, little, rare_branch, read_bytes
 from vse_tf.preprocessing.graph_headers import GraphHeader
 from vse_tf.preprocessing.image_limits import MAX_GIF_BYTES
 
-# The pieces of a GIF's frame are found in runs of so many of equal size, else in windows of so many bytes.
+# The blocks of a GIF's frame are found in runs of up to RUN blocks of equal size, or else in windows of WINDOW bytes.
 RUN, WINDOW = 512, 2**15
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 WHITE = b"\xff\xff\xff"
@@ -38,16 +38,16 @@ def stored_pixels(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
     )
 
 
-@apart
+@rare_branch
 def _others(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
-    """The formats but the first, JPEG."""
+    """All formats but JPEG."""
     return tf.switch_case(
         tf.cast(header.format - 1, tf.int32),
         [
             lambda: _png(contents, header),
             lambda: _gif(contents, header),
             lambda: _bmp(contents, header),
-            # Not decode_webp: older TensorFlow (Serving) has no such operation and would not even load the graph.
+            # Not decode_webp: older versions of TensorFlow (Serving) have no such operation and cannot load the graph.
             lambda: _opaque(tf.io.decode_image(contents, channels=0, expand_animations=False)),
         ],
     )
@@ -71,11 +71,11 @@ def _on_white(image: tf.Tensor, opaque: tf.Tensor | int = 255) -> tf.Tensor:
 
 
 def _png(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
-    """Decode a PNG written anew: of its chunks only those that make its pixels.
+    """Decode a PNG from which all chunks are removed that its pixels do not need.
 
-    The decoder would unpack every text and colour profile, and look at none.
+    The decoder would unpack every text and colour profile, and use none.
     """
-    # Below 8 bits the decoder fills a missing alpha channel with the largest value of so many bits.
+    # Below 8 bits the decoder fills a missing alpha channel with the largest value of that number of bits.
     bits = tf.minimum(read_bytes(contents, 24, 1)[0], 8)
     opaque = tf.bitwise.left_shift(tf.constant(1, tf.int64), bits) - 1
     palette, clear, start, end = tf.unstack(header.parts)
@@ -89,14 +89,14 @@ def _png(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
 
 
 def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
-    """Decode the first frame from a GIF written anew: that frame alone, at the origin, its clear colour made white."""
+    """Decode the first frame, as a GIF of its own: at the origin, with its transparent colour made white."""
     at, clear = header.parts[0], header.parts[1]
     screen = read_bytes(contents, 6, 5)
     frame = read_bytes(contents, at, 10)
     left, top, width, height = (little(frame[i : i + 2]) for i in (1, 3, 5, 7))
     screen_table, frame_table = gif_table(screen[4]), gif_table(frame[9])
-    pieces = at + 10 + frame_table + 1
-    end = _end_of_pieces(contents, pieces)
+    blocks = at + 10 + frame_table + 1
+    end = _end_of_blocks(contents, blocks)
     alone = tf.strings.join(
         [
             cut(contents, 0, 6),
@@ -107,7 +107,7 @@ def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
             b",\0\0\0\0",
             cut(contents, at + 5, 5),
             _cleared(cut(contents, at + 10, frame_table), clear),
-            cut(contents, pieces - 1, end - pieces + 2),
+            cut(contents, blocks - 1, end - blocks + 2),
             b";",
         ]
     )
@@ -116,12 +116,12 @@ def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
     return tf.pad(pixels, tf.cast(around, tf.int64), constant_values=tf.constant(255, tf.uint8))
 
 
-def _end_of_pieces(contents: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """Position of the empty piece that ends a row of pieces, each with its length in front."""
+def _end_of_blocks(contents: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+    """Position of the empty block that ends a sequence of blocks, each with its length in front."""
     place = tf.range(WINDOW + 256)
 
     def equal(at: tf.Tensor) -> tf.Tensor:
-        """Behind the next pieces of one size, which is nearly always 255 but for the last: found at once."""
+        """Behind the next blocks of one size, found at once; nearly all blocks but the last have 255 bytes."""
         size = read_bytes(contents, at, 1)[0]
         run = tf.io.decode_raw(
             cut(contents, at, RUN * (size + 1)), tf.uint8, fixed_length=RUN * tf.cast(size + 1, tf.int32)
@@ -130,7 +130,7 @@ def _end_of_pieces(contents: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
         return tf.where(size > 0, at + first_true(heads != heads[0]) * (size + 1), at)
 
     def any_size(at: tf.Tensor) -> tf.Tensor:
-        """Behind the pieces in a window; as in `graph_jpeg`, the way from every byte, each time twice as far."""
+        """Behind the blocks in a window; as in `graph_jpeg`, positions from every byte, each time twice as far."""
         window = tf.io.decode_raw(cut(contents, at, WINDOW + 256), tf.uint8, fixed_length=WINDOW + 256)
         size = tf.cast(window, tf.int32)
         following = tf.where((size == 0) | (place >= WINDOW), place, place + 1 + size)
@@ -151,7 +151,7 @@ def _end_of_pieces(contents: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
 
 
 def _cleared(table: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
-    """A colour table with the entry `clear` white; as it is where there is no such entry."""
+    """A colour table with the entry `clear` white; unchanged if there is no such entry."""
     length = tf.cast(tf.strings.length(table), tf.int64)
     at = tf.where(clear < 0, length, 3 * clear)
     patched = tf.strings.join([cut(table, 0, at), WHITE, cut(table, at + 3, length)])
@@ -161,7 +161,7 @@ def _cleared(table: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
 def _bmp(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
     head = read_bytes(contents, 0, 70)
     size, bits, compression = little(head[14:18]), little(head[28:30]), little(head[30:34])
-    # The decoder insists that nothing follows the pixels.
+    # The decoder refuses bytes behind the pixels.
     row = (bits // 8 * header.width + 3) // 4 * 4
     pixels = tf.io.decode_bmp(cut(contents, 0, little(head[10:14]) + row * header.height))
     has_alpha = (compression > 0) & (size >= 56) & (little(head[66:70]) == 0xFF000000)

@@ -1,6 +1,7 @@
-"""What an image file says about itself before it is decoded: kind, size, orientation. No TensorFlow is imported here.
+"""Headers of image files, read before anything is decoded: format and size. No TensorFlow is imported here.
 
-`vse_tf.preprocessing.graph_headers` holds the same rules as TensorFlow operations; the two agree byte for byte.
+`vse_tf.preprocessing.graph_headers` has the same rules as TensorFlow operations and gives the same results; only there
+the orientation is read.
 """
 
 from __future__ import annotations
@@ -35,10 +36,8 @@ from vse_tf.preprocessing.image_limits import (
 
 # First bytes of each format, in the order of FORMATS; a "." stands for any byte.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8.a", b"BM", b"RIFF....WEBP")
-EXIF_PREFIX = b"Exif\0\0"
-ORIENTATION_TAG = 0x0112
 BMP_MASKS = struct.pack("<3I", 0x00FF0000, 0x0000FF00, 0x000000FF)
-# JPEG: frames whose pixels may come in one scan, and the two markers that are looked for behind the frame header.
+# JPEG: frames whose pixels may be in one scan, and the two markers that are searched behind the frame header.
 SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 SCAN, END = b"\xff\xda", b"\xff\xd9"
 TEXT_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
@@ -46,52 +45,48 @@ TEXT_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the header of an image file announces.
+    """The header of an image file.
 
     Args:
         format: jpeg, png, gif, bmp or webp.
         width: width in pixels as stored, before the orientation is applied (GIF: of the canvas with its first frame).
         height: height in pixels as stored.
-        orientation: EXIF orientation 1..8 (JPEG APP1, PNG eXIf, WebP EXIF); 1 where there is none or it is malformed.
-        animated: more than one frame (GIF, animated PNG); the first one is what gets decoded.
         scans: number of times that decoding goes over all pixels (JPEG).
         end: position behind the last byte that a decoder needs. Only up to there were the scans of a JPEG counted.
-        complete: False where the limits need bytes that `contents` did not have: hand over the whole file.
+        complete: False if the limits need bytes that `contents` did not have: read the complete file.
     """
 
     format: str
     width: int
     height: int
-    orientation: int = 1
-    animated: bool = False
     scans: int = 1
     end: int = 0
     complete: bool = True
 
     @property
     def pixels(self) -> int:
-        """Number of pixels that decoding will give."""
+        """Number of decoded pixels."""
         return self.width * self.height
 
 
 def read_header(contents: bytes) -> Header:
-    """Kind, size and orientation of an image file, without decoding it; the limits of `image_limits` are applied.
+    """Format and size of an image file, without decoding it; the limits of `image_limits` are applied.
 
     Args:
         contents: the file's bytes. The first 64 KiB are enough for most files: a JPEG needs all segments up to its
-            frame header, a progressive one the rest too (see `Header.complete`); the frames of a GIF, and EXIF and
-            texts behind the pixels (PNG, WebP), are only found in the whole file.
+            frame header, a progressive one the rest too (see `Header.complete`); texts behind the pixels of a PNG are
+            only found in the complete file.
 
     Returns:
         The header.
 
     Raises:
-        RefusedImageError: a ValueError: not an image of a supported kind, a truncated or broken header, an animated
+        RefusedImageError: a ValueError: not an image of a supported format, a truncated or broken header, an animated
             WebP, a BMP that is not read, or too many bytes, scans, texts or chunks; the message is one line.
 
     Example:
-        >>> read_header(Path("photo.jpg").read_bytes())
-        Header(format='jpeg', width=640, height=480, orientation=6, animated=False, scans=1, end=41273, complete=True)
+        >>> read_header(Path("cat.jpg").read_bytes())
+        Header(format='jpeg', width=640, height=480, scans=1, end=41273, complete=True)
     """
     if len(contents) > MAX_BYTES:
         raise RefusedImageError(BYTES, len(contents))
@@ -110,15 +105,13 @@ def read_header(contents: bytes) -> Header:
         raise RefusedImageError(TEXTS, found.texts)
     if found.packed > MAX_PIXEL_BYTES * found.width * found.height + SPARE_BYTES:
         raise RefusedImageError(EXCESS, found.packed)
-    orientation, end = _orientation(found.exif), len(contents) if found.end < 0 else found.end
-    return Header(name, found.width, found.height, orientation, found.animated, found.scans, end, found.complete)
+    end = len(contents) if found.end < 0 else found.end
+    return Header(name, found.width, found.height, found.scans, end, found.complete)
 
 
 class _Facts(NamedTuple):
     width: int
     height: int
-    exif: bytes = b""
-    animated: bool = False
     scans: int = 1
     end: int = -1
     complete: bool = True
@@ -131,8 +124,8 @@ def _starts(data: bytes, magic: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> _Facts:
-    """Walk the segments to the first scan (SOS) as libjpeg does: stray bytes between segments are passed over."""
-    at, exif, frame = 2, b"", 0
+    """Read the segments up to the first scan (SOS) as libjpeg does: stray bytes between segments are skipped."""
+    at, frame = 2, 0
     for _ in range(MAX_BLOCKS):
         try:
             if data[at] != 0xFF or data[at + 1] == 0xFF:
@@ -148,8 +141,6 @@ def _jpeg(data: bytes) -> _Facts:
             if not frame and 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 struct.unpack_from(">5x4x", data, at)
                 frame = at
-            elif not frame and marker == 0xE1 and not exif and data[at + 4 : at + 10] == EXIF_PREFIX:
-                exif = data[at + 4 : at + 2 + length]
             at += 2 + length
         except (IndexError, struct.error):
             break
@@ -159,21 +150,21 @@ def _jpeg(data: bytes) -> _Facts:
     # All components in the first scan of a sequential frame: there can be no other.
     complete = data[at : at + 2] == SCAN and len(data) >= max(at + 5, frame + 10)
     if complete and data[frame + 1] in SEQUENTIAL and data[at + 4] == data[frame + 9]:
-        return _Facts(width, height, exif)
-    # Between and inside scans neither marker means anything else. An end inside a comment between scans would hide what
+        return _Facts(width, height)
+    # Between and inside scans neither marker has another meaning. An end inside a comment between scans would hide what
     # follows, so nothing behind the first end is decoded.
     found = data.find(END, frame)
     end = len(data) if found < 0 else found + len(END)
     scans = min(data.count(SCAN, frame, end), MAX_COUNT)
-    return _Facts(width, height, exif, scans=scans, end=end, complete=found >= 0)
+    return _Facts(width, height, scans=scans, end=end, complete=found >= 0)
 
 
 def _png(data: bytes) -> _Facts:
-    """Walk the chunks up to the end of the pixel data, then, as far as there are any steps left, to EXIF or the end."""
+    """Read the chunks up to the end of the pixel data, then up to the end of the file or of the allowed steps."""
     if data[12:16] != b"IHDR":
         raise RefusedImageError(BROKEN)
     width, height = struct.unpack_from(">II", data, 16)
-    at, exif, animated, texts = 33, b"", False, 0
+    at, texts = 33, 0
     first = last = 0  # start and end of the pixel data
     for _ in range(MAX_CHUNKS):
         head = data[at : at + 8]
@@ -190,46 +181,18 @@ def _png(data: bytes) -> _Facts:
                 if data[at + step : at + step + 8] != head:
                     break
                 at += step
-        elif kind == b"eXIf" and not exif:
-            exif = data[at + 8 : at + step - 4]
-        animated = animated or kind == b"acTL"
         texts += kind in TEXT_CHUNKS
         at += step
     if not last:
         raise RefusedImageError(CHUNKS)
-    return _Facts(width, height, exif, animated, complete=first > 0, texts=texts, packed=last - first if first else 0)
+    return _Facts(width, height, complete=first > 0, texts=texts, packed=last - first if first else 0)
 
 
 def _gif(data: bytes) -> _Facts:
-    """The canvas is the logical screen, enlarged where the first frame reaches beyond it."""
+    """The canvas is the logical screen, enlarged if the first frame reaches beyond it."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at = _gif_frame(data, 13 + _gif_table(flags), MAX_BLOCKS)
-    if at < 0:
-        raise RefusedImageError(BROKEN)
-    left, top, frame_width, frame_height, flags = struct.unpack_from("<4HB", data, at + 1)
-    if not (frame_width and frame_height):
-        raise RefusedImageError(BROKEN)
-    at += 11 + _gif_table(flags)
-    try:
-        for _ in range(MAX_COUNT):
-            if not data[at]:
-                break
-            at += 1 + data[at]
-        animated = _gif_frame(data, at + 1, MAX_BLOCKS) > 0
-    except IndexError:
-        animated = False
-    return _Facts(max(width, left + frame_width), max(height, top + frame_height), animated=animated)
-
-
-def _gif_table(flags: int) -> int:
-    """Bytes of the colour table that these flags announce."""
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def _gif_frame(data: bytes, at: int, limit: int) -> int:
-    """Position of the next image descriptor, -1 where the file ends before one."""
-    inside = False
-    for _ in range(limit):
+    at, inside = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0), False
+    for _ in range(MAX_BLOCKS):
         if inside:
             inside = data[at] != 0
             at += 1 + data[at]
@@ -238,7 +201,10 @@ def _gif_frame(data: bytes, at: int, limit: int) -> int:
             at += 2
         else:
             break
-    return at if data[at] == 0x2C and not inside else -1
+    left, top, frame_width, frame_height, _ = struct.unpack_from("<4HB", data, at + 1)
+    if inside or data[at] != 0x2C or not (frame_width and frame_height):
+        raise RefusedImageError(BROKEN)
+    return _Facts(max(width, left + frame_width), max(height, top + frame_height))
 
 
 def _bmp(data: bytes) -> _Facts:
@@ -252,21 +218,12 @@ def _bmp(data: bytes) -> _Facts:
 
 
 def _webp(data: bytes) -> _Facts:
-    kind, exif = data[12:16], b""
+    kind = data[12:16]
     if kind == b"VP8X":
         flags, wide, high = struct.unpack_from("<B3x3s3s", data, 20)
         if flags & 0x02:
             raise RefusedImageError(ANIMATED_WEBP)
-        at = 12
-        for _ in range(MAX_BLOCKS if flags & 0x08 else 0):
-            if len(data) < at + 8:
-                break
-            (length,) = struct.unpack_from("<I", data, at + 4)
-            if data[at : at + 4] == b"EXIF":
-                exif = data[at + 8 : at + 8 + length]
-                break
-            at += 8 + length + (length & 1)
-        return _Facts(int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1, exif)
+        return _Facts(int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1)
     if kind == b"VP8L" and data[20] == 0x2F:
         (packed,) = struct.unpack_from("<I", data, 21)
         return _Facts((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1)
@@ -274,25 +231,6 @@ def _webp(data: bytes) -> _Facts:
         width, height = struct.unpack_from("<HH", data, 26)
         return _Facts(width & 0x3FFF, height & 0x3FFF)
     raise RefusedImageError(BROKEN)
-
-
-def _orientation(block: bytes) -> int:
-    """Orientation tag in the first directory of an EXIF block; 1 unless it is there as one SHORT or LONG in 1..8."""
-    block = block.removeprefix(EXIF_PREFIX)
-    order = {b"II\x2a\0": "<", b"MM\0\x2a": ">"}.get(block[:4])
-    try:
-        if order is None:
-            return 1
-        (at,) = struct.unpack_from(order + "I", block, 4)
-        (entries,) = struct.unpack_from(order + "H", block, at)
-        for entry in range(at + 2, at + 2 + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from(order + "HHI4x", block, entry)
-            if tag == ORIENTATION_TAG:
-                value = struct.unpack_from(order + ("H" if kind == 3 else "I"), block, entry + 8)[0]
-                return value if kind in (3, 4) and count == 1 and 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
 
 
 _READERS = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp, "webp": _webp}

@@ -1,37 +1,37 @@
-"""The limits on image files from strangers, and the words for what is refused. No TensorFlow is imported here.
+"""Limits on untrusted image files, and the messages about refused ones. No TensorFlow is imported here.
 
 The number of pixels alone does not bound the cost of a file: a progressive JPEG goes over all of its pixels in each
-scan, and a PNG may hold compressed texts that unpack to gigabytes. What cameras and editors write stays far below these
+scan, and a PNG may hold compressed texts that unpack to gigabytes. Files of cameras and editors stay far below these
 limits. `image_headers` applies them in Python and `graph_headers` in TensorFlow graphs.
 """
 
 FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
 # 100 million pixels, the default limit of training, at 16 bits per channel and hardly compressed.
 MAX_BYTES = 2**29
-# Segments of a JPEG and of other formats that are walked. Real files have a few dozen.
+# Segments of a JPEG, and blocks of other formats, that are read. Real files have a few dozen.
 MAX_BLOCKS = 4096
 # Chunks of a PNG; pixel data in equal chunks count as few.
 MAX_CHUNKS = 2048
-# Scans of a JPEG. libjpeg's progressive mode writes 10, 18 for CMYK; what optimisers write stays below 25.
+# Scans of a JPEG. libjpeg's progressive mode writes 10, 18 for CMYK; optimisers write fewer than 25.
 MAX_SCANS = 64
-# All scans together may go over this number of times `max_pixels`.
+# All scans together may go over `MAX_PASSES * max_pixels` pixels.
 MAX_PASSES = 20
-# Compressed texts and colour profiles of a PNG. They are taken out before decoding; editors write a dozen.
+# Compressed texts and colour profiles of a PNG. They are removed before decoding; editors write a dozen.
 MAX_TEXTS = 64
-# The pixel data of a PNG come in chunks of mostly equal size, often of 8 KiB. Equal ones in a row are walked at once:
-# at most so many, of so many bytes.
+# The pixel data of a PNG are in chunks of mostly equal size, often of 8 KiB. Equal ones in a row are read at once: the
+# largest number of chunks, and of bytes.
 RUN_CHUNKS, RUN_BYTES = 1024, 2**18
-# The compressed pixel data of a PNG per pixel (16 bits in four channels, and headers), and for an image of few pixels.
-# libpng unpacks all of them, also what no pixel needs.
+# Bytes of compressed pixel data of a PNG: per pixel (16 bits in four channels, and headers), and in addition. libpng
+# unpacks all of them, also those that no pixel needs.
 MAX_PIXEL_BYTES, SPARE_BYTES = 9, 2**16
-# The pixel data of a GIF's first frame; what lies beyond is cut off.
+# Bytes of pixel data of a GIF's first frame; the rest is cut off.
 MAX_GIF_BYTES = 2**25
 # Counting scans ends here.
 MAX_COUNT = 2**16
 
 NOT_AN_IMAGE, BROKEN, ANIMATED_WEBP, UNREAD_BMP = 1, 2, 3, 4
 BYTES, SCANS, TEXTS, CHUNKS, EXCESS = 5, 6, 7, 8, 9
-# Of these the message begins with the number that was found.
+# The messages of these begin with the number that was found.
 COUNTED = (BYTES, SCANS, TEXTS, EXCESS)
 REASONS = (
     "",
@@ -49,11 +49,11 @@ TOO_LARGE = "the header announces more pixels than data.max_pixels allows"
 
 
 class RefusedImageError(ValueError):
-    """An image file that is not decoded: not of a supported kind, broken, or above a limit.
+    """An image file that is not decoded: not of a supported format, broken, or above a limit.
 
     Args:
         code: position in `REASONS`.
-        count: what was counted, for the `COUNTED` ones.
+        count: the number in the message, for the codes in `COUNTED`.
 
     Example:
         >>> str(RefusedImageError(SCANS, 500))
@@ -66,7 +66,7 @@ class RefusedImageError(ValueError):
 
 
 def above_limit(width: int, height: int, scans: int, max_pixels: int) -> str:
-    """Which limit on pixels an image exceeds, or nothing.
+    """Which limit on pixels an image exceeds; empty if none.
 
     Args:
         width: in pixels.

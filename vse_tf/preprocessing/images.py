@@ -1,4 +1,4 @@
-"""Encoded or decoded images to model input: one definition for `tf.data`, for notebooks and for the exported graph.
+"""Encoded or decoded images to model input, the same in `tf.data`, in notebooks and in exported graphs.
 
 All functions take one image, work eagerly, inside `tf.data` and inside `tf.function`, and use core TensorFlow
 operations only, so that a SavedModel made with them needs nothing of this package.
@@ -12,25 +12,9 @@ import tensorflow as tf
 
 from vse_tf.errors import UserError
 from vse_tf.preprocessing.graph_bytes import cut, without_autograph
-from vse_tf.preprocessing.graph_headers import GraphHeader, announced_pixels, exif_orientation, read_graph_header
+from vse_tf.preprocessing.graph_headers import GraphHeader, read_graph_header
 from vse_tf.preprocessing.image_formats import stored_pixels
-from vse_tf.preprocessing.image_headers import Header, read_header
 from vse_tf.preprocessing.image_limits import FORMATS
-
-__all__ = [
-    "Header",
-    "announced_pixels",
-    "centre_view",
-    "decode",
-    "decode_centre_view",
-    "decode_random_view",
-    "default_resize",
-    "exif_orientation",
-    "random_view",
-    "random_window",
-    "read_header",
-    "refusal",
-]
 
 JPEG = FORMATS.index("jpeg")
 Size = tuple[int, int]
@@ -41,13 +25,13 @@ Pair = tuple[float, float]
 def decode(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Decode an image file the way a viewer shows it.
 
-    EXIF orientation is applied, transparency lies on white, grey and CMYK become RGB, 16 bits a channel become 8 (the
-    upper ones), of a GIF or an animated PNG the first frame is taken. JPEGs are decoded with the accurate integer
-    transform and interpolated chroma, so the pixels are those of other libjpeg users.
+    EXIF orientation is applied, transparent pixels are put on white, grey and CMYK become RGB, 16 bits per channel are
+    reduced to the upper 8, and the first frame of a GIF or an animated PNG is taken. JPEGs are decoded with the
+    accurate integer transform and interpolated chroma, so the pixels are those of other libjpeg users.
 
     Args:
         contents: string scalar, the bytes of a JPEG, PNG, GIF, BMP or still WebP file.
-        max_pixels: files whose header announces more pixels are refused before they are decoded.
+        max_pixels: images with more pixels, according to their header, are not decoded.
 
     Returns:
         uint8 `(height, width, 3)`.
@@ -57,23 +41,31 @@ def decode(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
             BMP below 8 bits, or too many pixels; the message says which.
 
     Example:
-        >>> decode(tf.io.read_file("photo.jpg"), max_pixels=100_000_000).shape
+        >>> decode(tf.io.read_file("cat.jpg"), max_pixels=100_000_000).shape
         TensorShape([480, 640, 3])
     """
-    contents, header = _admit(contents, max_pixels)
+    contents, header = _check(contents, max_pixels)
     return _oriented(stored_pixels(contents, header), header.orientation)
+
+
+def decoding_problem(error: Exception) -> str:
+    """The message of an error that `decode` raised, one line without what TensorFlow adds to it."""
+    # "{{function_node …}} message [Op:DecodeImage]" and then a trace.
+    text = (getattr(error, "message", None) or str(error)).strip()
+    text = text.split("}} ")[-1] if text.startswith("{{") else text
+    return text.split("\n")[0].split(" [Op:")[0] or type(error).__name__
 
 
 @without_autograph
 def refusal(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Why `decode` would not even try, judged by the header alone.
+    """Why `decode` refuses an image by its header.
 
     Args:
         contents: string scalar, the file's bytes.
         max_pixels: see `decode`.
 
     Returns:
-        string scalar, empty where it would.
+        string scalar, empty if it is not refused.
 
     Example:
         >>> refusal(tf.constant(b"hello"), 100_000_000).numpy()
@@ -99,7 +91,7 @@ def decode_centre_view(contents: tf.Tensor, max_pixels: int, size: Size, resize:
         tf.errors.InvalidArgumentError: as `decode`.
 
     Example:
-        >>> decode_centre_view(tf.io.read_file("photo.jpg"), 100_000_000, (224, 224)).shape
+        >>> decode_centre_view(tf.io.read_file("cat.jpg"), 100_000_000, (224, 224)).shape
         TensorShape([224, 224, 3])
     """
     return centre_view(decode(contents, max_pixels), size, resize)
@@ -111,9 +103,9 @@ def decode_random_view(
 ) -> tf.Tensor:
     """`decode`, then `random_view`: the view of training.
 
-    Of an upright JPEG only the window is decoded. That is faster and differs from decoding all of it by some grey
-    levels where chroma is interpolated at the window's border, so it serves training only; a JPEG cut off below the
-    window goes unnoticed.
+    Of an upright JPEG only the window is decoded. That is faster, but at the border of the window, where chroma is
+    interpolated, it differs by some grey levels from decoding the complete image, so it is for training only. A JPEG
+    that is truncated below the window goes unnoticed.
 
     Args:
         contents: string scalar, the file's bytes.
@@ -130,10 +122,10 @@ def decode_random_view(
         tf.errors.InvalidArgumentError: as `decode`.
 
     Example:
-        >>> decode_random_view(tf.io.read_file("photo.jpg"), 100_000_000, (224, 224), (0.08, 1.0), True, [0, 7]).shape
+        >>> decode_random_view(tf.io.read_file("cat.jpg"), 100_000_000, (224, 224), (0.08, 1.0), True, [0, 7]).shape
         TensorShape([224, 224, 3])
     """
-    contents, header = _admit(contents, max_pixels)
+    contents, header = _check(contents, max_pixels)
     turned = header.orientation >= 5
     height = tf.where(turned, header.width, header.height)
     width = tf.where(turned, header.height, header.width)
@@ -144,26 +136,25 @@ def decode_random_view(
             contents, window, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE"
         )
 
-    def from_whole() -> tf.Tensor:
+    def from_image() -> tf.Tensor:
         return _crop(_oriented(stored_pixels(contents, header), header.orientation), window)
 
-    crop = tf.cond((header.format == JPEG) & (header.orientation == 1), from_window, from_whole)
+    crop = tf.cond((header.format == JPEG) & (header.orientation == 1), from_window, from_image)
     return _flipped(_fitted(crop, size), flip, seed)
 
 
 @without_autograph
 def centre_view(image: tf.Tensor, size: Size, resize: int | None = None) -> tf.Tensor:
-    """Resize the shorter side, then cut out the centre, antialiased and bilinear.
+    """Resize the shorter side, antialiased and bilinear, then crop the centre.
 
     Sizes are rounded as torchvision's `Resize` and `CenterCrop` do: the longer side becomes
-    `int(resize * longer / shorter)`, the cut starts at `round((side - size) / 2)`, halves to even. Only the part
-    that is seen is computed, so a panorama costs no more than a square; where nothing has to be resized the pixels
-    stay exactly as they are.
+    `int(resize * longer / shorter)`, the crop starts at `round((side - size) / 2)`, halves to even. Only the crop is
+    computed, so a panorama costs no more than a square. If nothing has to be resized, the pixels are not changed.
 
     Args:
         image: `(height, width, 3)` in 0..255, uint8 or float, any size and aspect.
         size: height and width of the view in pixels.
-        resize: the shorter side in pixels before the cut (default: `default_resize(size)`).
+        resize: the shorter side in pixels before the crop (default: `default_resize(size)`).
 
     Returns:
         float32 `(*size, 3)` in 0..255.
@@ -172,7 +163,7 @@ def centre_view(image: tf.Tensor, size: Size, resize: int | None = None) -> tf.T
         UserError: `resize` is smaller than `size`.
 
     Example:
-        >>> centre_view(photo, (224, 224)).shape
+        >>> centre_view(image, (224, 224)).shape
         TensorShape([224, 224, 3])
     """
     resize = default_resize(size) if resize is None else resize
@@ -182,14 +173,14 @@ def centre_view(image: tf.Tensor, size: Size, resize: int | None = None) -> tf.T
     source = tf.shape(image, tf.int64)[:2]
     resized = resize * source // tf.reduce_min(source)
     spare = resized - tf.constant(size, tf.int64)
-    # round(spare / 2), halves to even, in whole numbers.
+    # round(spare / 2), halves to even, in integers.
     start = spare // 2 + (spare % 2) * (spare // 2 % 2)
 
     def untouched() -> tf.Tensor:
         return tf.cast(_crop(image, tf.concat([start, size], 0)), tf.float32)
 
     def resample() -> tf.Tensor:
-        # Only the source pixels that the filter reaches are handed on; float64, since panoramas make large numbers.
+        # Only the source pixels within reach of the filter are used; float64, because panoramas have large numbers.
         ratio = tf.cast(resized, tf.float64) / tf.cast(source, tf.float64)
         first, last = tf.cast(start, tf.float64) / ratio, tf.cast(start + size, tf.float64) / ratio
         reach = tf.maximum(1 / ratio, 1) + 1
@@ -217,7 +208,7 @@ def random_view(
     seed: tf.Tensor,
     flip: bool = False,
 ) -> tf.Tensor:
-    """Cut a random window, resize it (antialiased, bilinear), mirror it or not: torchvision's `RandomResizedCrop`.
+    """Crop a random window, resize it (antialiased, bilinear), perhaps mirror it: torchvision's `RandomResizedCrop`.
 
     Args:
         image: `(height, width, 3)` in 0..255, uint8 or float, any size and aspect.
@@ -231,7 +222,7 @@ def random_view(
         float32 `(*size, 3)` in 0..255; a window of exactly `size` is not resampled.
 
     Example:
-        >>> random_view(photo, (224, 224), seed=[0, 7], flip=True).shape
+        >>> random_view(image, (224, 224), seed=[0, 7], flip=True).shape
         TensorShape([224, 224, 3])
     """
     image = tf.convert_to_tensor(image)
@@ -269,11 +260,11 @@ def random_window(
     fits = tf.reduce_all((tries >= 1) & (tries <= sides), 1)
     centred = tf.round(tf.minimum(sides, tf.stack([sides[1] / ratio[0], sides[0] * ratio[1]])))
     last = tf.maximum(tf.minimum(centred, sides), 1)
-    # The first try that fits: its number is the smallest among those that do.
+    # The first try that fits.
     number = tf.reduce_min(tf.where(fits, tf.range(10), 10))
     window = tf.concat([tries, last[None]], 0)[number]
-    room = sides - window
-    start = tf.where(number < 10, tf.minimum(tf.floor(draws[20:22] * (room + 1)), room), tf.floor(room / 2))
+    margin = sides - window
+    start = tf.where(number < 10, tf.minimum(tf.floor(draws[20:22] * (margin + 1)), margin), tf.floor(margin / 2))
     return tf.cast(tf.concat([start, window], 0), tf.int32)
 
 
@@ -295,7 +286,7 @@ def _crop(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
 
 
 def _fitted(image: tf.Tensor, size: Size) -> tf.Tensor:
-    """The whole image resized to `size`, float32; untouched where it has that size."""
+    """The image resized to `size`, float32; unchanged if it has that size."""
     source = tf.shape(image)[:2]
     ratio = tf.constant(size, tf.float64) / tf.cast(source, tf.float64)
     view = tf.cond(
@@ -309,7 +300,7 @@ def _fitted(image: tf.Tensor, size: Size) -> tf.Tensor:
 def _resampled(image: tf.Tensor, size: Size, ratio: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """The window of `size` in the image enlarged by `ratio` and moved by `offset`, both float64 `(2,)` (y, x).
 
-    This is the operation behind `tf.image.resize(antialias=True)`, which can only give the whole image. Its
+    This is the operation behind `tf.image.resize(antialias=True)`, which cannot give a part of the image. Its
     weights are positive and sum to 1: the result stays in the image's range, up to rounding.
     """
     return tf.raw_ops.ScaleAndTranslate(
@@ -322,8 +313,8 @@ def _resampled(image: tf.Tensor, size: Size, ratio: tf.Tensor, offset: tf.Tensor
     )[0]
 
 
-def _admit(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, GraphHeader]:
-    """Refuse what must not reach a decoder; the contents handed back are only there once the check has passed."""
+def _check(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, GraphHeader]:
+    """The header, and the contents as far as a decoder needs them, available only after the header was checked."""
     contents = tf.convert_to_tensor(contents)
     header = read_graph_header(contents)
     message = header.problem(max_pixels)

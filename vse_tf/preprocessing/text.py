@@ -1,11 +1,11 @@
-"""Tokenisers: strings to token ids, one definition for tf.data, the live model and the exported graph.
+"""Tokenizers: captions to token ids, the same in `tf.data`, in the model in memory and in exported graphs.
 
-Batches of tokens are int32 `(batch, length)` with `PADDING` after a caption's end, whatever a tokenizer's own padding
-is; a tower takes its mask from `ids >= 0`.
+Batches of tokens are int32 `(batch, length)` with `PADDING` after a caption's end, whatever padding a preset uses; the
+mask of a tower is `ids >= 0`.
 
-`WordTokenizer` counts its vocabulary in the training captions and runs on TensorFlow's own ops. `PresetTokenizer` wraps
-the tokenizer of a KerasHub preset and needs `tensorflow_text` imported wherever its graph runs. Both are `tf.Module`s:
-assign one to an attribute of the `tf.Module` that is exported, and the SavedModel carries its lookup tables.
+`WordTokenizer` counts its vocabulary in the training captions and runs on TensorFlow's core operations.
+`PresetTokenizer` wraps the tokenizer of a KerasHub preset and needs `tensorflow_text` imported wherever its graph runs.
+Both are `tf.Module`s: as an attribute of an exported `tf.Module`, a tokenizer's lookup tables are in the SavedModel.
 """
 
 from __future__ import annotations
@@ -23,22 +23,15 @@ import tensorflow as tf
 from vse_tf.errors import UserError
 from vse_tf.files import read_json, read_regular, reason_of
 from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
+from vse_tf.preprocessing.words import RULE, lower, normalise, to_tensor, valid_utf8
 
 if TYPE_CHECKING:
     import keras_hub
 
 PADDING = -1
-UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # no caption gives these words: normalise splits off < and >
-RULE = 1  # version of normalise: a vocabulary counted under another rule does not fit this one
-MOST_TOKENS = 2**16  # as the settings have it
+UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # never words of a caption: `normalise` splits off < and >
+MOST_TOKENS = 2**16  # as in the settings
 DESCRIPTION, VOCABULARY, PRESET = "tokenizer.json", "vocabulary.txt", "preset"
-
-# Scripts written without spaces. U+30FC and U+FF70 (Japanese long-vowel marks) and U+3006 belong to no script.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\x{30FC}\x{FF70}\x{3006}"
-_MARKS = r"[\p{M}\x{FF9E}\x{FF9F}]*"  # with the half-width voicing marks, which Unicode counts as letters
-_SINGLE = rf"(?:[\x{{1F1E6}}-\x{{1F1FF}}]{{2}}|[{_UNSPACED}]|[^\p{{L}}\p{{M}}\p{{N}} ]){_MARKS}"
-# ICU lower-cases by the rules of the process's locale: İ and I are others in Turkish, these in Lithuanian.
-_LOCAL_CAPITALS = {"İ": "i", "Ì": "ì", "Í": "í", "Ĩ": "ĩ", "Į": "į"}
 
 
 class Tokenizer(Protocol):
@@ -55,77 +48,19 @@ class Tokenizer(Protocol):
         """Write it into a folder, which is made if there is none; see `load_tokenizer`."""
 
 
-def normalise(texts: tf.Tensor) -> tf.Tensor:
-    """Split captions of any language into lower-case words, a single space between two of them.
-
-    In this order:
-
-    1. Invalid UTF-8 is replaced by U+FFFD.
-    2. Control characters and zero-width spaces become spaces. Invisible format characters (joiners, soft hyphens,
-       directional marks, emoji tags), variation selectors and keycap marks are deleted.
-    3. Letters are lower-cased, alike in every locale; `İ` becomes `i`.
-    4. White space, punctuation (Unicode class P: also the apostrophe, so `dog's` is `dog s` and `l'homme` is `l homme`)
-       and modifier symbols (Sk: free-standing accents, skin tones) separate words and are dropped.
-    5. A character of a script written without spaces (Han, Hiragana, Katakana, Bopomofo, Thai, Lao, Khmer, Myanmar), a
-       symbol (`$`, `+`, an emoji) and a flag (a pair of regional indicators) is a word of its own, together with the
-       combining marks that follow it. An emoji sequence thus gives its parts: a family gives its members.
-    6. What remains, letters, marks and numbers in a row, is a word; Korean stays as it is spaced.
-
-    The rule is total (any bytes have a result, perhaps the empty string) and idempotent. TensorFlow's core ops have no
-    Unicode normalisation: an accent written as a combining mark stays within its word, but that word differs from the
-    one with the composed letter.
-
-    Args:
-        texts: UTF-8 strings `(n,)`.
-
-    Returns:
-        Strings `(n,)`.
-
-    Example:
-        >>> normalise(tf.constant(["A dog's BALL: 紅色的 🐕‍🦺!"])).numpy()[0].decode()
-        "a dog s ball 紅 色 的 🐕 🦺"
-    """
-    texts = _valid(texts)
-    # NUL has to go before the lower-casing, which ends a string there.
-    texts = tf.strings.regex_replace(texts, r"[\p{Cc}\x{200B}]", " ")
-    texts = tf.strings.regex_replace(texts, r"[\p{Cf}\x{20E3}\x{FE00}-\x{FE0F}\x{E0100}-\x{E01EF}]", "")
-    texts = _lower(texts)
-    texts = tf.strings.regex_replace(texts, r"[\p{Z}\p{P}\p{Sk}\p{C}]+", " ")
-    texts = tf.strings.regex_replace(texts, _SINGLE, r" \0 ")
-    return tf.strings.strip(tf.strings.regex_replace(texts, " +", " "))
-
-
-def _valid(texts: tf.Tensor) -> tf.Tensor:
-    return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
-
-
-def _lower(texts: tf.Tensor) -> tf.Tensor:
-    texts = tf.strings.lower(texts)  # ASCII first, so that no locale gets to see a capital I or J
-    for capital, small in _LOCAL_CAPITALS.items():
-        texts = tf.strings.regex_replace(texts, capital, small)
-    return tf.strings.lower(texts, encoding="utf-8")
-
-
-def to_tensor(texts: tf.Tensor | Sequence[str]) -> tf.Tensor:
-    """Captions as a string tensor `(n,)`; a lone surrogate, which JSON allows, becomes invalid UTF-8, not an error."""
-    if isinstance(texts, tf.Tensor):
-        return texts
-    return tf.constant([text.encode("utf-8", "surrogatepass") for text in texts], tf.string, shape=(len(texts),))
-
-
 class WordTokenizer(tf.Module):
     """Words of `normalise` to ids, between a start and an end marker, as the reference code has them.
 
     Ids: 0 is an unknown word, 1 the start, 2 the end, then the vocabulary. An empty or blank caption is start and end.
-    Core TensorFlow ops only. On disk: `vocabulary.txt` (UTF-8, line number = id + 1) and `tokenizer.json`.
+    Core TensorFlow operations only. On disk: `vocabulary.txt` (UTF-8, line number = id + 1) and `tokenizer.json`.
 
     Args:
         words: the vocabulary without the markers, in the order of its ids.
-        max_tokens: length of the longest row, markers included; longer captions lose their last words, not the end.
-        min_count: what the vocabulary was counted with, for the record.
+        max_tokens: largest number of ids per caption, markers included; longer captions lose words, not the end marker.
+        min_count: smallest count of a word when the vocabulary was counted; stored with it.
 
     Raises:
-        UserError: `max_tokens` leaves no room for a word.
+        UserError: `max_tokens` is too small for a word.
 
     Example:
         >>> tokenizer = WordTokenizer.fit(["A dog runs.", "A dog sleeps."], min_count=2, max_tokens=16)
@@ -156,15 +91,13 @@ class WordTokenizer(tf.Module):
         """Count the words of the training captions and keep the frequent ones, by falling count, then by code point.
 
         Args:
-            captions: captions of the train split, of no other.
+            captions: captions of the train split only.
             min_count: words seen less often are unknown.
             max_tokens: see the class.
 
         Raises:
-            UserError: no word is that frequent, or a number is out of range.
+            UserError: no word is that frequent.
         """
-        if min_count < 1:
-            raise UserError(f"text.min_count: {min_count} is below 1; 1 keeps every word")
         counts: Counter[bytes] = Counter()
         for batch in _batches(captions, 8192):
             counts.update(tf.strings.split(normalise(to_tensor(batch))).flat_values.numpy().tolist())
@@ -174,12 +107,12 @@ class WordTokenizer(tf.Module):
         return cls(sorted(words, key=lambda word: (-words[word], word)), max_tokens, min_count)
 
     def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
-        """Tokenise strings `(n,)` into int32 `(n, None)`, 2 to `max_tokens` ids a row."""
+        """Tokenise strings `(n,)` into int32 `(n, None)`, 2 to `max_tokens` ids per caption."""
         words = tf.strings.split(normalise(to_tensor(texts)))[:, : self.max_tokens - 2]
         return _between(words.with_flat_values(self._table.lookup(words.flat_values)), 1, 2)
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `vocabulary.txt` into the folder, which is made where there is none."""
+        """Write `tokenizer.json` and `vocabulary.txt` into the folder, which is made if there is none."""
         _describe(folder, {"kind": "words", "rule": RULE, "max_tokens": self.max_tokens, "min_count": self.min_count})
         (Path(folder) / VOCABULARY).write_bytes((self._lines + "\n").encode("utf-8"))
 
@@ -188,7 +121,7 @@ class WordTokenizer(tf.Module):
         """Read what `save` wrote.
 
         Raises:
-            UserError: a file is missing, broken or of another rule.
+            UserError: a file is missing, broken or has another `RULE`.
         """
         settings = _description(folder, "words")
         if (rule := settings.get("rule")) != RULE:
@@ -197,7 +130,7 @@ class WordTokenizer(tf.Module):
         try:
             lines = read_regular(path, ASSET_BYTES).decode("utf-8").removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: {error}; copy the whole folder again") from error
+            raise UserError(f"{path}: {error}; copy the complete folder again") from error
         if lines[:3] != [UNKNOWN, START, END]:
             raise UserError(f"{path}: the first three lines must be {UNKNOWN}, {START} and {END}; copy it again")
         first: dict[str, int] = {}
@@ -220,10 +153,10 @@ class PresetTokenizer(tf.Module):
 
     Args:
         tokenizer: a `keras_hub.tokenizers.Tokenizer` with its vocabulary.
-        max_tokens: a caption's longest row, start and end included; longer captions lose their last tokens.
+        max_tokens: largest number of ids per caption, start and end included; longer captions lose their last tokens.
 
     Raises:
-        UserError: `max_tokens` leaves no room for a token.
+        UserError: `max_tokens` is too small for a token.
 
     Example:
         >>> tokenizer = PresetTokenizer.from_preset("bert_tiny_en_uncased", max_tokens=64)
@@ -242,18 +175,18 @@ class PresetTokenizer(tf.Module):
         self.end_id: int | None = getattr(tokenizer, "end_token_id", None)
         start: int | None = getattr(tokenizer, "start_token_id", None)
         self.start_id = None if start == self.end_id else start  # T5 has no start token and names its end token so
-        self._room = max_tokens - (self.start_id is not None) - (self.end_id is not None)
-        _check_max_tokens(max_tokens, markers=max_tokens - self._room)
+        self._most_words = max_tokens - (self.start_id is not None) - (self.end_id is not None)
+        _check_max_tokens(max_tokens, markers=max_tokens - self._most_words)
         self._prepare = _preparation(tokenizer)
         # Traced even in eager calls: KerasHub picks its TensorFlow implementation inside a tf.function only.
         self._run = tf.function(self._tokenise, input_signature=[tf.TensorSpec((None,), tf.string)])
 
     @classmethod
     def from_preset(cls, preset: str, max_tokens: int) -> PresetTokenizer:
-        """The tokenizer of a preset name or folder, with or without the leading `hub:` of `text.encoder`.
+        """The tokenizer of a preset name or folder, with or without the prefix `hub:` of `text.encoder`.
 
         Raises:
-            UserError: there is no such preset, it cannot be had, or it holds no tokenizer.
+            UserError: there is no such preset, it cannot be downloaded, or it has no tokenizer.
         """
         import keras_hub  # noqa: PLC0415 (13 s)
 
@@ -263,7 +196,7 @@ class PresetTokenizer(tf.Module):
                 tokenizer = load_assets(Path(preset))  # a tokenizer saved alone, which from_preset refuses
             else:
                 tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
-        except Exception as error:  # whatever a missing file, a network or a damaged preset makes KerasHub raise
+        except Exception as error:  # KerasHub raises anything for missing files, network errors and damaged presets
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(
                 f"text.encoder: no tokenizer in preset {preset!r}; give a text preset ({reason})"
@@ -271,18 +204,18 @@ class PresetTokenizer(tf.Module):
         return cls(tokenizer, max_tokens)
 
     def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
-        """Tokenise strings `(n,)` into int32 `(n, None)`, at most `max_tokens` ids a row."""
+        """Tokenise strings `(n,)` into int32 `(n, None)`, at most `max_tokens` ids per caption."""
         return self._run(to_tensor(texts))
 
     def _tokenise(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        texts = tf.strings.regex_replace(_valid(texts), r"\p{Cc}", " ")  # NUL would end the text in some ops
+        texts = tf.strings.regex_replace(valid_utf8(texts), r"\p{Cc}", " ")  # NUL would end the text in some ops
         ids = tf.cast(self.tokenizer.tokenize(self._prepare(texts)), tf.int32)
         # A byte pair that is not in the vocabulary comes as -1, which is our padding.
-        ids = tf.ragged.boolean_mask(ids, ids >= 0)[:, : self._room]
+        ids = tf.ragged.boolean_mask(ids, ids >= 0)[:, : self._most_words]
         return _between(ids, self.start_id, self.end_id)
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and the folder `preset` into the folder, which is made where there is none."""
+        """Write `tokenizer.json` and the folder `preset` into the folder, which is made if there is none."""
         _describe(folder, {"kind": "preset", "max_tokens": self.max_tokens})
         self.tokenizer.save_to_preset(str(Path(folder) / PRESET))
 
@@ -296,37 +229,37 @@ class PresetTokenizer(tf.Module):
         settings = _description(folder, "preset")
         try:
             tokenizer = load_assets(Path(folder) / PRESET)
-        except Exception as error:  # whatever a damaged vocabulary makes KerasHub raise
+        except Exception as error:  # KerasHub raises anything for a damaged vocabulary
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{Path(folder) / PRESET}: {reason}; copy the whole folder again") from error
+            raise UserError(f"{Path(folder) / PRESET}: {reason}; copy the complete folder again") from error
         return cls(tokenizer, settings["max_tokens"])
 
 
 def load_tokenizer(folder: str | Path) -> WordTokenizer | PresetTokenizer:
-    """Read the tokenizer that `save` wrote into a run folder, of whichever class it is.
+    """Read the tokenizer of a run folder, of either class.
 
     Raises:
-        UserError: the folder holds none, or something else than regular files of its run.
+        UserError: there is none, or the folder contains other than regular files of its run.
     """
     try:
         check_files(Path(folder))
     except (OSError, ValueError, RuntimeError) as error:
         reason = reason_of(error)
         where = getattr(error, "filename", None) or folder
-        raise UserError(f"{where}: {reason}; copy the whole folder again") from None
+        raise UserError(f"{where}: {reason}; copy the complete folder again") from None
     kind = _description(folder)["kind"]
     return WordTokenizer.load(folder) if kind == "words" else PresetTokenizer.load(folder)
 
 
 def pad(tokens: tf.RaggedTensor, buckets: Sequence[int], max_tokens: int) -> tf.Tensor:
-    """Pad a batch with `PADDING` to the first bucket that holds its longest row.
+    """Pad a batch with `PADDING` to the smallest bucket that fits its longest caption.
 
-    Few lengths mean few traced graphs. Buckets of `max_tokens` and beyond stand for `max_tokens`, the last resort.
+    Few lengths mean few traced graphs. The largest bucket is `max_tokens`; larger ones are ignored.
 
     Args:
-        tokens: int32 `(n, None)`; rows beyond `max_tokens` are cut.
+        tokens: int32 `(n, None)`; longer captions than `max_tokens` are truncated.
         buckets: lengths, in any order.
-        max_tokens: the longest row there is.
+        max_tokens: largest number of ids per caption.
 
     Returns:
         int32 `(n, bucket)`.
@@ -347,12 +280,12 @@ def tokenise_all(
     """Tokenise captions once, into two flat arrays: caption i is `ids[splits[i] : splits[i + 1]]`.
 
     Args:
-        tokenizer: a tokeniser of this module.
+        tokenizer: a tokenizer of this module.
         captions: `n` captions.
-        batch: captions tokenised at a time.
+        batch: number of captions tokenised at a time.
 
     Returns:
-        int32 ids of all captions in a row, and int64 row splits `(n + 1,)`.
+        int32 ids of all captions, and int64 row splits `(n + 1,)`.
     """
     values, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     for part in _batches(captions, batch):
@@ -376,7 +309,7 @@ def _between(ids: tf.RaggedTensor, start: int | None, end: int | None) -> tf.Rag
 
 def _check_max_tokens(max_tokens: int, markers: int) -> None:
     if max_tokens <= markers:
-        raise UserError(f"text.max_tokens: {max_tokens} leaves no room for a word; give {markers + 1} or more")
+        raise UserError(f"text.max_tokens: {max_tokens} is too small for a word; give {markers + 1} or more")
 
 
 def _preparation(tokenizer: keras_hub.tokenizers.Tokenizer) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -384,12 +317,12 @@ def _preparation(tokenizer: keras_hub.tokenizers.Tokenizer) -> Callable[[tf.Tens
     from keras_hub import tokenizers  # noqa: PLC0415 (13 s)
 
     if isinstance(tokenizer, tokenizers.CLIPTokenizer):
-        return _lower
+        return lower
     return _canonical if isinstance(tokenizer, tokenizers.SigLIPTokenizer) else tf.identity
 
 
 def _canonical(texts: tf.Tensor) -> tf.Tensor:
-    texts = tf.strings.regex_replace(_lower(texts), "[[:punct:]]", "")
+    texts = tf.strings.regex_replace(lower(texts), "[[:punct:]]", "")
     return tf.strings.strip(tf.strings.regex_replace(texts, r"\s+", " "))
 
 

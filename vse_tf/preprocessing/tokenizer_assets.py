@@ -1,19 +1,22 @@
-"""KerasHub's tokenizers from a folder: a closed list of classes, their files regular and inside the folder."""
+"""Loads KerasHub's tokenizers from a folder: only classes of a closed list, only regular files in the folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vse_tf.files import open_regular, read_json
+
+if TYPE_CHECKING:
+    import keras_hub
 
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Some of KerasHub's tokenizers (Whisper's, PARSeq's) open any path that their config names. These read what
-# `load_preset_assets` gives them, and vocabularies in a config are refused below.
+# Some of KerasHub's tokenizers (Whisper's, PARSeq's) open any path in their config. These only read the files of
+# `load_preset_assets`; vocabularies in a config are refused below.
 TOKENIZERS = _names(
     """
     AlbertTokenizer BertTokenizer BloomTokenizer BytePairTokenizer CLIPTokenizer DebertaV3Tokenizer
@@ -25,21 +28,21 @@ TOKENIZERS = _names(
     """
 )
 DESCRIPTION = "tokenizer.json"
-# Arguments that name a file where they are strings; from a folder they come from its own files.
+# Arguments that are paths if they are strings; here they come from the folder's own files.
 _FILES = ("merges", "proto", "vocabulary")
 # The largest known is 34 MB.
 ASSET_BYTES = 256 * 2**20
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a run folder's tokenizer that holds anything but regular files of its run.
+    """Refuse a run folder's tokenizer with anything but regular files of its run.
 
     Args:
-        folder: `tokenizer/`; what its files are linked to must lie in the run folder around it.
+        folder: `tokenizer/`; targets of links must lie in its run folder.
 
     Raises:
-        OSError: a file is no regular file, or too large.
-        ValueError: a link out of the run folder.
+        OSError: a file is not regular, or too large.
+        ValueError: a link leads out of the run folder.
     """
     root = folder.parent.resolve()
     for path in [folder, *folder.rglob("*")]:
@@ -49,7 +52,7 @@ def check_files(folder: Path) -> None:
             open_regular(path, ASSET_BYTES).close()
 
 
-def load_assets(folder: Path) -> Any:
+def load_assets(folder: Path) -> keras_hub.tokenizers.Tokenizer:
     """A tokenizer that `save_to_preset` wrote.
 
     `Tokenizer.from_preset` refuses a folder without a backbone's config.json and builds any class.
@@ -58,9 +61,9 @@ def load_assets(folder: Path) -> Any:
         folder: the folder.
 
     Raises:
-        OSError: its description is missing, or no regular file.
-        ValueError: another class, or an argument that is none of a tokenizer.
-        Exception: whatever KerasHub makes of a missing or damaged vocabulary.
+        OSError: its description is missing, or not a regular file.
+        ValueError: its class or an argument is not allowed.
+        Exception: KerasHub raises anything for a missing or damaged vocabulary.
     """
     import keras_hub  # noqa: PLC0415 (13 s)
 
@@ -70,21 +73,21 @@ def load_assets(folder: Path) -> Any:
     if kind is None or not isinstance(arguments, dict):
         raise ValueError(f"{DESCRIPTION} names {str(name)[:100]}, which is no tokenizer that is loaded from a folder")
     tokenizer = kind(**{key: _argument(key, value) for key, value in arguments.items()})
-    # Absolute, so that it is taken for no preset's name.
+    # Absolute, so that it is not taken for the name of a preset.
     tokenizer.load_preset_assets(str(folder.absolute()))
     return tokenizer
 
 
-def _argument(key: str, value: Any) -> Any:
+def _argument(key: str, value: object) -> object:
     if key == "dtype" and isinstance(value, dict):
-        # A policy; of a tokenizer's only the name says anything.
+        # A policy, of which a tokenizer uses only the name.
         inner = value.get("config")
         value = inner.get("name") if isinstance(inner, dict) else None
     plain = value is None or (key not in _FILES and _is_plain(value))
     if not plain and not (key not in _FILES and isinstance(value, list) and all(map(_is_plain, value))):
-        raise ValueError(f"{DESCRIPTION}: {key}: {str(value)[:60]} is no argument of a tokenizer in a folder")
+        raise ValueError(f"{DESCRIPTION}: {key}: {str(value)[:60]} is not an argument of a tokenizer in a folder")
     return value
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 1000)

@@ -16,8 +16,8 @@ from vse_tf.config import Settings, TextSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.order import Order
-from vse_tf.data.pipeline import ImageView, text_reader, training_batches
-from vse_tf.data.records import Collection, Split
+from vse_tf.data.pipeline import text_reader, training_batches
+from vse_tf.data.records import Collection, Split, array_size
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
@@ -26,6 +26,7 @@ from vse_tf.models.gradient_cache import check_micro_batch
 from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.view import ImageView
 from vse_tf.training.distribution import distribute, skip_symbolic_build
 from vse_tf.training.objective import make_loss, make_temperature
 from vse_tf.training.optimizer import make_optimizer
@@ -74,7 +75,8 @@ class RunParts:
         self.validation = _validation_split(collection)
         self.tokenizer = _tokenizer(settings.text, self.training)
         data, images = settings.data, self.training.images
-        self.view = ImageView.of(settings.image, image_size(settings.image, images), data.max_pixels, images)
+        size = image_size(settings.image, images)
+        self.view = ImageView.of(settings.image, size, data.max_pixels, array_size(images))
         self.model = self._build_model()
         folder, image_tower, text_tower = cache_folder(data), self.model.image_tower, self.model.text_tower
         inputs, captions = ImageInputs(self.view, bad), CaptionInputs(self.tokenizer, settings.text)

@@ -19,13 +19,14 @@ from vse_tf.artifacts.run_folder import ADVICE
 from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
-from vse_tf.data.pipeline import ImageView, image_batches
+from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import nearest
 from vse_tf.files import file_errors
 from vse_tf.pages import pictures
+from vse_tf.preprocessing.view import ImageView
 from vse_tf.settings_parser import flat
 from vse_tf.training.builder import RunParts
 from vse_tf.training.callbacks import Validation

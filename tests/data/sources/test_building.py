@@ -44,7 +44,7 @@ def test_a_new_image_moves_no_more_than_the_borders():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_a_share_that_is_none_is_an_error(fraction):
-    with pytest.raises(UserError, match=r"--data\.test_fraction"):
+    with pytest.raises(UserError, match=r"data\.test_fraction"):
         draw_splits(["a"], DataSettings(test_fraction=fraction))
 
 
@@ -89,7 +89,7 @@ def test_rows_are_dense_within_splits_and_train_comes_first():
     assert collection.splits["test"].captions == ["b", "d"]
 
 
-def test_what_is_left_without_captions_is_a_problem_and_leaves_rows_dense():
+def test_images_without_captions_are_problems_and_rows_are_dense():
     gathering = gather()
     gathering.entries[1].captions.clear()
     with pytest.raises(UserError, match="line b: image without captions: b"):

@@ -102,7 +102,7 @@ def test_ids_that_name_nothing_and_ids_in_two_splits(folder):
     assert len(collection.skipped) == 3
 
 
-def test_ids_that_stand_in_two_files_cannot_be_told_apart(folder):
+def test_ids_that_occur_in_two_files_are_an_error(folder):
     other = coco({7: "c.jpg"}, [(11, 7, "z")])
     files = {"one.json": TRAIN, "two.json": other}
     with pytest.raises(UserError, match=r"11 in .*one\.json and .*two\.json"):
@@ -161,9 +161,9 @@ def test_each_problem_stops_or_is_left_out(folder, data, message):
         load(folder, {"captions_train.json": data})
     collection = load(folder, {"captions_train.json": data}, on_bad="skip")
     assert any(message in str(problem) for problem in collection.skipped)
-    kept = captions(collection)["train"]
-    assert kept[0][:3] == ("a1", "a2", "a3")
-    assert kept[1:] == [("b1",)]
+    train_captions = captions(collection)["train"]
+    assert train_captions[0][:3] == ("a1", "a2", "a3")
+    assert train_captions[1:] == [("b1",)]
 
 
 def test_one_image_in_two_files_is_in_two_splits(folder):

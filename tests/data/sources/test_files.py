@@ -6,20 +6,20 @@ import pytest
 from source_files import make_images
 
 from vse_tf.data.sources import files
-from vse_tf.data.sources.files import ImageFolder, one_path, read_json, read_text, several_paths, shown
+from vse_tf.data.sources.files import ImageFolder, one_path, read_json, read_text, several_paths, short_repr
 from vse_tf.errors import UserError
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    make_images(tmp_path, "outside.jpg", "photos2/near.jpg")
-    return make_images(tmp_path / "photos", "a.jpg", "sub/b.jpg", "sub/deep/Ünï.jpg")
+def images(tmp_path: Path) -> Path:
+    make_images(tmp_path, "outside.jpg", "images2/near.jpg")
+    return make_images(tmp_path / "images", "a.jpg", "sub/b.jpg", "sub/deep/Ünï.jpg")
 
 
-def test_names_are_found_however_they_are_written(photos):
-    folder = ImageFolder(photos)
-    real = os.path.realpath(photos)
-    for name in ("a.jpg", "./a.jpg", "sub/../a.jpg", "sub//..//a.jpg", str(photos / "a.jpg"), "../photos/a.jpg"):
+def test_names_are_found_however_they_are_written(images):
+    folder = ImageFolder(images)
+    real = os.path.realpath(images)
+    for name in ("a.jpg", "./a.jpg", "sub/../a.jpg", "sub//..//a.jpg", str(images / "a.jpg"), "../images/a.jpg"):
         assert folder.find(name) == f"{real}/a.jpg"
     assert folder.find("sub/deep/Ünï.jpg") == f"{real}/sub/deep/Ünï.jpg"
     assert folder.relative(folder.find("sub/./b.jpg")) == "sub/b.jpg"
@@ -31,24 +31,24 @@ def test_names_are_found_however_they_are_written(photos):
         "../outside.jpg",
         "sub/../../outside.jpg",
         "/etc/hostname",
-        "../photos2/near.jpg",
+        "../images2/near.jpg",
         "../missing.jpg",
         "gone/../../x",
     ],
 )
-def test_paths_that_lead_outside(photos, name):
+def test_paths_that_lead_outside(images, name):
     with pytest.raises(ValueError, match=r"^path outside the image folder: "):
-        ImageFolder(photos).find(name)
+        ImageFolder(images).find(name)
 
 
-def test_links_may_lead_anywhere_inside_only(photos, tmp_path):
-    (photos / "inner.jpg").symlink_to("sub/b.jpg")
-    (photos / "outer.jpg").symlink_to(tmp_path / "outside.jpg")
-    (photos / "broken.jpg").symlink_to("nothing.jpg")
-    (photos / "loop.jpg").symlink_to("loop.jpg")
-    (photos / "folder").symlink_to(tmp_path / "photos2")
-    (tmp_path / "door").symlink_to(photos)
-    for root in (photos, tmp_path / "door"):
+def test_links_may_lead_anywhere_inside_only(images, tmp_path):
+    (images / "inner.jpg").symlink_to("sub/b.jpg")
+    (images / "outer.jpg").symlink_to(tmp_path / "outside.jpg")
+    (images / "broken.jpg").symlink_to("nothing.jpg")
+    (images / "loop.jpg").symlink_to("loop.jpg")
+    (images / "folder").symlink_to(tmp_path / "images2")
+    (tmp_path / "door").symlink_to(images)
+    for root in (images, tmp_path / "door"):
         folder = ImageFolder(root)
         assert folder.find("inner.jpg") == folder.find("sub/b.jpg")
         for name in ("outer.jpg", "folder/near.jpg"):
@@ -60,20 +60,20 @@ def test_links_may_lead_anywhere_inside_only(photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gone.jpg", "sub/gone.jpg", "gone/a.jpg", "a.jpg/b.jpg", "x" * 5000])
-def test_missing(photos, name):
+def test_missing(images, name):
     with pytest.raises(ValueError, match=r"^missing image: "):
-        ImageFolder(photos).find(name)
+        ImageFolder(images).find(name)
 
 
 @pytest.mark.parametrize("name", ["", "  ", ".", "..", "sub", "sub/", "a\0.jpg", "\ud800.jpg"])
-def test_what_is_no_image_path(photos, name):
+def test_what_is_no_image_path(images, name):
     with pytest.raises(ValueError, match=r"^bad image path: ") as info:
-        ImageFolder(photos).find(name)
+        ImageFolder(images).find(name)
     str(info.value).encode()
 
 
-def test_each_folder_is_listed_once_and_no_plain_file_asked_for(photos, monkeypatch):
-    folder = ImageFolder(photos)
+def test_each_folder_is_listed_once_and_no_plain_file_asked_for(images, monkeypatch):
+    folder = ImageFolder(images)
     listed: list[str] = []
     asked: list[str] = []
     scandir, stat = os.scandir, os.stat
@@ -91,14 +91,14 @@ def test_each_folder_is_listed_once_and_no_plain_file_asked_for(photos, monkeypa
     for _ in range(3):
         for name in ("a.jpg", "sub/b.jpg"):
             folder.find(name)
-    assert sorted(listed) == sorted(os.path.realpath(p) for p in (photos, photos / "sub"))
+    assert sorted(listed) == sorted(os.path.realpath(p) for p in (images, images / "sub"))
     assert asked == []
 
 
-def test_a_name_that_the_listing_spells_otherwise_is_asked_for(photos, monkeypatch):
-    folder = ImageFolder(photos)
+def test_a_name_that_the_listing_spells_otherwise_is_asked_for(images, monkeypatch):
+    folder = ImageFolder(images)
     monkeypatch.setattr(folder, "_listing", lambda _: {})
-    assert folder.find("a.jpg") == os.path.realpath(photos / "a.jpg")
+    assert folder.find("a.jpg") == os.path.realpath(images / "a.jpg")
 
 
 def test_no_folder(tmp_path):
@@ -157,7 +157,7 @@ def test_paths_of_a_setting():
 
 def test_foreign_values_are_shown_short_and_printable():
     for value in ("\ud800\n\x1b[31m", "x" * 1000, ["a"] * 1000, {"\udcff": "\u2028"}):
-        text = shown(value)
+        text = short_repr(value)
         assert len(text) <= 120
         assert text.isprintable()
         text.encode()

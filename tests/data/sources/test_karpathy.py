@@ -73,7 +73,7 @@ def test_tokens_stand_in_for_raw(folder):
     assert captions(load(folder, [one])) == {"train": [("a dog", "b", "c")]}
 
 
-def test_equal_sentences_of_two_people_are_kept_and_of_one_reported(folder):
+def test_equal_captions_count_as_two_if_their_ids_differ(folder):
     assert captions(load(folder, [item("a.jpg", texts=("same", "same"))])) == {"train": [("same", "same")]}
     one = item("a.jpg", texts=("same", "same"))
     one["sentences"][1]["sentid"] = 0
@@ -96,7 +96,7 @@ BAD = [
     ({"filename": 1, "split": None}, "images[3]: missing key: sentences"),
     (item("c.jpg", filepath=["x"]), "images[3].filepath: wrong type: a list, not a string"),
     (item("c.jpg", ""), "images[3]: bad split name"),
-    (item("c.jpg") | {"sentences": ["x"]}, "images[3].sentences[0]: wrong type: the sentence is a string"),
+    (item("c.jpg") | {"sentences": ["x"]}, "images[3].sentences[0]: wrong type: the caption is a string"),
     (item("c.jpg") | {"sentences": [{"raw": 4}]}, "images[3].sentences[0].raw: wrong type: a number"),
     (item("c.jpg") | {"sentences": [{"tokens": [1]}]}, "images[3].sentences[0].tokens: wrong type"),
     (item("c.jpg") | {"sentences": [{}]}, "images[3].sentences[0]: missing key: raw (or tokens)"),
@@ -188,8 +188,8 @@ def test_any_value_anywhere_gives_records_or_a_clear_error(folder, rng: random.R
 @given(st.integers(0, 400), st.integers(0, 30), st.binary(max_size=6))
 def test_any_damage_to_the_bytes_gives_records_or_a_clear_error(folder, start, length, insert):
     path = folder / "damaged.json"
-    whole = json.dumps({"images": [item("a.jpg"), item("b.jpg", "val")]}).encode()
-    path.write_bytes(whole[:start] + insert + whole[start + length :])
+    undamaged = json.dumps({"images": [item("a.jpg"), item("b.jpg", "val")]}).encode()
+    path.write_bytes(undamaged[:start] + insert + undamaged[start + length :])
     try:
         read_quietly(
             settings_for(folder, "karpathy", annotations=str(path), images=str(folder / "images"), verify="none")

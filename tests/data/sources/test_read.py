@@ -24,10 +24,10 @@ def test_an_unknown_source_names_those_there_are():
 
 
 def test_relative_paths_are_taken_from_the_working_directory(tmp_path, monkeypatch):
-    make_images(tmp_path / "photos", "a.jpg")
-    (tmp_path / "photos" / "c.csv").write_text("image,caption\na.jpg,x\n")
+    make_images(tmp_path / "images", "a.jpg")
+    (tmp_path / "images" / "c.csv").write_text("image,caption\na.jpg,x\n")
     monkeypatch.chdir(tmp_path)
-    collection = read_quietly(settings_for(Path(), "table", annotations="photos/c.csv"))
+    collection = read_quietly(settings_for(Path(), "table", annotations="images/c.csv"))
     monkeypatch.chdir("/")
     path = Path(collection.splits["train"].images.paths[0])
     assert path.is_absolute()

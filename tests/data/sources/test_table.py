@@ -55,11 +55,11 @@ def test_jsonl_takes_a_caption_or_a_list(folder):
 
 def test_byte_order_mark_other_columns_and_another_folder(folder):
     table = TableSettings(image_column="file", caption_column="text", split_column="part")
-    make_images(folder / "photos", "z.jpg")
+    make_images(folder / "images", "z.jpg")
     text = "\ufefffile, text ,part\nz.jpg,hello,train\n"
-    collection = load(folder, text, table=table, images=str(folder / "photos"))
+    collection = load(folder, text, table=table, images=str(folder / "images"))
     assert captions(collection) == {"train": [("hello",)]}
-    assert Path(collection.splits["train"].images.paths[0]) == (folder / "photos" / "z.jpg").resolve()
+    assert Path(collection.splits["train"].images.paths[0]) == (folder / "images" / "z.jpg").resolve()
 
 
 BAD_ROWS = [
@@ -236,8 +236,8 @@ def test_any_captions_come_back_from_csv_and_jsonl(folder, texts):
 @settings(max_examples=100, suppress_health_check=FOLDER_ONCE, deadline=None)
 @given(st.sampled_from(["c.csv", "c.jsonl"]), st.integers(0, 120), st.integers(0, 20), st.binary(max_size=6))
 def test_any_damage_gives_records_or_a_clear_error(folder, name, start, length, insert):
-    whole = csv_text(ROWS[:6]) if name == "c.csv" else lines(*({"image": i, "caption": c} for i, c in ROWS[:4]))
-    contents = whole.encode()
+    undamaged = csv_text(ROWS[:6]) if name == "c.csv" else lines(*({"image": i, "caption": c} for i, c in ROWS[:4]))
+    contents = undamaged.encode()
     try:
         collection = load(folder, contents[:start] + insert + contents[start + length :], name, verify="none")
     except UserError as error:
@@ -267,5 +267,5 @@ def test_a_caption_that_is_too_long_is_called_so(tmp_path, suffix, length):
     with pytest.raises(UserError, match=message) as error:
         read_quietly(settings_for(tmp_path, "table", annotations=str(path)))
     assert "broken" not in str(error.value)
-    kept = read_quietly(settings_for(tmp_path, "table", annotations=str(path), on_bad="skip", val_fraction=0.0))
-    assert sorted(len(caption) for split in kept.splits.values() for caption in split.captions) == [5, 100_000]
+    collection = read_quietly(settings_for(tmp_path, "table", annotations=str(path), on_bad="skip", val_fraction=0.0))
+    assert sorted(len(caption) for split in collection.splits.values() for caption in split.captions) == [5, 100_000]

@@ -23,7 +23,7 @@ TEXTS = [["one", "zwei 😀", "一只猫"], ["same", "same"], ["last"]]
 
 
 class VseTinyCaptions(tfds.core.GeneratorBasedBuilder):
-    """Three photos, prepared for real and offline."""
+    """Three images, prepared for real and offline."""
 
     VERSION = tfds.core.Version("1.2.3")
 
@@ -31,7 +31,7 @@ class VseTinyCaptions(tfds.core.GeneratorBasedBuilder):
         features = {
             "image": tfds.features.Image(),
             "pixels": tfds.features.Tensor(shape=(3, 4, 3), dtype=np.uint8),
-            "photo/name": tfds.features.Text(),
+            "image/name": tfds.features.Text(),
             "captions": tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64}),
             "tags": tfds.features.Sequence(tfds.features.Text()),
             "inner": {"title": tfds.features.Text(), "raw": tfds.features.Text()},
@@ -52,7 +52,7 @@ class VseTinyCaptions(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": io.BytesIO(IMAGES[number]),
                     "pixels": np.full((3, 4, 3), number, np.uint8),
-                    "photo/name": f"photo {number}",
+                    "image/name": f"image {number}",
                     "captions": [{"text": text, "id": place} for place, text in enumerate(texts)],
                     "tags": texts[:-1],
                     "inner": {"title": f"title {number}", "raw": b"gr\xfcn" if number else b"good"},
@@ -94,7 +94,7 @@ def test_images_become_the_files_they_were(tmp_path, data_dir):
     ("caption", "wanted"),
     [
         ("inner/title", {"title 0", "title 1", "title 2"}),
-        ("photo/name", {"photo 0", "photo 1", "photo 2"}),
+        ("image/name", {"image 0", "image 1", "image 2"}),
         ("tags", {"one", "zwei 😀", "same"}),
     ],
 )
@@ -135,15 +135,15 @@ def test_images_are_written_once_and_anew_for_other_features(tmp_path, data_dir,
     assert sorted(read_splits) == ["restval", "train", "validation"]
     assert captions(load(tmp_path, data_dir)) == first
     assert len(read_splits) == 3
-    load(tmp_path, data_dir, caption_feature="photo/name")
+    load(tmp_path, data_dir, caption_feature="image/name")
     assert len(read_splits) == 6
     # What has been written serves without the prepared set, too.
-    assert captions(load(tmp_path, str(tmp_path / "gone"), caption_feature="photo/name"))["val"] == [("photo 2",)]
+    assert captions(load(tmp_path, str(tmp_path / "gone"), caption_feature="image/name"))["val"] == [("image 2",)]
     assert len(read_splits) == 6
 
 
 def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, data_dir, read_splits, monkeypatch):
-    whole = captions(load(tmp_path / "other", data_dir))
+    complete = captions(load(tmp_path / "other", data_dir))
     read_splits.clear()
     spied = module._examples
 
@@ -163,7 +163,7 @@ def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, data_dir, read_s
     assert (root / ".train.part").exists()
     monkeypatch.setattr(module, "_examples", spied)
     read_splits.clear()
-    assert captions(load(tmp_path, data_dir)) == whole
+    assert captions(load(tmp_path, data_dir)) == complete
     assert set(read_splits) == {"train", "validation", "restval"} - written
     assert not (root / ".train.part").exists()
 
@@ -208,9 +208,9 @@ def test_two_readers_at_once_write_once(tmp_path, data_dir, read_splits):
         ({"name": "not a name"}, r"--data\.tfds\.name 'not a name': give a data set"),
         ({"name": "vse_tiny_captions:9.9.9"}, r"--data\.tfds\.name vse_tiny_captions:9\.9\.9: "),
         ({"caption_feature": "text"}, r"--data\.tfds\.caption_feature text: .* there are: image, .*captions/text"),
-        ({"caption_feature": "captions"}, r"--data\.tfds\.caption_feature captions: it is no text"),
-        ({"caption_feature": "captions/id"}, r"--data\.tfds\.caption_feature captions/id: it is no text"),
-        ({"image_feature": "tags"}, r"--data\.tfds\.image_feature tags: it is no image"),
+        ({"caption_feature": "captions"}, r"--data\.tfds\.caption_feature captions: not text"),
+        ({"caption_feature": "captions/id"}, r"--data\.tfds\.caption_feature captions/id: not text"),
+        ({"image_feature": "tags"}, r"--data\.tfds\.image_feature tags: not an image"),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_line(tmp_path, data_dir, options, message):
@@ -221,7 +221,7 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path, data_dir, options, mess
 
 @pytest.fixture
 def prepared(tmp_path, data_dir):
-    """A copy that may be changed, beside a module that leaves a mark when it is imported."""
+    """A copy that may be changed, next to a module that leaves a mark when it is imported."""
     shutil.copytree(data_dir, tmp_path / "data")
     return next((tmp_path / "data").rglob("features.json")).parent
 

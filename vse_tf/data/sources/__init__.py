@@ -1,4 +1,4 @@
-"""Sources: each reads one kind of caption data and gives the same records."""
+"""Sources: each reads one kind of caption data and returns the same kind of records."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ __all__ = ["named_paths", "read"]
 def read(settings: DataSettings, progress: bool = True) -> Collection:
     """Read the images and captions that the settings name.
 
-    Every problem of the source is found before anything is said: `on_bad=fail` stops with all of them in one error,
-    `on_bad=skip` leaves the bad captions and images out and lists them in `Collection.skipped`. A file that cannot be
-    read at all, or lacks what the source needs (a column, a key), is always an error. A source's module says what it
-    reads; relative paths are taken from the working directory.
+    With `on_bad=fail` all problems of the source are in one error; with `on_bad=skip` bad captions and images are
+    left out and listed in `Collection.skipped`. A file that cannot be read at all, or that lacks a required column or
+    key, is always an error. The module of a source describes its files; relative paths start at the working directory.
 
     Args:
         settings: the section `data`.
-        progress: show a progress bar where it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Returns:
-        The splits that have images, by name; rows are dense from 0 within each.
+        The splits that have images, by name; rows are dense from 0 in each.
 
     Raises:
         UserError: the problems, with file and line or key.
@@ -33,7 +32,7 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
         >>> data.splits["val"].records[0].captions
         ('a cat on a mat',)
     """
-    # One module a source, imported when it is asked for: some of them need TensorFlow.
+    # Each source's module is imported only when it is used: some need TensorFlow.
     match settings.source:
         case "shapes":
             from vse_tf.data.shapes import read_shapes  # noqa: PLC0415
@@ -63,7 +62,7 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
 
 
 def named_paths(settings: DataSettings) -> list[str]:
-    """The files and folders that reading the data opens as the settings name them, each with its key.
+    """The files and folders in the settings that reading the data opens, each with its key.
 
     Args:
         settings: the section `data`.

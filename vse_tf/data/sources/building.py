@@ -1,4 +1,4 @@
-"""From what a source lists to records: contradictions reported, images checked, rows numbered, splits drawn."""
+"""From the entries of a source to records: contradictions reported, images checked, rows numbered, splits drawn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.records import Collection, FileImages, Images, Record, Report, Split
-from vse_tf.data.sources.files import problem_of_text, shown
+from vse_tf.data.sources.files import json_type, problem_of_text, short_repr
 from vse_tf.data.verify import verify
 from vse_tf.errors import UserError
+from vse_tf.setting_types import check_values
 
-# Other names that the field gives to the validation split.
+# Other common names of the validation split.
 SPLIT_ALIASES = {"validation": "val", "valid": "val", "dev": "val"}
 SPLIT_ORDER = ("train", "val", "test")
-# Above any caption; what follows an unclosed quotation mark to a file's end is longer.
+# More than any caption, less than the rest of a file behind an unclosed quotation mark.
 LONGEST_CAPTION = 100_000
 SPLIT_NAME = re.compile(r"[\w.+-]+")
 
@@ -30,10 +31,10 @@ class Entry:
         image: path of its file, or a name for it.
         split: its split.
         where: file and line (or key) of its first mention.
-        row: position in the source's array of images, where it has one.
+        row: position in the source's array of images, if it has one.
         captions: its captions.
-        known: what tells its captions apart: their texts, or their ids where the source has such.
-        image_id: its COCO id, where the source gives COCO ids.
+        identities: what makes its captions distinct: their ids, or their texts if the source has no ids.
+        image_id: its COCO id, if the source has COCO ids.
         caption_ids: the COCO annotation id of each of `captions`, or None.
     """
 
@@ -42,20 +43,20 @@ class Entry:
     where: str
     row: int = 0
     captions: list[str] = field(default_factory=list)
-    known: set[Hashable] = field(default_factory=set)
+    identities: set[Hashable] = field(default_factory=set)
     image_id: int | None = None
     caption_ids: list[int | None] = field(default_factory=list)
 
 
 class Gathering:
-    """Images and captions while a source is being read; what contradicts goes into the report and is left out.
+    """Collects the images and captions of a source; contradictions are reported and left out.
 
     Args:
-        report: takes the problems.
+        report: receives the problems.
 
     Example:
         >>> gathering = Gathering(Report())
-        >>> entry = gathering.image("/photos/cat.jpg", "train", "captions.csv: line 2")
+        >>> entry = gathering.image("/images/cat.jpg", "train", "captions.csv: line 2")
         >>> gathering.caption(entry, "a cat", "captions.csv: line 2")
     """
 
@@ -69,7 +70,7 @@ class Gathering:
         return list(self._entries.values())
 
     def image(self, image: str, split: str, where: str, merge: bool = False, row: int = 0) -> Entry | None:
-        """Note an image.
+        """Add an image.
 
         Args:
             image: path of its file, or a name for it.
@@ -84,7 +85,7 @@ class Gathering:
         entry = self._entries.get(image)
         if entry is None:
             if not SPLIT_NAME.fullmatch(split):
-                self.report.add(where, f"bad split name: {shown(split)}; use letters, digits and . + - _")
+                self.report.add(where, f"bad split name: {short_repr(split)}; use letters, digits and . + - _")
                 return None
             entry = self._entries[image] = Entry(image, split, where, row)
         elif entry.split != split:
@@ -100,18 +101,18 @@ class Gathering:
     def caption(
         self, entry: Entry, text: object, where: str, identity: Hashable = None, caption_id: int | None = None
     ) -> None:
-        """Note a caption of an image.
+        """Add a caption of an image.
 
         Args:
             entry: the image.
-            text: what should be the caption; surrounding white space is dropped.
+            text: the caption, if it is a string; surrounding white space is dropped.
             where: file and line (or key).
-            identity: what tells it from the image's other captions (default: its text). Two people can write the same
-                words, so where captions have ids, the id counts.
-            caption_id: its COCO annotation id, where the source gives COCO ids.
+            identity: what makes it distinct from the image's other captions (default: its text). Two people can write
+                the same words, so a source with caption ids gives those.
+            caption_id: its COCO annotation id, if the source has COCO ids.
         """
         if not isinstance(text, str):
-            self.report.add(where, f"wrong type: the caption is {kind(text)}, not a string")
+            self.report.add(where, f"wrong type: the caption is {json_type(text)}, not a string")
             return
         problem = problem_of_text(text)
         if problem:
@@ -125,10 +126,10 @@ class Gathering:
             self.report.add(where, f"caption too long: {len(text)} characters, at most {LONGEST_CAPTION} are read")
             return
         identity = text if identity is None else identity
-        if identity in entry.known:
-            self.report.add(where, f"duplicate caption: {entry.image} already has {shown(text)}")
+        if identity in entry.identities:
+            self.report.add(where, f"duplicate caption: {entry.image} already has {short_repr(text)}")
             return
-        entry.known.add(identity)
+        entry.identities.add(identity)
         entry.captions.append(text)
         entry.caption_ids.append(caption_id)
 
@@ -140,13 +141,13 @@ def collect_files(
 
     Args:
         source: kind of source.
-        entries: the images, `image` being an existing file.
-        settings: `verify`, `max_pixels`, `on_bad`, the cache folder and `workers` count here.
+        entries: the images; each `image` is an existing file.
+        settings: `verify`, `max_pixels`, `on_bad`, `cache_dir` and `workers` are read.
         report: the problems so far.
         progress: show a progress bar.
 
     Raises:
-        UserError: there are problems and `on_bad` is `fail`, or nothing is left.
+        UserError: there are problems and `on_bad` is `fail`, or no image is left.
     """
     bad = verify(
         [entry.image for entry in entries],
@@ -160,7 +161,7 @@ def collect_files(
         if entry.image in bad:
             report.add(entry.where, f"undecodable image: {entry.image}: {bad[entry.image]}")
     good = [entry for entry in entries if entry.image not in bad]
-    return collect(source, good, settings, report, lambda _, kept: FileImages(tuple(entry.image for entry in kept)))
+    return collect(source, good, settings, report, lambda _, found: FileImages(tuple(entry.image for entry in found)))
 
 
 def collect(
@@ -170,17 +171,17 @@ def collect(
     report: Report,
     images: Callable[[str, list[Entry]], Images],
 ) -> Collection:
-    """Settle the report and number what is left: rows dense from 0 within each split, splits without images absent.
+    """The collection of entries that have captions: rows are dense from 0 in each split, empty splits are left out.
 
     Args:
         source: kind of source.
         entries: the images in order.
-        settings: `on_bad` counts here.
+        settings: `on_bad` is read.
         report: the problems so far.
-        images: gives the images of a split from its name and entries.
+        images: returns the images of a split from its name and entries.
 
     Raises:
-        UserError: there are problems and `on_bad` is `fail`, or nothing is left.
+        UserError: there are problems and `on_bad` is `fail`, or no image is left.
     """
     by_split: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -198,7 +199,7 @@ def collect(
 
 
 def split_names(names: Iterable[str], where: str) -> dict[str, str]:
-    """The project's name for each split name that a source uses: `dev`, `valid` and `validation` are `val`.
+    """Our name for each split name of a source: `dev`, `valid` and `validation` are `val`.
 
     Args:
         names: the source's names.
@@ -207,20 +208,20 @@ def split_names(names: Iterable[str], where: str) -> dict[str, str]:
     Raises:
         UserError: two of the names mean the same split.
     """
-    meant: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name in dict.fromkeys(names):
         target = SPLIT_ALIASES.get(name, name)
-        if target in meant:
-            raise UserError(f"{where}: the splits {meant[target]!r} and {name!r} both mean {target!r}; rename one")
-        meant[target] = name
-    return {name: target for target, name in meant.items()}
+        if target in sources:
+            raise UserError(f"{where}: the splits {sources[target]!r} and {name!r} both mean {target!r}; rename one")
+        sources[target] = name
+    return {name: target for target, name in sources.items()}
 
 
 def draw_splits(keys: Iterable[str], settings: DataSettings) -> dict[str, str]:
     """Draw a split for each image, from its name and the seed alone: the order of the images does not matter.
 
     Images are sorted by a hash of seed and name; the first share goes to val, the next to test, the rest to train. A
-    share above zero gets at least one image while train keeps one.
+    share above zero gets at least one image, unless none would remain for train.
 
     Args:
         keys: names of the images, the same on every machine.
@@ -230,14 +231,12 @@ def draw_splits(keys: Iterable[str], settings: DataSettings) -> dict[str, str]:
         The split of each name.
 
     Raises:
-        UserError: the fractions are not between 0 and 1, or leave nothing for train.
+        UserError: a fraction is out of range, or the fractions leave no image for train.
     """
-    for name in ("val_fraction", "test_fraction"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise UserError(f"--data.{name} {getattr(settings, name)}: give a share from 0 up to, not including, 1")
+    check_values(settings, "data.")
     if settings.val_fraction + settings.test_fraction >= 1:
         raise UserError(
-            "--data.val_fraction and --data.test_fraction leave no image for train: their sum must be below 1"
+            "--data.val_fraction and --data.test_fraction leave no image for train; their sum must be below 1"
         )
 
     def draw(key: str) -> tuple[bytes, str]:
@@ -249,21 +248,6 @@ def draw_splits(keys: Iterable[str], settings: DataSettings) -> dict[str, str]:
     val = min(_share(settings.val_fraction, count), max(count - 1, 0))
     test = min(_share(settings.test_fraction, count), max(count - 1 - val, 0))
     return {key: "val" if i < val else "test" if i < val + test else "train" for i, key in enumerate(order)}
-
-
-def whole(value: object) -> int | None:
-    """The value if it is a whole number, such as an id."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def kind(value: object) -> str:
-    """The JSON name of a value's type, for messages."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "a boolean"
-    for types, name in (((int, float), "a number"), (str, "a string"), (list, "a list"), (dict, "an object")):
-        if isinstance(value, types):
-            return name
-    return type(value).__name__
 
 
 def _record(entry: Entry, split: str, row: int) -> Record:

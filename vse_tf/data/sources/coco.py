@@ -10,8 +10,8 @@ from typing import Any
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
-from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, kind, split_names, whole
-from vse_tf.data.sources.files import ImageFolder, read_array, read_json, several_paths
+from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, split_names
+from vse_tf.data.sources.files import ImageFolder, integer_or_none, json_type, read_array, read_json, several_paths
 from vse_tf.errors import UserError
 
 FILE_SPLITS = {"captions_train": "train", "captions_val": "val", "captions_test": "test"}
@@ -19,7 +19,7 @@ FILE_SPLITS = {"captions_train": "train", "captions_val": "val", "captions_test"
 
 @dataclass(slots=True)
 class _Image:
-    """One item of a file's `images`, with the annotations that name it and their places in the file."""
+    """One item of a file's `images`, with its annotations and their positions in the file."""
 
     name: str
     path: Path
@@ -38,14 +38,14 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
     """Read COCO caption files.
 
     Each file is an object with the lists `images` (`id`, `file_name`) and `annotations` (`id`, `image_id`, `caption`).
-    Image ids count within their file. The splits come from `split_ids`, else from the file's name (`captions_train*`,
-    `captions_val*`, `captions_test*`), else they are drawn by image. With `split_ids`, annotations that no list names
-    are left unread.
+    Each file has its own image ids. The splits come from `split_ids`, else from the file's name (`captions_train*`,
+    `captions_val*`, `captions_test*`), else the split of each image is drawn. With `split_ids`, annotations in no list
+    are not read.
 
     Args:
-        settings: `annotations` names one or more files; `images` one folder for all, or one for each file in the same
-            order; `split_ids` the `.npy` files of annotation ids for each split.
-        progress: show a progress bar where it takes longer than a second.
+        settings: `annotations` names one or more files; `images` one folder for all files, or one for each in the same
+            order; `split_ids` the `.npy` files of annotation ids of each split.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
         UserError: the files' problems, by key.
@@ -72,7 +72,7 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
             continue
         entry.image_id = image.number
         for index, annotation in image.annotations:
-            number = whole(annotation.get("id"))
+            number = integer_or_none(annotation.get("id"))
             identity = None if number is None else ("id", number)
             gathering.caption(entry, annotation["caption"], image.place(index, annotation), identity, number)
     return collect_files("coco", gathering.entries, settings, report, progress)
@@ -109,7 +109,7 @@ def _read_file(path: Path, folder: ImageFolder, report: Report) -> list[_Image]:
             report.add(where, f"duplicate image: id {item['id']} is already at {images[item['id']].where}")
         else:
             name = f"{where} (id {item['id']})"
-            images[item["id"]] = _Image(item["file_name"], path, folder, name, whole(item["id"]))
+            images[item["id"]] = _Image(item["file_name"], path, folder, name, integer_or_none(item["id"]))
     for index, item in enumerate(data["annotations"]):
         where = f"{path}: annotations[{index}]"
         if not _has(item, {"image_id": (int, str), "caption": (object,)}, where, report):
@@ -121,16 +121,16 @@ def _read_file(path: Path, folder: ImageFolder, report: Report) -> list[_Image]:
     return list(images.values())
 
 
-def _has(item: Any, keys: dict[str, tuple[type, ...]], where: str, report: Report) -> bool:
+def _has(item: object, keys: dict[str, tuple[type, ...]], where: str, report: Report) -> bool:
     if not isinstance(item, dict):
-        report.add(where, f"wrong type: {kind(item)}, not an object")
+        report.add(where, f"wrong type: {json_type(item)}, not an object")
         return False
     count = len(report.problems)
     for key, types in keys.items():
         if key not in item:
             report.add(where, f"missing key: {key}")
         elif not isinstance(item[key], types) or (isinstance(item[key], bool) and object not in types):
-            report.add(f"{where}.{key}", f"wrong type: {kind(item[key])}")
+            report.add(f"{where}.{key}", f"wrong type: {json_type(item[key])}")
     return len(report.problems) == count
 
 
@@ -162,16 +162,16 @@ def _split_of(split_ids: dict[str, list[str]], report: Report) -> dict[int, str]
 
 
 def _load_ids(path: Path, split: str) -> list[int]:
-    """The distinct ids of a file; that an id is named twice changes nothing."""
+    """The distinct ids of a file."""
     key = f"{path} (data.split_ids.{split})"
     ids = read_array(path, key)
     if ids.dtype.kind not in "iu":
-        raise UserError(f"{key}: it holds values of type {ids.dtype}; an array of whole annotation ids is expected")
+        raise UserError(f"{key}: it holds values of type {ids.dtype}; an array of integer annotation ids is expected")
     return list(dict.fromkeys(ids.ravel().tolist()))
 
 
 def _check_ids(split_of: dict[int, str], images: Sequence[_Image], report: Report) -> None:
-    """Ids that name nothing are problems; ids that name captions in two files leave no way to go on."""
+    """Ids of no caption are problems; ids of captions in two files are an error."""
     file_of: dict[int, Path] = {}
     clashes: dict[int, Path] = {}
     for image in images:
@@ -182,8 +182,8 @@ def _check_ids(split_of: dict[int, str], images: Sequence[_Image], report: Repor
     if clashes:
         number, path = next(iter(clashes.items()))
         raise UserError(
-            f"{len(clashes)} annotation ids of data.split_ids stand in more than one file, the first is {number} in "
-            f"{file_of[number]} and {path}: the lists cannot tell them apart; leave one of the files out"
+            f"{len(clashes)} annotation ids of data.split_ids occur in more than one file, the first is {number} in "
+            f"{file_of[number]} and {path}; the ids do not say which is meant; leave one of the files out"
         )
     unknown: dict[str, list[int]] = {}
     for number, split in split_of.items():
@@ -197,7 +197,7 @@ def _check_ids(split_of: dict[int, str], images: Sequence[_Image], report: Repor
 
 
 def _select(images: Sequence[_Image], split_of: dict[int, str], report: Report) -> list[_Image]:
-    """Keep the named annotations and their images; an image keeps to the split of its first one."""
+    """The named annotations and their images; an image is in the split of its first annotation."""
     chosen = []
     for image in images:
         named = [(index, a) for index, a in image.annotations if isinstance(a.get("id"), int) and a["id"] in split_of]

@@ -1,12 +1,17 @@
-"""Files as people leave them: read with errors that say what and where, and image folders that are asked fast."""
+"""Reading caption files, with errors that name the line, and finding images in folders."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vse_tf.config import Paths
 from vse_tf.errors import UserError
@@ -17,12 +22,12 @@ CAPTION_BYTES = 8 * 2**30
 
 
 def several_paths(value: Paths, key: str, what: str) -> list[Path]:
-    """The paths that a setting names, one or more.
+    """The paths in a setting, one or more.
 
     Args:
         value: the setting.
         key: its name, for the message.
-        what: what it should name, for the message.
+        what: what the paths are, for the message.
 
     Raises:
         UserError: the setting is empty.
@@ -34,7 +39,7 @@ def several_paths(value: Paths, key: str, what: str) -> list[Path]:
 
 
 def one_path(value: Paths, key: str, what: str) -> Path:
-    """The one path that a setting names.
+    """The path in a setting that takes one.
 
     Raises:
         UserError: the setting is empty or names several.
@@ -48,8 +53,8 @@ def one_path(value: Paths, key: str, what: str) -> Path:
 def read_text(path: Path, key: str = "data.annotations") -> str:
     """A text file's contents, UTF-8 with or without a byte order mark.
 
-    Bytes that are not UTF-8 come out as lone surrogates, which `problem_of_text` finds later: so the message can name
-    the line, and the other lines stay usable.
+    Bytes that are not UTF-8 become lone surrogates, which `problem_of_text` finds later: so the message can name the
+    line, and the other lines stay usable.
 
     Args:
         path: the file.
@@ -68,7 +73,7 @@ def read_text(path: Path, key: str = "data.annotations") -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The value in a JSON file.
 
     Args:
         path: the file.
@@ -92,15 +97,79 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: broken JSON: {error}") from None
 
 
-def read_array(path: Path, key: str) -> Any:
-    """An `.npy` file, mapped.
+def csv_rows(
+    path: Path, text: str, check_header: Callable[[list[str]], None]
+) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """The rows of a CSV file as RFC 4180 has it (commas, double quotes, line breaks inside quotes); blank lines are
+    skipped.
+
+    Args:
+        path: the file, for messages.
+        text: its contents.
+        check_header: called with the names of the columns before the first row.
+
+    Yields:
+        The row's first line number, and its fields by column, or what is wrong with it.
+
+    Raises:
+        UserError: a quotation mark is wrong.
+    """
+    # Python's own limit of 131,072 is one for the process and would end the reading at a long caption.
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    start = 1
+    try:
+        for fields in reader:
+            number, start = start, reader.line_num + 1
+            if not fields:
+                continue
+            if not header:
+                header = [name.strip() for name in fields]
+                check_header(header)
+            elif len(fields) == len(header):
+                yield number, dict(zip(header, fields, strict=True))
+            else:
+                yield number, f"wrong number of fields: {len(fields)}, the header has {len(header)}"
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: line {reader.line_num}: broken CSV: {error}; is a quotation mark not closed, or not doubled?"
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The objects of a JSONL file; blank lines are skipped.
+
+    Yields:
+        The line number, and the object, or what is wrong with the line.
+    """
+    # Only "\n" ends a line: JSON strings may hold U+2028 and its like.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or str(error)
+            yield number, f"broken JSON: {problem_of_text(line) or reason}"
+        else:
+            yield (
+                number,
+                item if isinstance(item, dict) else f"wrong type: the line is {json_type(item)}, not an object",
+            )
+
+
+def read_array(path: Path, key: str) -> np.ndarray:
+    """An `.npy` file, memory-mapped.
 
     Args:
         path: the file.
-        key: what the message begins with: the file, and the setting that named it.
+        key: start of the message: the file, and the setting that named it.
 
     Raises:
-        UserError: it cannot be read, or is no `.npy` file of plain numbers.
+        UserError: it cannot be read, or is not an `.npy` file of numbers.
     """
     try:
         return open_array(path)
@@ -111,7 +180,7 @@ def read_array(path: Path, key: str) -> Any:
 
 
 def problem_of_text(text: str) -> str:
-    """Why a string cannot be used as text, or nothing."""
+    """Why a string cannot be used as text; empty if it can."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -123,15 +192,30 @@ def problem_of_text(text: str) -> str:
     return ""
 
 
-def shown(value: object) -> str:
-    """A foreign value for a message: on one line, printable, not too long."""
+def short_repr(value: object) -> str:
+    """A value from a file for a message: on one line, printable, not too long."""
     text = repr(value)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= 120 else f"{text[:90]}…{text[-20:]}"
 
 
+def json_type(value: object) -> str:
+    """The JSON name of a value's type, for messages."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "a boolean"
+    for types, name in (((int, float), "a number"), (str, "a string"), (list, "a list"), (dict, "an object")):
+        if isinstance(value, types):
+            return name
+    return type(value).__name__
+
+
+def integer_or_none(value: object) -> int | None:
+    """A value that may be an id: itself if it is an integer."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 class ImageFolder:
-    """A folder of images, which knows its files by listing each subfolder once instead of asking for each file.
+    """A folder of images. Each subfolder is listed once, which is faster than a look at every file.
 
     Args:
         root: the folder.
@@ -141,8 +225,8 @@ class ImageFolder:
         UserError: there is no such folder.
 
     Example:
-        >>> ImageFolder(Path("photos")).find("2014/cat.jpg")
-        '/home/me/photos/2014/cat.jpg'
+        >>> ImageFolder(Path("images")).find("2014/cat.jpg")
+        '/home/me/images/2014/cat.jpg'
     """
 
     def __init__(self, root: Path, key: str = "data.images") -> None:
@@ -161,18 +245,18 @@ class ImageFolder:
             name: its path, relative to the folder or absolute; links are followed.
 
         Returns:
-            The absolute path with links resolved, the same for every way of writing it.
+            The absolute path with links resolved, the same for all spellings of a path.
 
         Raises:
-            ValueError: no path, missing, or outside the folder; the message is one line.
+            ValueError: not a path, missing, or outside the folder; the message is one line.
         """
         problem = "holds a NUL" if "\0" in name else problem_of_text(name)
         if problem or not name.strip():
             raise ValueError(f"bad image path: {problem or 'it is empty'}")
-        # os.path and not pathlib here and below: a tenth of the time, for a hundred thousand names.
+        # os.path here and below: it takes a tenth of pathlib's time, which counts for a hundred thousand names.
         folder, base = os.path.split(os.path.join(self.root, name))  # noqa: PTH118
         if base in ("", ".", ".."):
-            raise ValueError(f"bad image path: {shown(name)} is a folder")
+            raise ValueError(f"bad image path: {short_repr(name)} is a folder")
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
         folder = self._folders[folder]
@@ -189,11 +273,11 @@ class ImageFolder:
         return target
 
     def relative(self, path: str) -> str:
-        """A found path as seen from the folder, with `/`: the same on every machine."""
+        """A path that `find` returned, relative to the folder and with `/`: the same on every machine."""
         return Path(os.path.relpath(path, self.root)).as_posix()
 
     def _listing(self, folder: str) -> dict[str, bool]:
-        """Plain files (False) and links (True) of a folder."""
+        """Names of the regular files (False) and links (True) in a folder."""
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as entries:
@@ -204,22 +288,22 @@ class ImageFolder:
 
     def _check_inside(self, folder: str, name: str) -> None:
         if folder != self.root and not folder.startswith(self._inside):
-            raise ValueError(f"path outside the image folder: {shown(name)}")
+            raise ValueError(f"path outside the image folder: {short_repr(name)}")
 
     def _check_file(self, path: str, name: str) -> None:
-        # Also reached for names that the listing spells otherwise: other letter case or Unicode form on some systems.
+        # Also reached if the listing spells a name in another letter case or Unicode form, as some file systems do.
         try:
             mode = os.stat(path).st_mode  # noqa: PTH116
         except FileNotFoundError:
-            raise ValueError(f"missing image: {shown(name)}") from None
+            raise ValueError(f"missing image: {short_repr(name)}") from None
         except OSError as error:
-            raise ValueError(f"missing image: {shown(name)} ({error.strerror})") from None
+            raise ValueError(f"missing image: {short_repr(name)} ({error.strerror})") from None
         if not stat.S_ISREG(mode):
-            raise ValueError(f"bad image path: {shown(name)} is not a file")
+            raise ValueError(f"bad image path: {short_repr(name)} is not a file")
 
 
 def expanded(path: str) -> Path:
-    """A path as a setting names it, `~` resolved where that is possible."""
+    """A path from a setting, with `~` replaced by the home folder if there is one."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

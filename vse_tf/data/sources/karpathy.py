@@ -8,22 +8,22 @@ from typing import Any
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
-from vse_tf.data.sources.building import Gathering, collect_files, kind, split_names, whole
-from vse_tf.data.sources.files import ImageFolder, one_path, read_json, shown
+from vse_tf.data.sources.building import Gathering, collect_files, split_names
+from vse_tf.data.sources.files import ImageFolder, integer_or_none, json_type, one_path, read_json, short_repr
 from vse_tf.errors import UserError
 
 
 def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
     """Read a caption file in Karpathy's layout.
 
-    The file is an object with a list `images`; each has `filename`, `split`, `sentences` (each with `raw`, or else
-    `tokens`) and perhaps `filepath`, a subfolder of the image folder. The split `restval` joins `train` unless
-    `restval_as_train` is off. Two sentences with the same words are two captions as long as their `sentid` differs.
-    Where an image has a `cocoid`, it and the `sentid` of its sentences are kept as COCO's ids.
+    The file is an object with a list `images`; each has `filename`, `split`, `sentences` (its captions, each with `raw`
+    or `tokens`) and perhaps `filepath`, a subfolder of the image folder. The split `restval` joins `train` unless
+    `restval_as_train` is off. Equal captions of an image count as two if their `sentid` differs. If an image has a
+    `cocoid`, it and the `sentid` of its captions are used as COCO ids.
 
     Args:
         settings: `annotations` is the file, `images` the folder.
-        progress: show a progress bar where it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
         UserError: the file's problems, by key and imgid.
@@ -52,55 +52,54 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
         entry = gathering.image(image, names[item["split"]], where)
         if entry is None:
             continue
-        entry.image_id = whole(item.get("cocoid"))
-        for number, sentence in enumerate(item["sentences"]):
+        entry.image_id = integer_or_none(item.get("cocoid"))
+        for number, caption in enumerate(item["sentences"]):
             place = f"{where}.sentences[{number}]"
-            caption = _caption(sentence, place, report)
-            if caption is not None:
-                sentid = whole(sentence.get("sentid"))
+            words = _caption_text(caption, place, report)
+            if words is not None:
+                sentid = integer_or_none(caption.get("sentid"))
                 identity = None if sentid is None else ("sentid", sentid)
-                # Only COCO's sentences are numbered by COCO.
-                gathering.caption(entry, caption, place, identity, None if entry.image_id is None else sentid)
+                # Only COCO's captions are numbered by COCO.
+                gathering.caption(entry, words, place, identity, None if entry.image_id is None else sentid)
     return collect_files("karpathy", gathering.entries, settings, report, progress)
 
 
-def _images(data: Any, path: Path) -> list[Any]:
-    images = data.get("images") if isinstance(data, dict) else None
-    if not isinstance(images, list):
+def _images(data: object, path: Path) -> list[Any]:
+    if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise UserError(f"{path}: not a Karpathy caption file: an object with a list 'images' is expected")
     if "annotations" in data:
         raise UserError(f"{path}: this is a COCO caption file; read it with --data.source coco")
-    return images
+    return data["images"]
 
 
-def _well_formed(item: Any, where: str, report: Report) -> bool:
+def _well_formed(item: object, where: str, report: Report) -> bool:
     if not isinstance(item, dict):
-        report.add(where, f"wrong type: the image is {kind(item)}, not an object")
+        report.add(where, f"wrong type: the image is {json_type(item)}, not an object")
         return False
     count = len(report.problems)
     for key, wanted, name in (("filename", str, "a string"), ("split", str, "a string"), ("sentences", list, "a list")):
         if key not in item:
             report.add(where, f"missing key: {key}")
         elif not isinstance(item[key], wanted):
-            report.add(f"{where}.{key}", f"wrong type: {kind(item[key])}, not {name}")
+            report.add(f"{where}.{key}", f"wrong type: {json_type(item[key])}, not {name}")
     if not isinstance(item.get("filepath") or "", str):
-        report.add(f"{where}.filepath", f"wrong type: {kind(item['filepath'])}, not a string")
+        report.add(f"{where}.filepath", f"wrong type: {json_type(item['filepath'])}, not a string")
     return len(report.problems) == count
 
 
-def _caption(sentence: Any, where: str, report: Report) -> str | None:
-    if not isinstance(sentence, dict):
-        report.add(where, f"wrong type: the sentence is {kind(sentence)}, not an object")
+def _caption_text(caption: object, where: str, report: Report) -> str | None:
+    if not isinstance(caption, dict):
+        report.add(where, f"wrong type: the caption is {json_type(caption)}, not an object")
         return None
-    raw, tokens = sentence.get("raw"), sentence.get("tokens")
+    raw, tokens = caption.get("raw"), caption.get("tokens")
     if isinstance(raw, str):
         return raw
     if raw is not None:
-        report.add(f"{where}.raw", f"wrong type: {kind(raw)}, not a string")
+        report.add(f"{where}.raw", f"wrong type: {json_type(raw)}, not a string")
     elif isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
         return " ".join(tokens)
     elif tokens is None:
         report.add(where, "missing key: raw (or tokens)")
     else:
-        report.add(f"{where}.tokens", f"wrong type: {shown(tokens)}, not a list of strings")
+        report.add(f"{where}.tokens", f"wrong type: {short_repr(tokens)}, not a list of strings")
     return None

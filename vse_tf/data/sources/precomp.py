@@ -11,21 +11,21 @@ import numpy as np
 from tqdm import tqdm
 
 from vse_tf.config import DataSettings
-from vse_tf.data.cache import cache_folder, remember
+from vse_tf.data.cache import cache_folder, cached_result
 from vse_tf.data.records import Collection, Images, Report
 from vse_tf.data.sources.building import Entry, Gathering, collect, split_names
 from vse_tf.data.sources.files import one_path, read_array, read_text
 from vse_tf.errors import UserError
 
 IMAGES, CAPTIONS = "_ims.npy", "_caps.txt"
-# Bytes of features looked at in one step.
+# Number of bytes of features read in one step.
 BLOCK_BYTES = 1 << 26
-# Values of two rows compared before whole rows are: most pairs differ in the first.
-GLANCE = 16
+# Number of values of two rows that are compared first: nearly all different rows differ in them.
+FIRST_VALUES = 16
 
 
 class FeatureImages:
-    """Images that are rows of a feature array; the file stays on disk and only the wanted rows are read.
+    """Images that are rows of a feature array. A memory-mapped file stays on disk; only requested rows are read.
 
     Args:
         array: `(n, d)` or `(n, regions, d)`, memory-mapped or not.
@@ -60,13 +60,13 @@ class FeatureImages:
 def read_precomp(settings: DataSettings, progress: bool = True) -> Collection:
     """Read a folder of precomputed features.
 
-    For each split there are `{split}_ims.npy` (`(N, d)` or `(N, regions, d)`) and `{split}_caps.txt`, a caption a line.
-    With k·N captions each image has k of them, in order. With N captions the field's older files repeat an image's row
-    for each of its captions: equal neighbours are taken as one image. `dev` is `val`.
+    Each split has `{split}_ims.npy` (`(N, d)` or `(N, regions, d)`) and `{split}_caps.txt` with one caption per line.
+    With k·N captions each image has k of them, in order. With N captions an image's row is repeated for each of its
+    captions, as in the field's older files: equal neighbours are one image. `dev` is `val`.
 
     Args:
         settings: `annotations` is the folder.
-        progress: show a progress bar where it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
         UserError: the folder's problems, by file and line.
@@ -92,10 +92,10 @@ def _split_files(folder: Path) -> dict[str, str]:
     found = {
         suffix: {path.name.removesuffix(suffix) for path in folder.glob(f"?*{suffix}")} for suffix in (IMAGES, CAPTIONS)
     }
-    lonely = [f"{name}{IMAGES} has no {name}{CAPTIONS}" for name in sorted(found[IMAGES] - found[CAPTIONS])]
-    lonely += [f"{name}{CAPTIONS} has no {name}{IMAGES}" for name in sorted(found[CAPTIONS] - found[IMAGES])]
-    if lonely:
-        raise UserError(f"{folder}: {'; '.join(lonely)}")
+    unpaired = [f"{name}{IMAGES} has no {name}{CAPTIONS}" for name in sorted(found[IMAGES] - found[CAPTIONS])]
+    unpaired += [f"{name}{CAPTIONS} has no {name}{IMAGES}" for name in sorted(found[CAPTIONS] - found[IMAGES])]
+    if unpaired:
+        raise UserError(f"{folder}: {'; '.join(unpaired)}")
     if not found[IMAGES]:
         raise UserError(f"{folder}: no *{IMAGES} and *{CAPTIONS} there; name the folder with --data.annotations")
     return split_names(sorted(found[IMAGES]), str(folder))
@@ -110,7 +110,8 @@ def _read_split(
     starts = _starts(array, len(lines), path, text_path, cache_folder(settings), progress)
     bad: set[int] = set()
     if settings.verify != "none":
-        bad = set(remember(cache_folder(settings), path, "finite", lambda: non_finite_rows(array, path.name, progress)))
+        folder = cache_folder(settings)
+        bad = set(cached_result(folder, path, "finite", lambda: non_finite_rows(array, path.name, progress)))
     ends = [*starts[1:], len(array)]
     per_row = len(lines) // len(array)
     for start, end in zip(starts, ends, strict=True):
@@ -121,7 +122,7 @@ def _read_split(
         entry = gathering.image(image, split, image, row=start)
         for number in range(start * per_row, end * per_row) if entry else ():
             if entry:
-                # A line of its own is a caption of its own: repeated words stay, as the field's figures count them.
+                # Repeated captions stay: published figures count each line.
                 gathering.caption(entry, lines[number], f"{text_path}: line {number + 1}", number)
     return array
 
@@ -129,8 +130,8 @@ def _read_split(
 def _open_array(path: Path) -> np.ndarray:
     array = read_array(path, str(path))
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or not array.size:
-        held = f"an array {array.shape} of {array.dtype}"
-        raise UserError(f"{path}: it holds {held}; numbers (images, d) or (images, regions, d) are expected")
+        contents = f"an array {array.shape} of {array.dtype}"
+        raise UserError(f"{path}: it holds {contents}; numbers (images, d) or (images, regions, d) are expected")
     return array
 
 
@@ -139,11 +140,11 @@ def _starts(
 ) -> list[int]:
     """The array's row of each image, ascending."""
     if captions == len(array):
-        return remember(cache_dir, path, "starts", lambda: run_starts(array, path.name, progress))
+        return cached_result(cache_dir, path, "starts", lambda: run_starts(array, path.name, progress))
     if captions % len(array) or not captions:
         raise UserError(
-            f"{path} has {len(array)} rows and {text_path} {captions} lines: the lines must be as many as the rows, or "
-            "a whole number of times as many"
+            f"{path} has {len(array)} rows and {text_path} {captions} lines: the number of lines must be a multiple of "
+            "the number of rows"
         )
     return list(range(len(array)))
 
@@ -154,7 +155,7 @@ def run_starts(array: np.ndarray, name: str = "", progress: bool = False) -> lis
     Args:
         array: `(n, …)`; rows are equal when all their bytes are.
         name: name for the progress bar.
-        progress: show a progress bar where it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Returns:
         Ascending row numbers, the first is 0.
@@ -165,10 +166,10 @@ def run_starts(array: np.ndarray, name: str = "", progress: bool = False) -> lis
     """
     starts = [0]
     for start, end in _blocks(array, f"comparing {name}", progress):
-        # One row further than the block, so that the pair across its border is compared too.
+        # One row beyond the block, to compare the pair across its border too.
         pairs = array[start : end + 1]
-        glance = _bytes(pairs.reshape(len(pairs), -1)[:, :GLANCE])
-        same = (glance[1:] == glance[:-1]).all(axis=1)
+        first_values = _bytes(pairs.reshape(len(pairs), -1)[:, :FIRST_VALUES])
+        same = (first_values[1:] == first_values[:-1]).all(axis=1)
         candidates = np.flatnonzero(same)
         if len(candidates):
             rows = _bytes(pairs)
@@ -178,12 +179,12 @@ def run_starts(array: np.ndarray, name: str = "", progress: bool = False) -> lis
 
 
 def non_finite_rows(array: np.ndarray, name: str = "", progress: bool = False) -> list[int]:
-    """Rows that hold a value which is not finite as float32.
+    """Rows with a value that is not finite as float32.
 
     Args:
         array: `(n, …)`.
         name: name for the progress bar.
-        progress: show a progress bar where it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Returns:
         Ascending row numbers.

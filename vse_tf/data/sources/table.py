@@ -1,19 +1,17 @@
-"""The source `table`: a CSV or JSONL file with an image path, a caption and perhaps a split in each row."""
+"""The source `table`: a CSV or JSONL file with an image path, a caption and, optionally, a split in each row."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vse_tf.config import DataSettings, TableSettings
 from vse_tf.data.records import Collection, Report
-from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, kind, split_names
-from vse_tf.data.sources.files import ImageFolder, one_path, problem_of_text, read_text, shown
+from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, split_names
+from vse_tf.data.sources.files import ImageFolder, csv_rows, json_rows, json_type, one_path, read_text, short_repr
 from vse_tf.errors import UserError
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -23,21 +21,21 @@ JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 class _Row:
     where: str
     image: Any
-    captions: list[Any]
-    split: Any = None
+    captions: list[object]
+    split: Any
 
 
 def read_table(settings: DataSettings, progress: bool = True) -> Collection:
     """Read a caption table.
 
-    `.jsonl`, `.ndjson` and `.json` hold one JSON object a line; anything else is CSV as RFC 4180 has it (commas, double
-    quotes, line breaks inside quotes) with a header row. An image on several rows has the captions of all of them.
-    Without a split column the split is drawn by image.
+    `.jsonl`, `.ndjson` and `.json` files hold one JSON object per line; any other file is CSV as RFC 4180 has it, with
+    a header row. An image on several rows has the captions of all of them. Without a split column the split of each
+    image is drawn.
 
     Args:
         settings: `annotations` is the file; `images` the image folder (default: the file's own folder); `table` names
             the columns.
-        progress: show a progress bar where it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
         UserError: the file's problems, by line.
@@ -49,17 +47,16 @@ def read_table(settings: DataSettings, progress: bool = True) -> Collection:
     root = one_path(settings.images, "data.images", "image folder") if settings.images else path.parent
     folder = ImageFolder(root)
     report = Report()
-    is_json = path.suffix.lower() in JSONL_SUFFIXES
-    rows = list((_jsonl_rows if is_json else _csv_rows)(path, text, settings.table, report))
+    rows = list(_read_rows(path, text, settings.table, report))
     has_split = any(row.split is not None for row in rows)
     good = []
     for row in rows:
         if not isinstance(row.image, str):
-            report.add(row.where, f"wrong type: {settings.table.image_column} is {kind(row.image)}, not a string")
+            report.add(row.where, f"wrong type: {settings.table.image_column} is {json_type(row.image)}, not a string")
         elif has_split and row.split is None:
             report.add(row.where, f"missing key: {settings.table.split_column}, which other rows have")
         elif has_split and not isinstance(row.split, str):
-            report.add(row.where, f"wrong type: {settings.table.split_column} is {kind(row.split)}, not a string")
+            report.add(row.where, f"wrong type: {settings.table.split_column} is {json_type(row.split)}, not a string")
         else:
             good.append(row)
     files = _find_images(good, folder, report)
@@ -67,7 +64,7 @@ def read_table(settings: DataSettings, progress: bool = True) -> Collection:
         names = split_names((row.split.strip() for row in good), str(path))
         splits = [names[row.split.strip()] for row in good]
     else:
-        # Also over images that cannot be found: a lost photo must not move the others to other splits.
+        # Also over images that cannot be found: a missing image must not move the others to other splits.
         keys = [_key(row.image, files, folder) for row in good]
         drawn = draw_splits(keys, settings)
         splits = [drawn[key] for key in keys]
@@ -83,7 +80,7 @@ def read_table(settings: DataSettings, progress: bool = True) -> Collection:
 
 
 def _find_images(rows: list[_Row], folder: ImageFolder, report: Report) -> dict[str, str]:
-    """The file of each image name; an empty string, and one problem, where there is none."""
+    """The file of each image name; a missing one is an empty string and one problem."""
     files: dict[str, str] = {}
     for row in rows:
         if row.image not in files:
@@ -99,62 +96,22 @@ def _key(image: str, files: dict[str, str], folder: ImageFolder) -> str:
     return folder.relative(files[image]) if files[image] else image
 
 
-def _csv_rows(path: Path, text: str, table: TableSettings, report: Report) -> Iterator[_Row]:
-    # Python's own limit (131,072) is one for the process, and ends the reading; too long a caption is a bad caption.
-    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
-    try:
-        yield from _fields(path, text, table, report)
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _fields(path: Path, text: str, table: TableSettings, report: Report) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    try:
-        start = 1
-        for fields in reader:
-            where, start = f"{path}: line {start}", reader.line_num + 1
-            if not fields:
-                continue
-            if header is None:
-                header = [name.strip() for name in fields]
-                _check_columns(path, header, table, "column")
-                image, caption = header.index(table.image_column), header.index(table.caption_column)
-                split = header.index(table.split_column) if table.split_column in header else None
-            elif len(fields) != len(header):
-                report.add(where, f"wrong number of fields: {len(fields)}, the header has {len(header)}")
-            else:
-                yield _Row(where, fields[image], [fields[caption]], None if split is None else fields[split])
-    except csv.Error as error:
-        raise UserError(
-            f"{path}: line {reader.line_num}: broken CSV: {error}; is a quotation mark not closed, or not doubled?"
-        ) from None
-
-
-def _jsonl_rows(path: Path, text: str, table: TableSettings, report: Report) -> Iterator[_Row]:
+def _read_rows(path: Path, text: str, table: TableSettings, report: Report) -> Iterator[_Row]:
+    is_json = path.suffix.lower() in JSONL_SUFFIXES
+    numbered = json_rows(text) if is_json else csv_rows(path, text, partial(_check_columns, path, table, "column"))
     items: list[tuple[str, dict[str, Any]]] = []
-    # Only "\n" ends a line: JSON strings may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, item in numbered:
         where = f"{path}: line {number}"
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", None) or str(error)
-            report.add(where, f"broken JSON: {problem_of_text(line) or reason}")
-            continue
-        if isinstance(item, dict):
-            items.append((where, item))
+        if isinstance(item, str):
+            report.add(where, item)
         else:
-            report.add(where, f"wrong type: the line is {kind(item)}, not an object")
-    if items:
-        _check_columns(path, list(dict.fromkeys(key for _, item in items for key in item)), table, "key")
+            items.append((where, item))
+    if is_json and items:
+        _check_columns(path, table, "key", list(dict.fromkeys(key for _, item in items for key in item)))
     for where, item in items:
         missing = [key for key in (table.image_column, table.caption_column) if key not in item]
         if missing:
-            report.add(where, f"missing key: {' and '.join(missing)}; there are: {shown(list(item))}")
+            report.add(where, f"missing key: {' and '.join(missing)}; there are: {short_repr(list(item))}")
             continue
         captions = item[table.caption_column]
         if captions == []:
@@ -164,18 +121,18 @@ def _jsonl_rows(path: Path, text: str, table: TableSettings, report: Report) -> 
         yield _Row(where, item[table.image_column], captions if isinstance(captions, list) else [captions], split)
 
 
-def _check_columns(path: Path, there: list[str], table: TableSettings, what: str) -> None:
+def _check_columns(path: Path, table: TableSettings, what: str, names: list[str]) -> None:
     wanted = {"image_column": table.image_column, "caption_column": table.caption_column}
     if table.split_column != TableSettings.split_column:
-        # Asked for by name: drawing splits instead would be a silent surprise.
+        # A column named by the user must exist; splits are not drawn instead.
         wanted["split_column"] = table.split_column
-    missing = {setting: name for setting, name in wanted.items() if name not in there}
+    missing = {setting: name for setting, name in wanted.items() if name not in names}
     if missing:
         raise UserError(
             f"{path}: no {what} {' and '.join(map(repr, missing.values()))}; there are: "
-            f"{', '.join(shown(name) for name in there)}; name yours with "
+            f"{', '.join(map(short_repr, names))}; name yours with "
             f"{' and '.join(f'--data.table.{setting}' for setting in missing)}"
         )
-    repeated = {name for name in (*wanted.values(), table.split_column) if there.count(name) > 1}
+    repeated = {name for name in (*wanted.values(), table.split_column) if names.count(name) > 1}
     if repeated:
         raise UserError(f"{path}: the {what} {' and '.join(map(repr, sorted(repeated)))} occurs more than once")

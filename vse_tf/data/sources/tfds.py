@@ -1,6 +1,6 @@
 """The source `tfds`: any TensorFlow Datasets set with an image and captions.
 
-Its images are written to the cache folder once, as the encoded files that they were, and are files from then on.
+Its images are written to the cache folder once, as encoded files, and are read from there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -29,23 +29,28 @@ from vse_tf.files import open_regular, read_json, reason_of
 from vse_tf.locks import BusyError, ProcessLock
 from vse_tf.preprocessing.image_headers import read_header
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+    from tensorflow_datasets.core import DatasetBuilder
+    from tensorflow_datasets.core.features import FeatureConnector
+
 CAPTIONS, DONE = "captions.jsonl", "done.json"
 IMAGE_NAME = re.compile(r"\d{8,}\.\w+")
-# Asked for where a data set cannot say which splits it has.
+# Tried if a data set does not list its splits.
 USUAL_SPLITS = ("train", "validation", "test")
 
 
 def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
     """Read a TensorFlow Datasets set.
 
-    The caption feature may be a string, a sequence of strings or a string within a sequence (`captions/text`). The
-    images go to `<cache folder>/tfds/<name>/<version>/<split>/` the first time; a split is there whole or not at all.
-    `validation` is `val`, and `restval` joins `train` unless `restval_as_train` is off. Equal captions of an image are
-    kept: nobody here could mend them.
+    The caption feature may be a string, a sequence of strings or a string in each element of a sequence
+    (`captions/text`). The first time, the images are written to `<cache folder>/tfds/<name>/<version>/<split>/`; only
+    complete splits are there. `validation` is `val`, and `restval` joins `train` unless `restval_as_train` is off.
+    Equal captions of an image are no problem: users cannot change the set.
 
     Args:
         settings: `tfds` names the set and its features.
-        progress: show a progress bar where it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
         UserError: no such set or feature, not prepared and `tfds.download` is off, or the problems of its records.
@@ -53,11 +58,11 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
     builder = _make_builder(settings.tfds)
     features = {"image": settings.tfds.image_feature, "caption": settings.tfds.caption_feature}
     for key, path in features.items():
-        # Now, and not after a download of hours.
+        # Before a download of hours.
         _find_feature(builder, key, path)
     root = cache_folder(settings) / "tfds" / builder.info.full_name
     if not _is_current(builder, root, features):
-        # Now, and not after a download of hours.
+        # Before a download of hours.
         check_folder(root, "data.cache_dir")
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -88,7 +93,7 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
 
 
 def _written_examples(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """File name and captions of each example; a cache folder may be somebody else's, so a name must be one of ours."""
+    """File name and captions of each example. Names are checked: a cache folder may be shared with others."""
     try:
         with open_regular(path) as lines:
             for line in lines:
@@ -101,7 +106,7 @@ def _written_examples(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"{path}: {reason}; delete the folder {path.parent} and repeat") from None
 
 
-def _make_builder(settings: TfdsSettings) -> Any:
+def _make_builder(settings: TfdsSettings) -> DatasetBuilder:
     import tensorflow_datasets as tfds  # noqa: PLC0415
 
     if not settings.name:
@@ -111,14 +116,14 @@ def _make_builder(settings: TfdsSettings) -> Any:
     try:
         return tfds.builder(settings.name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
-        # Its own message lists a thousand names.
+        # The package's own message lists a thousand names.
         raise UserError(f"--data.tfds.name {settings.name}: TensorFlow Datasets has no such set") from None
     except Exception as error:
-        # An unknown version or config, a malformed name: an AssertionError or a ValueError there.
+        # Unknown versions and configs and malformed names raise AssertionError or ValueError.
         raise UserError(f"--data.tfds.name {settings.name}: {_one_line(error)}") from None
 
 
-def _prepare(builder: Any, settings: TfdsSettings) -> None:
+def _prepare(builder: DatasetBuilder, settings: TfdsSettings) -> None:
     if builder.is_prepared():
         return
     if not settings.download:
@@ -129,12 +134,12 @@ def _prepare(builder: Any, settings: TfdsSettings) -> None:
     try:
         builder.download_and_prepare()
     except Exception as error:
-        # Whatever a data set's own script raises: no network, a moved file, a full disk, a manual download.
+        # A data set's own script may raise anything: no network, a moved file, a full disk, a manual download.
         raise UserError(f"--data.tfds.name {settings.name}: preparing it failed: {_one_line(error)}") from error
 
 
-def _is_current(builder: Any, root: Path, features: dict[str, str]) -> bool:
-    """Whether everything has been written out before, from the same features and as many examples."""
+def _is_current(builder: DatasetBuilder, root: Path, features: dict[str, str]) -> bool:
+    """Whether all splits have been written already, from the same features and with the same number of examples."""
     done = _done(root)
     splits = done.get("splits") or []
     if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
@@ -144,7 +149,7 @@ def _is_current(builder: Any, root: Path, features: dict[str, str]) -> bool:
     return all(_is_written(builder, split, root, features) for split in splits)
 
 
-def _is_written(builder: Any, split: str, root: Path, features: dict[str, str]) -> bool:
+def _is_written(builder: DatasetBuilder, split: str, root: Path, features: dict[str, str]) -> bool:
     done = _done(root / split)
     known = builder.info.splits
     expected = known[split].num_examples if split in known else None
@@ -159,10 +164,10 @@ def _done(folder: Path) -> dict[str, Any]:
     return done if isinstance(done, dict) else {}
 
 
-def _write_split(builder: Any, split: str, root: Path, features: dict[str, str], progress: bool) -> None:
-    """Write the images and captions of a split beside its place, then move them there in one step."""
-    with _alone(root / f".{split}.lock"):
-        # Another process may have done it while this one waited.
+def _write_split(builder: DatasetBuilder, split: str, root: Path, features: dict[str, str], progress: bool) -> None:
+    """Write the images and captions of a split to a temporary folder, then rename it."""
+    with _process_lock(root / f".{split}.lock"):
+        # Another process may have written it meanwhile.
         if _is_written(builder, split, root, features):
             return
         part = root / f".{split}.part"
@@ -191,8 +196,8 @@ def _write_split(builder: Any, split: str, root: Path, features: dict[str, str],
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; where another has it, say so and wait."""
+def _process_lock(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; print a message and wait if another process has it."""
     lock = ProcessLock(path)
     try:
         lock.acquire()
@@ -205,7 +210,7 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _examples(builder: Any, split: str, features: dict[str, str]) -> Iterator[tuple[bytes, list[str]]]:
+def _examples(builder: DatasetBuilder, split: str, features: dict[str, str]) -> Iterator[tuple[bytes, list[str]]]:
     """Encoded image and captions of each example."""
     import tensorflow as tf  # noqa: PLC0415
 
@@ -221,15 +226,17 @@ def _examples(builder: Any, split: str, features: dict[str, str]) -> Iterator[tu
         ) from None
 
 
-def _open_split(builder: Any, split: str, image: tuple[str, ...], caption: tuple[str, ...]) -> Any:
+def _open_split(
+    builder: DatasetBuilder, split: str, image: tuple[str, ...], caption: tuple[str, ...]
+) -> tf.data.Dataset:
     import tensorflow_datasets as tfds  # noqa: PLC0415
 
     skip = _nest(image, tfds.decode.SkipDecoding())
     ways: list[Callable[[], Any]] = [
-        # The rest of an example (boxes, masks) is not even parsed.
+        # Other features (boxes, masks) are not even parsed.
         lambda: tfds.decode.PartialDecoding(_merge(_nest(image, True), _nest(caption, True)), decoders=skip),
         lambda: skip,
-        # An image that is stored as an array, or a builder that cannot hand out encoded bytes (the mocked one).
+        # Images stored as arrays, or builders that cannot return encoded bytes (the mocked one).
         lambda: None,
     ]
     read_config = tfds.ReadConfig(try_autocache=False)
@@ -244,7 +251,7 @@ def _open_split(builder: Any, split: str, image: tuple[str, ...], caption: tuple
     raise UserError(f"{builder.info.full_name}: the split {split!r} cannot be read: {reason}")
 
 
-def _image_reader(spec: Any, path: tuple[str, ...], name: str) -> Callable[[Any], bytes]:
+def _image_reader(spec: dict[str, Any], path: tuple[str, ...], name: str) -> Callable[[Any], bytes]:
     import tensorflow as tf  # noqa: PLC0415
 
     leaf = _follow(spec, path)
@@ -253,23 +260,23 @@ def _image_reader(spec: Any, path: tuple[str, ...], name: str) -> Callable[[Any]
         return lambda value: bytes(value.numpy())
     if dtype in (tf.uint8, tf.uint16) and rank in (None, 3):
         return lambda value: bytes(tf.io.encode_png(value).numpy())
-    raise UserError(f"--data.tfds.image_feature {name}: it is no image but {leaf}")
+    raise UserError(f"--data.tfds.image_feature {name}: not an image but {leaf}")
 
 
-def _strings(value: Any, name: str) -> list[str]:
+def _strings(value: tf.Tensor | tf.RaggedTensor, name: str) -> list[str]:
     import tensorflow as tf  # noqa: PLC0415
 
     flat = value.flat_values if isinstance(value, tf.RaggedTensor) else value
     if getattr(flat, "dtype", None) != tf.string:
-        raise UserError(f"--data.tfds.caption_feature {name}: it is no text but {getattr(flat, 'dtype', type(flat))}")
-    # Bytes that are not UTF-8 are found as problems later.
+        raise UserError(f"--data.tfds.caption_feature {name}: not text but {getattr(flat, 'dtype', type(flat))}")
+    # Bytes that are not UTF-8 are reported as problems later.
     return [text.decode("utf-8", "surrogateescape") for text in np.ravel(flat.numpy()).tolist()]
 
 
-def _find_feature(builder: Any, key: str, path: str) -> tuple[str, ...]:
-    """The keys that lead to a feature. A key may itself hold a `/`, as `image/filename` of `coco_captions` does."""
+def _find_feature(builder: DatasetBuilder, key: str, path: str) -> tuple[str, ...]:
+    """The keys that lead to a feature. A key may contain a `/`, as `image/filename` of `coco_captions` does."""
 
-    def find(feature: Any, rest: str) -> tuple[str, ...] | None:
+    def find(feature: FeatureConnector, rest: str) -> tuple[str, ...] | None:
         if not rest:
             return ()
         feature = getattr(feature, "feature", feature)
@@ -290,7 +297,7 @@ def _find_feature(builder: Any, key: str, path: str) -> tuple[str, ...]:
     return found
 
 
-def _paths(feature: Any) -> list[str]:
+def _paths(feature: FeatureConnector) -> list[str]:
     feature = getattr(feature, "feature", feature)
     if not hasattr(feature, "keys"):
         return [""]
@@ -303,10 +310,9 @@ def _follow(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def _nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    for key in reversed(path):
-        value = {key: value}
-    return value
+def _nest(path: tuple[str, ...], value: object) -> dict[str, Any]:
+    key, *rest = path
+    return {key: _nest(tuple(rest), value) if rest else value}
 
 
 def _merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

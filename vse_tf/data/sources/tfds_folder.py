@@ -1,4 +1,4 @@
-"""Prepared TensorFlow Datasets folders that came from elsewhere: looked through before TensorFlow Datasets reads them.
+"""Checks prepared TensorFlow Datasets folders from others before TensorFlow Datasets reads them.
 
 Its reader imports whatever module a folder's `features.json` names, and opens the files that its `dataset_info.json`
 names.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import read_json, reason_of
 from vse_tf.setting_types import PathText
 
-# name/config:version; neither a namespace, which is somebody's code, nor arguments of the builder.
+# name/config:version; no namespace, which is other people's code, and no arguments of the builder.
 NAME = re.compile(r"[A-Za-z]\w*(/[\w+.-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 _PLAIN = re.compile(r"[\w.+-]*")
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
@@ -34,7 +35,7 @@ def check_prepared(name: str, data_dir: str | None) -> None:
         data_dir: `data.tfds.data_dir`; None for TensorFlow Datasets' own folder.
 
     Raises:
-        UserError: the name, the folder or a description in it is not one that may be read.
+        UserError: the name, the folder or a description in it may not be read.
     """
     from tensorflow_datasets.core import constants, naming  # noqa: PLC0415
 
@@ -58,7 +59,7 @@ def _check_folder(folder: Path, depth: int) -> None:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
-        # Not there: there is nothing to read.
+        # There is nothing to read.
         return
     for entry in entries:
         path = Path(entry.path)
@@ -68,12 +69,12 @@ def _check_folder(folder: Path, depth: int) -> None:
         elif not entry.is_file():
             raise UserError(f"{path}: not a regular file; a prepared data set holds no others")
         elif entry.name == "features.json":
-            _checked(path, _check_features)
+            _check_file(path, _check_features)
         elif entry.name == "dataset_info.json":
-            _checked(path, _check_info)
+            _check_file(path, _check_info)
 
 
-def _checked(path: Path, check: Any) -> None:
+def _check_file(path: Path, check: Callable[[Any], None]) -> None:
     try:
         check(read_json(path))
     except (OSError, ValueError) as error:
@@ -81,7 +82,7 @@ def _checked(path: Path, check: Any) -> None:
         raise UserError(f"{path}: {reason}; the data set is not read") from None
 
 
-def _check_features(description: Any) -> None:
+def _check_features(description: object) -> None:
     from tensorflow_datasets.core.features import feature  # noqa: PLC0415
 
     known = {name for name in feature.FeatureConnector._registered_features if name.startswith(_OWN)}
@@ -91,7 +92,7 @@ def _check_features(description: Any) -> None:
         if isinstance(item, list):
             waiting += item
         elif isinstance(item, str) and item.lstrip().startswith(("{", "[")):
-            # Parts of a description are JSON within JSON; a text that only looks so has nothing to hide.
+            # Parts of a description are JSON in a JSON string; other texts that begin like JSON are harmless.
             waiting.append(_parsed(item))
         elif isinstance(item, dict):
             for key, value in item.items():
@@ -102,22 +103,22 @@ def _check_features(description: Any) -> None:
             waiting += item.values()
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _check_info(description: Any) -> None:
-    """Names that the paths of a set's files are made of."""
+def _check_info(description: object) -> None:
+    """Refuse names that would become paths outside of the folder."""
     if not isinstance(description, dict):
-        raise ValueError("it is no description of a data set")
+        raise ValueError("not a description of a data set")
     splits = description.get("splits", [])
     for item in [description, *(splits if isinstance(splits, list) else [])]:
         for key, value in item.items() if isinstance(item, dict) else ():
             plain = key.replace("_", "").lower()
             if plain in ("name", "configname", "version", "fileformat") and not _PLAIN.fullmatch(str(value)):
-                raise ValueError(f"{key}: {str(value)[:100]!r} is no plain name")
+                raise ValueError(f"{key}: {str(value)[:100]!r} is not a plain name")
             if plain == "filepathtemplate" and re.search(r"[/\\]|\.\.", str(value)):
                 raise ValueError(f"{key}: {str(value)[:100]!r} leads out of the folder")

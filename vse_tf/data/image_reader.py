@@ -1,4 +1,4 @@
-"""Photo files to batches for encoding, lot after lot."""
+"""Image files to batches for encoding, shard after shard."""
 
 from __future__ import annotations
 
@@ -12,46 +12,47 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.pipeline import ImageView
 from vse_tf.files import read_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.preprocessing.view import ImageView
 
 
-class PhotoFiles:
-    """Reads lots of photo files in parallel.
+class ImageReader:
+    """Reads image files in parallel.
 
-    Threads and not `tf.data`: making an iterator over this graph takes a second, and a collection has many shards.
+    It uses threads and not `tf.data`: making an iterator over this graph takes a second, and a collection has many
+    shards.
 
     Args:
-        view: how photos are prepared.
-        workers: parallel reads (default: number of CPU cores).
+        view: how images are prepared.
+        workers: number of parallel reads (default: number of CPU cores).
 
     Example:
-        >>> for photos, rows in PhotoFiles(view).batches(["a.jpg", "cut.jpg"], 128, BadImages("skip", 10**8)):
-        ...     print(photos.shape, rows)
+        >>> for images, rows in ImageReader(view).batches(["a.jpg", "cut.jpg"], 128, BadImages("skip", 10**8)):
+        ...     print(images.shape, rows)
         (1, 224, 224, 3) [0]
     """
 
     def __init__(self, view: ImageView, workers: int | None = None) -> None:
         self.view = view
         self.workers = workers or os.cpu_count() or 1
-        self._view_of = tf.function(
+        self._prepare = tf.function(
             lambda contents: view.of_file(contents, None), input_signature=[tf.TensorSpec([], tf.string)]
         )
 
     def batches(self, paths: Sequence[str], batch_size: int, bad: BadImages) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """Read files in their order.
+        """Read files in order.
 
         Args:
             paths: the files.
-            batch_size: photos in a batch.
-            bad: what to do with those that cannot be read.
+            batch_size: number of images in a batch.
+            bad: what to do with images that cannot be read.
 
         Yields:
-            Photos float32 `(b, h, w, 3)`, and int64 `(b,)`: the position of each in `paths`.
+            Images float32 `(b, h, w, 3)`, and int64 `(b,)`: the position of each in `paths`.
 
         Raises:
-            UserError: a photo cannot be read and `bad` does not skip it.
+            UserError: an image cannot be read and `bad` does not skip it.
         """
         views, rows = [], []
         for row, view in enumerate(self._views(paths, ahead=2 * batch_size)):
@@ -69,17 +70,17 @@ class PhotoFiles:
     def _views(self, paths: Sequence[str], ahead: int) -> Iterator[tf.Tensor | None]:
         pool = ThreadPoolExecutor(self.workers)
         try:
-            left = iter(paths)
-            waiting: deque[Future] = deque(pool.submit(self._read, path) for path in islice(left, ahead))
+            remaining = iter(paths)
+            waiting: deque[Future] = deque(pool.submit(self._read, path) for path in islice(remaining, ahead))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(self._read, path) for path in islice(left, 1))
+                waiting.extend(pool.submit(self._read, path) for path in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _read(self, path: str) -> tf.Tensor | None:
         try:
-            # Not `tf.io.read_file`: it waits at a pipe, never ends at a device and follows addresses.
-            return self._view_of(tf.constant(read_regular(path, MAX_BYTES)))
+            # Not `tf.io.read_file`, which waits at a pipe, never ends at a device and opens addresses.
+            return self._prepare(tf.constant(read_regular(path, MAX_BYTES)))
         except (OSError, tf.errors.OpError, ValueError):
             return None

@@ -1,4 +1,4 @@
-"""The word rule of `vse_tf.preprocessing.text.normalise` against examples and a slow oracle."""
+"""The word rule of `vse_tf.preprocessing.words.normalise` against examples and a slow oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vse_tf.preprocessing import text
+from vse_tf.preprocessing import words as rule
 
 EXAMPLES = {
     "A dog's BALL, thrown!": "a dog s ball thrown",
@@ -58,7 +58,7 @@ CHARACTERS = st.one_of(st.sampled_from(TRICKY), st.sampled_from([c for c in STAB
 
 
 def normalise(texts: list[str]) -> list[str]:
-    return [word.decode("utf-8") for word in text.normalise(text.to_tensor(texts)).numpy()]
+    return [word.decode("utf-8") for word in rule.normalise(rule.to_tensor(texts)).numpy()]
 
 
 def unspaced(character: str) -> bool:
@@ -70,32 +70,32 @@ def unspaced(character: str) -> bool:
 
 def oracle(caption: str) -> str:
     """The rule of `normalise`, one character after another."""
-    kept = ""
+    text = ""
     for character in caption:
         category, code = unicodedata.category(character), ord(character)
         if category == "Cc" or code == 0x200B:
-            kept += " "
+            text += " "
         elif not (category == "Cf" or 0xFE00 <= code < 0xFE10 or 0xE0100 <= code < 0xE01F0 or code == 0x20E3):
-            kept += character
-    kept = kept.replace("İ", "i").lower()
+            text += character
+    text = text.replace("İ", "i").lower()
     words: list[str] = []
     i = 0
-    while i < len(kept):
-        character, start = kept[i], i
+    while i < len(text):
+        character, start = text[i], i
         category = unicodedata.category(character)
         i += 1
         if category[0] in "ZPC" or category == "Sk":
             continue
         flag = "🇦" <= character <= "🇿"
         if flag or unspaced(character) or category[0] not in "LMN":
-            if flag and i < len(kept) and "🇦" <= kept[i] <= "🇿":
+            if flag and i < len(text) and "🇦" <= text[i] <= "🇿":
                 i += 1
-            while i < len(kept) and (unicodedata.category(kept[i])[0] == "M" or ord(kept[i]) in VOICING):
+            while i < len(text) and (unicodedata.category(text[i])[0] == "M" or ord(text[i]) in VOICING):
                 i += 1
         else:
-            while i < len(kept) and unicodedata.category(kept[i])[0] in "LMN" and not unspaced(kept[i]):
+            while i < len(text) and unicodedata.category(text[i])[0] in "LMN" and not unspaced(text[i]):
                 i += 1
-        words.append(kept[start:i])
+        words.append(text[start:i])
     return " ".join(words)
 
 
@@ -107,7 +107,7 @@ def test_rule_examples(caption: str, words: str) -> None:
 
 @pytest.mark.parametrize(("caption", "words"), RAW.items())
 def test_invalid_utf8_is_replaced(caption: bytes, words: str) -> None:
-    assert text.normalise(tf.constant([caption])).numpy()[0].decode("utf-8") == words
+    assert rule.normalise(tf.constant([caption])).numpy()[0].decode("utf-8") == words
 
 
 def test_every_stable_character_follows_the_rule() -> None:
@@ -141,7 +141,7 @@ def test_every_code_point_has_a_result() -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.one_of(st.text(max_size=40).map(lambda t: t.encode("utf-8")), st.binary(max_size=40)), min_size=1))
 def test_any_bytes_have_words_and_the_rule_is_idempotent(captions: list[bytes]) -> None:
-    once = text.normalise(tf.constant(captions))
-    assert text.normalise(once).numpy().tolist() == once.numpy().tolist()
+    once = rule.normalise(tf.constant(captions))
+    assert rule.normalise(once).numpy().tolist() == once.numpy().tolist()
     for words in once.numpy():
         assert words.decode("utf-8").split() == words.decode("utf-8").split(" ") or words == b""

@@ -1,0 +1,85 @@
+"""The view of an image: how its file or its array becomes the encoder's input, in training and in evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from vse_tf.config import ImageSettings
+from vse_tf.preprocessing import images
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """How an image becomes the encoder's input.
+
+    Args:
+        size: height and width in pixels; None for features, which are not prepared.
+        resize: shorter side in pixels before the centre crop of evaluation.
+        random_crop: training takes random crops.
+        crop_scale: smallest and largest share of the image's area in a random crop.
+        flip: training mirrors images at random.
+        max_pixels: images with more pixels, according to their header, are refused.
+    """
+
+    size: tuple[int, int] | None
+    resize: int | None = None
+    random_crop: bool = False
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = False
+    max_pixels: int = 100_000_000
+
+    @classmethod
+    def of(
+        cls,
+        image: ImageSettings,
+        size: tuple[int, int] | None,
+        max_pixels: int,
+        array_size: tuple[int, int] | None = None,
+    ) -> ImageView:
+        """The view that the settings describe.
+
+        Args:
+            image: settings of the tower.
+            size: height and width that the encoder takes; None for features.
+            max_pixels: `data.max_pixels`.
+            array_size: height and width of images that are arrays. Square ones of the encoder's size are not resized,
+                unless `image.resize` says so.
+        """
+        resize = image.resize
+        if resize is None and array_size is not None and array_size == size and array_size[0] == array_size[1]:
+            resize = array_size[0]
+        return cls(size, resize, image.random_crop, image.crop_scale, image.flip, max_pixels)
+
+    @classmethod
+    def of_dict(cls, values: dict[str, Any]) -> ImageView:
+        """The view from the dictionary of `dataclasses.asdict`, also after it was written as JSON."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """The size, of a view of pixels."""
+        if self.size is None:
+            raise ValueError("a view of features has no size in pixels")
+        return self.size
+
+    def of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Encoded bytes to float32 `(h, w, 3)` in 0..255; a seed `(2,)` asks for the training view."""
+        if seed is not None and self.random_crop:
+            return images.decode_random_view(contents, self.max_pixels, self.pixels, self.crop_scale, self.flip, seed)
+        centre = images.decode_centre_view(contents, self.max_pixels, self.pixels, self.resize)
+        return self._flipped(centre, seed)
+
+    def of_pixels(self, pixels: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """A uint8 image `(h, w, 3)` to float32 `(h, w, 3)`; a seed asks for the training view."""
+        if seed is not None and self.random_crop:
+            return images.random_view(pixels, self.pixels, self.crop_scale, flip=self.flip, seed=seed)
+        return self._flipped(images.centre_view(pixels, self.pixels, self.resize), seed)
+
+    def _flipped(self, image: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        if seed is None or not self.flip:
+            return image
+        return tf.image.stateless_random_flip_left_right(image, seed)
