@@ -22,7 +22,7 @@ from vse_tf.indexing.embedding import Encoder
 from vse_tf.indexing.encoders import index_encoder
 from vse_tf.indexing.items import query_lines
 from vse_tf.indexing.search import Hit, answers_table, check_model, hits
-from vse_tf.pages.contact_sheet import answers_picture, contact_sheet
+from vse_tf.pages.contact_sheet import contact_sheet, hits_picture
 from vse_tf.settings_parser import command_parser
 
 PROG = "python -m vse_tf.search"
@@ -53,12 +53,12 @@ def main(argv: list[str] | None = None) -> None:
     photos = _Photos(index)
     if arguments.html:
         asked = words if arguments.image is None else Path(arguments.image)
-        sheet = contact_sheet(asked, answers[0], photo=photos)
+        sheet = contact_sheet(asked, answers[0], image_file=photos)
         _write(arguments.html, lambda path: write_text(path, sheet))
     if arguments.picture:
         titles = texts if arguments.image is None else [Path(arguments.image).name]
         rows = list(zip(titles, answers, strict=True))
-        picture = answers_picture(rows, Path(arguments.picture).suffix, photo=photos)
+        picture = hits_picture(rows, Path(arguments.picture).suffix, image_file=photos)
         _write(arguments.picture, lambda path: _write_bytes(path, picture))
     if photos.refused:
         print(f"{len(photos.refused)} photos are not shown; {photos.first}", file=sys.stderr)
