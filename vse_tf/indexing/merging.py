@@ -1,4 +1,4 @@
-"""Several indexes of one model as one index, without copying a vector. NumPy only."""
+"""Merges indexes of one model into one index without copying vectors. NumPy only."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from vse_tf.files import file_errors
 
 
 def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
-    """Put indexes one after another: their shards are linked (copied to another file system), their items joined.
+    """Concatenate indexes: shards are hard-linked, or copied if the output is on another file system.
 
     Args:
-        folders: the indexes, in order; of one model and one kind.
+        folders: the indexes, in order; of the same model and kind.
         output: folder of the new index.
 
     Returns:
-        The new index; its photo paths are below the folder that holds the photos of all. Where an index does not say
-        where its photos are, they are below the name that their folder had, if there are several.
+        The new index. Its image paths are relative to the folder that contains the images of all indexes. If an index
+        does not say where its images are, and the image folders have different names, each path begins with the name
+        of its image folder.
 
     Raises:
-        UserError: no index there, indexes of different models or kinds, or an output that is there already.
+        UserError: a folder is not an index, the models or kinds differ, or the output exists.
 
     Example:
         >>> merge(["2014.index", "2015.index"], "all.index").count
@@ -40,9 +41,9 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     first, target = indexes[0], Path(output)
     for index in indexes[1:]:
         if (index.kind, index.dim, index.model.get("id")) != (first.kind, first.dim, first.model.get("id")):
-            raise UserError(f"{index.folder}: made of other items or by another model than {first.folder}")
+            raise UserError(f"{index.folder}: its kind or model differs from that of {first.folder}")
     if (target / MANIFEST).exists() or (target.exists() and any(target.iterdir())):
-        raise UserError(f"--output: {target} is there already; choose another folder")
+        raise UserError(f"--output: {target} exists; choose another folder")
     writer = IndexWriter(target, first.kind, first.dim)
     for index in indexes:
         for shard in index.shards:
@@ -53,14 +54,14 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     if model.get("path"):
         model["path"] = absolute(model["path"], first.folder)
     root, prefixes = _roots(indexes)
-    items = _items(indexes, prefixes, root)
+    items = _joined_items(indexes, prefixes, root)
     return writer.commit(shards, items, model, root, first.provenance, first.photos.name if not any(prefixes) else None)
 
 
 def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
-    """The folder that holds the photos of all indexes, if it is known, and where each one's are below it."""
+    """The folder that contains the images of all indexes, if it is known, and the subfolder of each index."""
     names = [index.photos.name for index in indexes]
-    # Older merged indexes hold absolute paths, without any root.
+    # Merged indexes of older versions hold absolute paths and no root.
     roots = [index.root or ("/" if index.photos.name is None else None) for index in indexes]
     if indexes[0].kind == "images" and all(roots):
         known = [str(root) for root in roots]
@@ -69,9 +70,9 @@ def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
     return None, [name or "" for name in names] if len(set(names)) > 1 else [""] * len(names)
 
 
-def _items(indexes: Sequence[Index], prefixes: Sequence[str], root: str | None) -> Iterator[Item | bytes]:
+def _joined_items(indexes: Sequence[Index], prefixes: Sequence[str], root: str | None) -> Iterator[Item | bytes]:
     for index, prefix in zip(indexes, prefixes, strict=True):
-        # Older indexes of lists hold absolute paths, too.
+        # So do indexes of lists made by older versions.
         if prefix or (index.kind == "images" and index.photos.name is None):
             yield from (_moved(item, prefix, root) for item in index.all_items())
         else:
@@ -88,7 +89,7 @@ def _moved(item: Item, prefix: str, root: str | None) -> Item:
 
 
 def _link(source: Path, target: Path) -> None:
-    if target.exists():  # two indexes with the same shard
+    if target.exists():  # two indexes contain the same shard
         return
     try:
         os.link(source, target)
