@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.indexing.collections import DIM, BytesModel, draw, vector_of
-from vse_tf.artifacts.index import MANIFEST, Index
+from vse_tf.artifacts.index import Index
+from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 from vse_tf.indexing.embedding import embed

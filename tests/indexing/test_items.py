@@ -1,6 +1,7 @@
 """The items of folders, lists and caption files."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from vse_tf.artifacts.index import Item
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.indexing import items as collection
-from vse_tf.indexing.items import caption_items, image_items, read_queries
+from vse_tf.indexing.items import Items, caption_items, image_items, read_queries
 
 
 def ids(items):
@@ -166,6 +167,21 @@ def test_captions_are_lines(tmp_path):
         Item("6", caption="last"),
     ]
     assert "line 5: not UTF-8: byte 0xff" in problems(found)[0]
+
+
+@pytest.mark.parametrize(
+    ("root", "where", "expected"),
+    [
+        ("/data/images", "/data/images/a.jpg", ("a.jpg", "no b.jpg")),
+        ("/data/images", "/data/lists/a.txt: line 3", ("a.txt: line 3", "no b.jpg")),
+        (None, "/data/lists/a.txt: line 3", ("a.txt: line 3", "no /data/images/b.jpg")),
+        ("/", "/data/images/a.jpg", ("data/images/a.jpg", "no /data/images/b.jpg")),
+    ],
+)
+def test_problems_are_listed_without_the_folder(root, where, expected):
+    items = Items("images", Path("/data/lists/a.txt"), root and Path(root))
+    problem = items.without_folder(Problem(where, "no /data/images/b.jpg"))
+    assert (problem.where, problem.what) == expected
 
 
 def test_mistakes_are_one_line(tmp_path):

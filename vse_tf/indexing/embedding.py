@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,16 +96,14 @@ class SpanEmbedder:
 
     Args:
         folder: the index's folder.
-        kind: kind of the collection.
-        root: folder that relative image paths start from.
+        collection: the collection.
         sources: shards with reusable vectors.
         model: the model.
         on_bad: `skip` or `fail`, for images that cannot be read.
     """
 
     folder: Path
-    kind: Kind
-    root: Path | None
+    collection: Items
     sources: tuple[Shard, ...]
     model: EmbeddingModel
     on_bad: OnBad
@@ -138,7 +135,7 @@ class SpanEmbedder:
         problems: list[Problem] = []
         if missing.size:
             encoded, positions, problems = self._encode([items[i] for i in missing], advance)
-            problems = [self._without_root(problem) for problem in problems]
+            problems = [self.collection.without_folder(problem) for problem in problems]
             vectors[missing[positions]], done[missing[positions]] = encoded, True
         good = [item for item, is_done in zip(items, done, strict=True) if is_done]
         return self.work.record(self._write(vectors[done], good), good, problems)
@@ -146,17 +143,12 @@ class SpanEmbedder:
     def _encode(
         self, items: list[Item], advance: Callable[[int], object]
     ) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
-        if self.kind == "captions":
+        if self.collection.kind == "captions":
             vectors = self.model.encode_texts([item.caption or "" for item in items])
             advance(len(items))
             return vectors, np.arange(len(items)), []
-        paths = [str(Path(self.root or "", item.path or "")) for item in items]
+        paths = [str(Path(self.collection.root or "", item.path or "")) for item in items]
         return self.model.encode_files(paths, self.on_bad, advance)
-
-    def _without_root(self, problem: Problem) -> Problem:
-        """A problem without the image folder: the index may be given to somebody else."""
-        root = os.path.join(self.root or "", "")  # noqa: PTH118 - the root may be "/"
-        return Problem(problem.where.removeprefix(root), problem.what.replace(root, "") if root else problem.what)
 
     def _write(self, vectors: np.ndarray, items: list[Item]) -> Shard | None:
         if not len(vectors):
@@ -164,7 +156,7 @@ class SpanEmbedder:
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if bad.size:
             raise UserError(f"{items[bad[0]].id}: its vector is not finite: the model has diverged; train it again")
-        return IndexWriter(self.folder, self.kind, self.model.dim).write(vectors)
+        return IndexWriter(self.folder, self.collection.kind, self.model.dim).write(vectors)
 
 
 Runner = Callable[[SpanEmbedder, Sequence[Span]], Iterable[str]]
@@ -214,7 +206,7 @@ def embed(
         earlier = _earlier_index(folder, collection.kind, note)
         sources, reuse = _reusable_shards(work, earlier, model, note)
         spans = work.scan(collection, reuse, shard_rows, on_bad == "fail")
-        embedder = SpanEmbedder(folder, collection.kind, collection.root, tuple(sources), model, on_bad)
+        embedder = SpanEmbedder(folder, collection, tuple(sources), model, on_bad)
         parts = [work.part(name) for name in (runner or _local_runner(progress))(embedder, spans)] if spans else []
         skipped = work.write_skipped(folder / SKIPPED, parts)
         shards = [part.shard for part in parts if part.shard]
@@ -287,7 +279,9 @@ def _local_runner(progress: bool) -> Runner:
 
     def run(embedder: SpanEmbedder, spans: Sequence[Span]) -> Iterator[str]:
         total = sum(span.rows for span in spans)
-        with tqdm(total=total, desc="embedding", unit=f" {embedder.kind}", disable=not progress, smoothing=0.05) as bar:
+        with tqdm(
+            total=total, desc="embedding", unit=f" {embedder.collection.kind}", disable=not progress, smoothing=0.05
+        ) as bar:
             for span in spans:
                 yield embedder.embed(span, bar.update).name
 

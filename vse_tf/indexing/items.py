@@ -42,9 +42,10 @@ class Items:
 
     def without_folder(self, problem: Problem) -> Problem:
         """A problem without the collection's folder, for a file that may be given to somebody else."""
-        for folder in filter(None, (self.root, self.source if self.source.is_dir() else self.source.parent)):
-            problem = Problem(problem.where.removeprefix(os.path.join(folder, "")), problem.what)  # noqa: PTH118
-        return problem
+        root = os.path.join(self.root or "", "")  # noqa: PTH118 - the root may be "/"
+        folder = os.path.join(self.source if self.source.is_dir() else self.source.parent, "")  # noqa: PTH118
+        what = problem.what if root in ("", "/") else problem.what.replace(root, "")
+        return Problem(problem.where.removeprefix(root).removeprefix(folder), what)
 
     def __iter__(self) -> Iterator[Item | Problem]:
         """Each item, or what is wrong with it, in order."""
