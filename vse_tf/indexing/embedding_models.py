@@ -113,7 +113,7 @@ class ExportedModel:
         self.batch_size = batch_size or BATCH
         self._folders = {name: _newest_version(self.models / name) for name in ("image_tower", "text_tower")}
         manifests = {name: manifest.read(folder) for name, folder in self._folders.items()}
-        if len({(one["id"], one["dim"]) for one in manifests.values()}) > 1:
+        if len({(each["id"], each["dim"]) for each in manifests.values()}) > 1:
             raise UserError(f"{self.models}: its towers are of different runs; export them again")
         self.dim: int = manifests["image_tower"]["dim"]
         path = self.models.resolve()
@@ -161,7 +161,7 @@ class ExportedModel:
         """Vectors and positions of the readable images, and by position why the others are not."""
         import tensorflow as tf  # noqa: PLC0415
 
-        reasons = {position: unreadable(one) for position, one in enumerate(contents) if isinstance(one, OSError)}
+        reasons = {position: unreadable(each) for position, each in enumerate(contents) if isinstance(each, OSError)}
         while rest := [position for position in range(len(contents)) if position not in reasons]:
             try:
                 outputs = self._image_tower(image_bytes=tf.constant([contents[i] for i in rest], tf.string))

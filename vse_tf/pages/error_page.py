@@ -106,11 +106,11 @@ def worst(
         best, score = nearest(query[row][None], gallery[rows], 1)
         similarity = float(score[0, 0])
         candidates.append(Failure(row, int(rank[row]), top - similarity, int(rows[best[0, 0]]), similarity, (), ()))
-    chosen = sorted(candidates, key=lambda one: (-one.rank, -one.margin, one.query))[:count]
-    rows, scores = nearest(query[[one.query for one in chosen]], gallery, LISTED)
+    chosen = sorted(candidates, key=lambda failure: (-failure.rank, -failure.margin, failure.query))[:count]
+    rows, scores = nearest(query[[failure.query for failure in chosen]], gallery, LISTED)
     return [
-        replace(one, rows=tuple(near.tolist()), scores=tuple(near_scores.tolist()))
-        for one, near, near_scores in zip(chosen, rows, scores, strict=True)
+        replace(failure, rows=tuple(near.tolist()), scores=tuple(near_scores.tolist()))
+        for failure, near, near_scores in zip(chosen, rows, scores, strict=True)
     ]
 
 
@@ -171,8 +171,8 @@ def error_page(
         f"<h1>{html_page.text(title)}</h1>\n{_recalls(metrics)}\n",
         f"<p>{images} images, {captions} captions; ranks are among all of them. Jump to "
         '<a href="#i2t">image to text</a> or <a href="#t2i">text to image</a>.</p>\n',
-        _section("i2t", "Image to text", len(of_images), *(html.image_query(one, captions) for one in of_images)),
-        _section("t2i", "Text to image", len(of_captions), *(html.caption_query(one, images) for one in of_captions)),
+        _section("i2t", "Image to text", [html.image_query(failure, captions) for failure in of_images]),
+        _section("t2i", "Text to image", [html.caption_query(failure, images) for failure in of_captions]),
     ]
     return html_page.page(title, _STYLE, "".join(body))
 
@@ -236,8 +236,8 @@ class _FailureHtml:
         return self.split.records[self.encoded.rows[position]]
 
 
-def _section(name: str, title: str, count: int, *articles: str) -> str:
-    subtitle = f"the {count} worst" if count else "every query has a correct item first"
+def _section(name: str, title: str, articles: list[str]) -> str:
+    subtitle = f"the {len(articles)} worst" if articles else "every query has a correct item first"
     return f'<section id="{name}"><h2>{title}: {subtitle}</h2>\n{"".join(articles)}</section>\n'
 
 

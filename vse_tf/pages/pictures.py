@@ -76,7 +76,9 @@ def image_to_captions(images: Sequence[Picture], captions: Sequence[Sequence[tup
         (220, 690, 3)
     """
     if not len(images) or len(images) != len(captions):
-        raise ValueError(f"{len(images)} images and {len(captions)} lists of captions: expected as many, at least one")
+        raise ValueError(
+            f"{len(images)} images and {len(captions)} lists of captions: expected equal numbers, at least one"
+        )
     blocks = [
         [(match, score, _wrap(caption, _COLUMN - _SCORE)) for caption, score, match in group] for group in captions
     ]
