@@ -55,7 +55,8 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         model["path"] = absolute(model["path"], first.folder)
     root, prefixes = _roots(indexes)
     items = _joined_items(indexes, prefixes, root)
-    return writer.commit(shards, items, model, root, first.provenance, first.photos.name if not any(prefixes) else None)
+    root_name = None if any(prefixes) else first.photos.name
+    return writer.commit(shards, items, model, root, first.provenance, root_name)
 
 
 def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
