@@ -105,7 +105,7 @@ def test_indexes_that_cannot_be_merged_are_one_line(tmp_path):
     for name in "bcd":
         with pytest.raises(UserError, match=f"/{name}: its kind or model differs from that of"):
             merge([tmp_path / "a", tmp_path / name], tmp_path / "all")
-    with pytest.raises(UserError, match="exists; choose another folder"):
+    with pytest.raises(UserError, match="is not empty; choose another folder"):
         merge([tmp_path / "a"], tmp_path / "b")
     with pytest.raises(UserError, match="no index here"):
         merge([tmp_path / "a", tmp_path / "missing"], tmp_path / "all")

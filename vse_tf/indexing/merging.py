@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vse_tf.artifacts.index import Index, Item
-from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import absolute, own_file
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
@@ -29,7 +28,7 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         of its image folder.
 
     Raises:
-        UserError: a folder is not an index, the models or kinds differ, or the output exists.
+        UserError: a folder is not an index, the models or kinds differ, or the output is not empty.
 
     Example:
         >>> merge(["2014.index", "2015.index"], "all.index").count
@@ -42,8 +41,8 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     for index in indexes[1:]:
         if (index.kind, index.dim, index.model.get("id")) != (first.kind, first.dim, first.model.get("id")):
             raise UserError(f"{index.folder}: its kind or model differs from that of {first.folder}")
-    if (target / MANIFEST).exists() or (target.exists() and any(target.iterdir())):
-        raise UserError(f"--output: {target} exists; choose another folder")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"--output: {target} is not empty; choose another folder")
     writer = IndexWriter(target, first.kind, first.dim)
     for index in indexes:
         for shard in index.shards:
@@ -73,7 +72,7 @@ def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
 
 def _joined_items(indexes: Sequence[Index], prefixes: Sequence[str], root: str | None) -> Iterator[Item | bytes]:
     for index, prefix in zip(indexes, prefixes, strict=True):
-        # So do indexes of lists made by older versions.
+        # Indexes of lists made by older versions hold absolute paths, too.
         if prefix or (index.kind == "images" and index.photos.name is None):
             yield from (_moved(item, prefix, root) for item in index.all_items())
         else:
