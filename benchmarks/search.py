@@ -77,15 +77,14 @@ def compared(search: Callable, index: Index, query: np.ndarray, batch: int, repe
 
 def measure(index: Index, name: str, queries: int, batch: int, repeat: int) -> dict[str, object]:
     """One line of the benchmark."""
-    from vse_tf.indexing.backends import backend  # noqa: PLC0415
-    from vse_tf.indexing.faiss import recall  # noqa: PLC0415
+    from vse_tf.indexing.faiss import recall, search_backend  # noqa: PLC0415
     from vse_tf.indexing.search import ExactSearch  # noqa: PLC0415
 
     query = queries_of(index, queries)
     bare_product(index, query[:1])  # the vectors are in the system's file cache from here on
     before = resident_mb()
     started = time.perf_counter()
-    search = backend(name, index)
+    search = search_backend(name, index)
     ready = time.perf_counter() - started
     with Peak() as peak:
         search(query[:batch], 10)

@@ -1,4 +1,4 @@
-"""The command, end to end on drawn shapes."""
+"""The embed command, end to end."""
 
 import json
 import os
@@ -22,18 +22,18 @@ pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture
-def photos(tmp_path):
+def images(tmp_path):
     rng = np.random.default_rng(0)
-    (tmp_path / "photos" / "more").mkdir(parents=True)
+    (tmp_path / "images" / "more").mkdir(parents=True)
     for name in ("a.jpg", "b.png", "more/c.png", "more/d.jpg", "more/e.png"):
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(tmp_path / "photos" / name)
-    return tmp_path / "photos"
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(tmp_path / "images" / name)
+    return tmp_path / "images"
 
 
-def test_the_index_holds_the_models_own_vectors(tiny_run, photos, tmp_path, capsys):
-    (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+def test_the_index_contains_the_vectors_of_the_model(tiny_run, images, tmp_path, capsys):
+    (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
     output = str(tmp_path / "index")
-    embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", output, "--shard_rows", "4"])
+    embed.main(["--run", str(tiny_run), "--images", str(images), "--output", output, "--shard_rows", "4"])
     index = Index.open(output)
     assert [item.id for item in index.all_items()] == ["a.jpg", "b.png", "more/c.png", "more/d.jpg", "more/e.png"]
     expected = vse_tf.load(tiny_run).encode_images([index.path(item) for item in index.all_items()])
@@ -42,24 +42,24 @@ def test_the_index_holds_the_models_own_vectors(tiny_run, photos, tmp_path, caps
     for path in index.folder.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path
         assert str(tiny_run).encode() not in path.read_bytes(), path
-    told = capsys.readouterr()
-    for line in ("5 photos, 8 dimensions, 2 shards", "5 new, 0 changed", "1 left out", "vse_tf.search --index"):
-        assert line in told.out
-    assert "6/6" in told.err
-    assert "photos/s" in told.err
+    printed = capsys.readouterr()
+    for line in ("5 images, 8 dimensions, 2 shards", "5 new, 0 changed", "1 skipped", "vse_tf.search --index"):
+        assert line in printed.out
+    assert "6/6" in printed.err
+    assert "images/s" in printed.err
     listed = json.loads((tmp_path / "index" / "skipped.jsonl").read_text())
     assert listed["where"] == "cut.jpg"
     assert "undecodable" in listed["what"]
-    embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", output])
-    assert "0 new, 0 changed, 0 deleted, 5 as before" in capsys.readouterr().out
+    embed.main(["--run", str(tiny_run), "--images", str(images), "--output", output])
+    assert "0 new, 0 changed, 0 deleted, 5 unchanged" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"cut\.jpg.*--on_bad skip"):
-        embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", output, "--on_bad", "fail"])
+        embed.main(["--run", str(tiny_run), "--images", str(images), "--output", output, "--on_bad", "fail"])
 
 
-def test_exported_models_embed_as_their_run_does(tiny_run, tiny_models, photos, tmp_path, capsys):
-    (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
-    (photos / "text.jpg").write_text("no photo")
-    (tmp_path / "list.txt").write_text("photos/b.png\nphotos/cut.jpg\nphotos/text.jpg\nphotos/a.jpg\n")
+def test_exported_models_embed_as_their_run_does(tiny_run, tiny_models, images, tmp_path, capsys):
+    (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
+    (images / "text.jpg").write_text("not an image")
+    (tmp_path / "list.txt").write_text("images/b.png\nimages/cut.jpg\nimages/text.jpg\nimages/a.jpg\n")
     command = [
         "--models",
         str(tiny_models),
@@ -70,8 +70,8 @@ def test_exported_models_embed_as_their_run_does(tiny_run, tiny_models, photos, 
     ]
     embed.main([*command, "--batch_size", "3"])
     index = Index.open(tmp_path / "index")
-    assert [item.id for item in index.all_items()] == ["photos/b.png", "photos/a.jpg"]
-    expected = vse_tf.load(tiny_run).encode_images([photos / "b.png", photos / "a.jpg"])
+    assert [item.id for item in index.all_items()] == ["images/b.png", "images/a.jpg"]
+    expected = vse_tf.load(tiny_run).encode_images([images / "b.png", images / "a.jpg"])
     np.testing.assert_allclose(index.matrix(), expected, atol=1e-5)
     listed = (tmp_path / "index" / "skipped.jsonl").read_text()
     assert "cut.jpg" in listed
@@ -79,18 +79,18 @@ def test_exported_models_embed_as_their_run_does(tiny_run, tiny_models, photos, 
     # The run is the same model: nothing is embedded again.
     capsys.readouterr()
     embed.main(["--run", str(tiny_run), *command[2:]])
-    assert "2 as before" in capsys.readouterr().out
+    assert "2 unchanged" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"cut\.jpg.*--on_bad skip"):
         embed.main([*command[:-1], str(tmp_path / "other"), "--on_bad", "fail"])
     search.main(["--index", str(tmp_path / "index"), "--models", str(tiny_models), "a red circle", "--json"])
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
-def test_an_index_loads_no_program(tiny_models, photos, tmp_path, monkeypatch):
+def test_an_index_loads_no_program(tiny_models, images, tmp_path, monkeypatch):
     import tensorflow as tf  # noqa: PLC0415
 
     output = str(tmp_path / "index")
-    embed.main(["--models", str(tiny_models), "--images", str(photos), "--output", output])
+    embed.main(["--models", str(tiny_models), "--images", str(images), "--output", output])
     monkeypatch.setattr(tf.saved_model, "load", lambda *args: pytest.fail("a program was loaded"))
     typed = re.escape(f"--models {tiny_models}")
     with pytest.raises(UserError, match=rf"index was made by exported models \(.*\), which are programs.*{typed}$"):
@@ -110,11 +110,11 @@ def test_captions_by_exported_models(tiny_run, tiny_models, tmp_path):
     np.testing.assert_allclose(Index.open(output).matrix(), expected, atol=1e-5)
 
 
-def test_a_changed_model_file_is_not_loaded(tiny_models, photos, tmp_path):
+def test_a_changed_model_file_is_not_loaded(tiny_models, images, tmp_path):
     shutil.copytree(tiny_models, tmp_path / "models")
     path = tmp_path / "models" / "image_tower" / "1" / "saved_model.pb"
     path.write_bytes(path.read_bytes() + b"x")
-    command = ["--models", str(tmp_path / "models"), "--images", str(photos), "--output", str(tmp_path / "index")]
+    command = ["--models", str(tmp_path / "models"), "--images", str(images), "--output", str(tmp_path / "index")]
     with pytest.raises(UserError, match=r"saved_model\.pb: damaged or replaced"):
         embed.main(command)
     shutil.rmtree(tmp_path / "models" / "text_tower")
@@ -131,19 +131,19 @@ def test_captions(tiny_run, tmp_path, capsys):
     assert "2 captions" in capsys.readouterr().out
 
 
-def test_indexes_are_merged(tiny_run, photos, tmp_path, capsys):
+def test_indexes_are_merged(tiny_run, images, tmp_path, capsys):
     for name in ("a", "b"):
-        embed.main(["--run", str(tiny_run), "--images", str(photos / "more"), "--output", str(tmp_path / name)])
+        embed.main(["--run", str(tiny_run), "--images", str(images / "more"), "--output", str(tmp_path / name)])
     embed.main(["--merge", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "all")])
-    assert "all: 6 photos" in capsys.readouterr().out
+    assert "all: 6 images" in capsys.readouterr().out
     assert Index.open(tmp_path / "all").count == 6
 
 
-def test_a_killed_process_repeated_redoes_no_finished_shard(tiny_run, photos, tmp_path):
+def test_a_killed_process_repeated_redoes_no_finished_shard(tiny_run, images, tmp_path):
     for i in range(40):
-        Image.new("RGB", (20, 20), (i * 6, 90, 200 - i)).save(photos / f"more{i}.png")
+        Image.new("RGB", (20, 20), (i * 6, 90, 200 - i)).save(images / f"more{i}.png")
     output = tmp_path / "index"
-    command = ["--run", str(tiny_run), "--images", str(photos), "--output", str(output), "--shard_rows", "3"]
+    command = ["--run", str(tiny_run), "--images", str(images), "--output", str(output), "--shard_rows", "3"]
     process = subprocess.Popen([sys.executable, "-m", "vse_tf.embed", *command], stderr=subprocess.DEVNULL)
     while len(list(output.glob(".embed/part-*.jsonl"))) < 2:
         assert process.poll() is None
@@ -181,18 +181,18 @@ def test_a_mistake_is_one_line(tmp_path, argv, named):
     assert not (tmp_path / "index").exists()
 
 
-def test_no_model_is_one_line(photos, tmp_path):
+def test_no_model_is_one_line(images, tmp_path):
     with pytest.raises(UserError, match="name the model: either --run"):
-        embed.main(["--images", str(photos), "--output", str(tmp_path / "index")])
+        embed.main(["--images", str(images), "--output", str(tmp_path / "index")])
     with pytest.raises(UserError, match="no run here"):
-        embed.main(["--run", str(photos), "--images", str(photos), "--output", str(tmp_path / "index")])
-    (photos / "config.yaml").write_text("{}")
+        embed.main(["--run", str(images), "--images", str(images), "--output", str(tmp_path / "index")])
+    (images / "config.yaml").write_text("{}")
     with pytest.raises(UserError, match="no checkpoint"):
-        embed.main(["--run", str(photos), "--images", str(photos), "--output", str(tmp_path / "index")])
+        embed.main(["--run", str(images), "--images", str(images), "--output", str(tmp_path / "index")])
 
 
 def test_help_and_mistakes_need_no_tensorflow():
-    code = "import sys; import vse_tf.embed, vse_tf.indexing.encoders; print('tensorflow' in sys.modules)"
+    code = "import sys; import vse_tf.embed, vse_tf.indexing.embedding_models; print('tensorflow' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."}
     )

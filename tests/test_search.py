@@ -1,4 +1,4 @@
-"""The command, end to end on drawn shapes."""
+"""The search command, end to end."""
 
 import json
 import shutil
@@ -17,138 +17,138 @@ pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, tmp_path_factory):
+def folder(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
     shutil.copytree(tiny_run, folder / "run")
     rng = np.random.default_rng(0)
-    (folder / "photos").mkdir()
+    (folder / "images").mkdir()
     for i in range(12):
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(folder / "photos" / f"{i:02d}.png")
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(folder / "images" / f"{i:02d}.png")
     (folder / "captions.txt").write_text("a red circle\na blue star\n")
-    for option, source in (("--images", "photos"), ("--captions", "captions.txt")):
+    for option, source in (("--images", "images"), ("--captions", "captions.txt")):
         output = str(folder / f"{source}.index")
         embed.main(["--run", str(folder / "run"), option, str(folder / source), "--output", output])
     return folder
 
 
-def found(place, capsys, *argv, index="photos.index"):
+def answers_of(folder, capsys, *argv, index="images.index"):
     capsys.readouterr()
-    search.main(["--index", str(place / index), "--json", *argv])
+    search.main(["--index", str(folder / index), "--json", *argv])
     return json.loads(capsys.readouterr().out)
 
 
-def test_words_find_photos_best_first(place, capsys):
-    answers = found(place, capsys, "a red circle", "--top_k", "5")
-    model = vse_tf.load(place / "run")
-    paths = sorted((place / "photos").iterdir())
+def test_a_text_finds_images_best_first(folder, capsys):
+    answers = answers_of(folder, capsys, "a red circle", "--top_k", "5")
+    model = vse_tf.load(folder / "run")
+    paths = sorted((folder / "images").iterdir())
     scores = model.encode_images(paths) @ model.encode_texts(["a red circle"])[0]
     best = np.argsort(-scores)[:5]
     assert [answer["path"] for answer in answers] == [str(paths[i]) for i in best]
     assert [answer["item"] for answer in answers] == [paths[i].name for i in best]
     np.testing.assert_allclose([answer["score"] for answer in answers], scores[best], atol=1e-5)
-    assert found(place, capsys, "a", "red", "circle", "--top-k", "5") == answers
-    assert len(found(place, capsys, "a red circle", "--top_k", "99")) == 12
+    assert answers_of(folder, capsys, "a", "red", "circle", "--top-k", "5") == answers
+    assert len(answers_of(folder, capsys, "a red circle", "--top_k", "99")) == 12
 
 
-def test_a_photo_finds_itself_and_captions(place, capsys):
-    answers = found(place, capsys, "--image", str(place / "photos" / "07.png"))
+def test_an_image_finds_itself_and_captions(folder, capsys):
+    answers = answers_of(folder, capsys, "--image", str(folder / "images" / "07.png"))
     assert answers[0]["item"] == "07.png"
     assert answers[0]["score"] == pytest.approx(1, abs=1e-5)
     assert len(answers) == 10
-    answers = found(place, capsys, "--image", str(place / "photos" / "07.png"), index="captions.txt.index")
+    answers = answers_of(folder, capsys, "--image", str(folder / "images" / "07.png"), index="captions.txt.index")
     assert {answer["caption"] for answer in answers} == {"a red circle", "a blue star"}
     assert "path" not in answers[0]
 
 
-def test_the_table_and_the_contact_sheet(place, tmp_path, capsys):
+def test_the_table_and_the_contact_sheet(folder, tmp_path, capsys):
     page = tmp_path / "out.html"
-    search.main(["--index", str(place / "photos.index"), "a <red> circle", "--top_k", "3", "--html", str(page)])
+    search.main(["--index", str(folder / "images.index"), "a <red> circle", "--top_k", "3", "--html", str(page)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("  1  ")
-    assert str(place / "photos") in lines[0]
+    assert str(folder / "images") in lines[0]
     assert page.read_text().count("data:image/jpeg;base64,") == 3
     assert "a &lt;red&gt; circle" in page.read_text()
 
 
-def test_many_queries_and_their_picture(place, tmp_path, capsys):
+def test_many_queries_and_their_picture(folder, tmp_path, capsys):
     (tmp_path / "queries.txt").write_text("a red circle\n\na blue star\n")
     argv = ("--queries", str(tmp_path / "queries.txt"), "--top_k", "3", "--picture", str(tmp_path / "out.png"))
-    answers = found(place, capsys, *argv)
+    answers = answers_of(folder, capsys, *argv)
     assert [one["query"] for one in answers] == ["a red circle", "a blue star"]
     for one in answers:
-        single = found(place, capsys, one["query"], "--top_k", "3")
+        single = answers_of(folder, capsys, one["query"], "--top_k", "3")
         assert [answer["item"] for answer in one["answers"]] == [answer["item"] for answer in single]
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.format == "PNG"
         assert picture.height > 2 * 160
-    search.main(["--index", str(place / "photos.index"), *argv])
+    search.main(["--index", str(folder / "images.index"), *argv])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a red circle"
     assert lines[5] == "a blue star"
 
 
-def test_faiss_answers_like_exact_search(place, capsys):
+def test_faiss_answers_like_exact_search(folder, capsys):
     pytest.importorskip("faiss")
     argv = ("a red circle", "--top_k", "4")
-    exact, flat = found(place, capsys, *argv), found(place, capsys, *argv, "--backend", "faiss-flat")
+    exact, flat = answers_of(folder, capsys, *argv), answers_of(folder, capsys, *argv, "--backend", "faiss-flat")
     assert [answer["item"] for answer in flat] == [answer["item"] for answer in exact]
 
 
-def test_the_index_works_where_it_was_moved_to(place, tmp_path, capsys):
-    answers = found(place, capsys, "a red circle")
+def test_a_moved_index_works(folder, tmp_path, capsys):
+    answers = answers_of(folder, capsys, "a red circle")
     moved = tmp_path / "moved"
-    place.rename(moved)
+    folder.rename(moved)
     try:
-        together = found(moved, capsys, "a red circle")
+        together = answers_of(moved, capsys, "a red circle")
         (moved / "away").mkdir()
-        (moved / "photos.index").rename(moved / "away" / "photos.index")
-        with pytest.raises(UserError, match=r"'run': the model that made .* is not there.*; name it with --run"):
-            found(moved / "away", capsys, "a red circle")
-        named = ("--run", str(moved / "run"), "--root", str(moved / "photos"))
-        alone = found(moved / "away", capsys, "a red circle", *named)
-        (moved / "away" / "photos.index").rename(moved / "photos.index")
+        (moved / "images.index").rename(moved / "away" / "images.index")
+        with pytest.raises(UserError, match=r"'run': the model that made .* does not exist.*; name it with --run"):
+            answers_of(moved / "away", capsys, "a red circle")
+        named = ("--run", str(moved / "run"), "--root", str(moved / "images"))
+        alone = answers_of(moved / "away", capsys, "a red circle", *named)
+        (moved / "away" / "images.index").rename(moved / "images.index")
     finally:
-        moved.rename(place)
+        moved.rename(folder)
     for again in (together, alone):
         assert [answer["item"] for answer in again] == [answer["item"] for answer in answers]
-        assert [answer["path"] for answer in again] == [str(moved / "photos" / one["item"]) for one in again]
+        assert [answer["path"] for answer in again] == [str(moved / "images" / one["item"]) for one in again]
 
 
-def test_photos_elsewhere_are_shown_where_the_user_names_them(place, tmp_path, capsys):
-    page, run = tmp_path / "out.html", ("--run", str(place / "run"))
+def test_images_elsewhere_are_shown_if_the_user_names_them(folder, tmp_path, capsys):
+    page, run = tmp_path / "out.html", ("--run", str(folder / "run"))
     (tmp_path / "mine").mkdir()
-    shutil.copytree(place / "photos.index", tmp_path / "mine" / "photos.index")
-    manifest = tmp_path / "mine" / "photos.index" / "manifest.json"
+    shutil.copytree(folder / "images.index", tmp_path / "mine" / "images.index")
+    manifest = tmp_path / "mine" / "images.index" / "manifest.json"
     values = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**values, "root": str(place / "photos")}))
+    manifest.write_text(json.dumps({**values, "root": str(folder / "images")}))
     argv = ["--index", str(manifest.parent), "a red circle", "--top_k", "3", *run, "--html", str(page)]
     search.main([*argv, "--picture", str(tmp_path / "out.png")])
     assert "data:image/jpeg" not in page.read_text()
     with Image.open(tmp_path / "out.png") as picture:
         assert (np.asarray(picture) == 200).all(axis=-1).sum() > 3 * 140 * 140
-    told = capsys.readouterr().err
-    assert "3 photos are not shown; " in told
-    assert f"lies outside of {tmp_path}/mine; if you trust the index, name its folder: --root {place}/photos" in told
-    search.main([*argv, "--root", str(place / "photos")])
+    errors = capsys.readouterr().err
+    assert "3 images are not shown; " in errors
+    assert f"lies outside of {tmp_path}/mine; if you trust the index, name its folder: --root {folder}/images" in errors
+    search.main([*argv, "--root", str(folder / "images")])
     assert page.read_text().count("data:image/jpeg") == 3
     assert "not shown" not in capsys.readouterr().err
 
 
-def test_another_model_is_refused(place, tmp_path, capsys):
-    shutil.copytree(place / "run", tmp_path / "other")
+def test_another_model_is_refused(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "other")
     with (tmp_path / "other" / "model.json").open("a") as file:
         file.write("\n")
     with pytest.raises(UserError, match=r"embed again, or name the model that made it"):
-        found(place, capsys, "a red circle", "--run", str(tmp_path / "other"))
+        answers_of(folder, capsys, "a red circle", "--run", str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        ([], 'either "words" or --image'),
-        (["  "], 'either "words" or --image'),
-        (["a", "--image", "b"], 'either "words" or --image'),
+        ([], 'either a "text", --image'),
+        (["  "], 'either a "text", --image'),
+        (["a", "--image", "b"], 'either a "text", --image'),
         (["a", "--queries", "b"], "or --queries with a file"),
         (["--queries", "missing.txt"], "--queries: missing.txt: No such file"),
         (["--queries", "b", "--html", "out.html"], "--html shows one query"),
@@ -160,17 +160,17 @@ def test_another_model_is_refused(place, tmp_path, capsys):
         (["--image", __file__], "--image: .*not a JPEG"),
     ],
 )
-def test_a_mistake_is_one_line(place, argv, named):
+def test_a_mistake_is_one_line(folder, argv, named):
     with pytest.raises(UserError, match=named):
-        search.main(["--index", str(place / "photos.index"), *argv])
+        search.main(["--index", str(folder / "images.index"), *argv])
 
 
-def test_no_index_is_one_line(place):
+def test_no_index_is_one_line(folder):
     with pytest.raises(UserError, match="no index here"):
-        search.main(["--index", str(place), "a red circle"])
+        search.main(["--index", str(folder), "a red circle"])
 
 
 def test_help_needs_no_tensorflow():
     code = "import sys; import vse_tf.search; print('tensorflow' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.strip() == "False"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "False"

@@ -1,4 +1,4 @@
-"""From a run to the page, with the real commands: train, export, embed, serve, and a browser that searches."""
+"""From a run to the search page: train, export, embed, serve, and search in a browser."""
 
 import shutil
 
@@ -22,12 +22,12 @@ def test_the_page_finds_what_the_model_finds(tmp_path):
     train.main(arguments(tmp_path / "run", train__epochs=1))
     export.main(["--run", str(tmp_path / "run"), "--output", str(tmp_path / "models")])
     rng = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(12):
-        Image.fromarray(rng.integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / "photos" / f"{i:02d}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / "images" / f"{i:02d}.png")
     models, index = str(tmp_path / "models"), str(tmp_path / "index")
-    embed.main(["--models", models, "--images", str(tmp_path / "photos"), "--output", index])
-    model, paths = vse_tf.load(tmp_path / "run"), sorted((tmp_path / "photos").iterdir())
+    embed.main(["--models", models, "--images", str(tmp_path / "images"), "--output", index])
+    model, paths = vse_tf.load(tmp_path / "run"), sorted((tmp_path / "images").iterdir())
     scores = model.encode_images(paths) @ model.encode_texts(["a red circle"])[0]
 
     with running("--models", models, "--gallery", index) as (process, lines, errors):
@@ -37,12 +37,12 @@ def test_the_page_finds_what_the_model_finds(tmp_path):
             browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page()
             page.goto(address(lines))
-            page.fill("#words", "a red circle")
+            page.fill("#text", "a red circle")
             page.keyboard.press("Enter")
             page.get_by_text("12 of 12 for “a red circle”").wait_for(timeout=60_000)
             names = page.locator("#results .name").all_inner_texts()
             assert names == [paths[i].name for i in np.argsort(-scores)]
-            page.set_input_files("#photo", paths[5])
+            page.set_input_files("#image", paths[5])
             page.get_by_text(f"for {paths[5].name}").wait_for(timeout=60_000)
             assert page.locator("#results .name").first.inner_text() == paths[5].name
             assert page.locator("#results .score").first.inner_text() == "1 · 1.000"

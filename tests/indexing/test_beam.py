@@ -1,16 +1,16 @@
-"""Embedding by Apache Beam: the same index, byte for byte, from several worker processes."""
+"""Embedding with Apache Beam: several worker processes make the same index, byte for byte."""
 
 import sys
 
 import pytest
 
-from tests.indexing.collections import BytesEncoder, draw
+from tests.indexing.collections import BytesModel, draw
 from vse_tf import embed as command
 from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
 from vse_tf.indexing.beam import beam_runner
 from vse_tf.indexing.embedding import embed
-from vse_tf.indexing.items import photos
+from vse_tf.indexing.items import image_items
 
 SEVERAL = "--direct_running_mode=multi_processing --direct_num_workers=3"
 ONE = "--direct_running_mode=in_memory"
@@ -20,32 +20,32 @@ ONE = "--direct_running_mode=in_memory"
 def folder(tmp_path):
     pytest.importorskip("apache_beam", reason="the Beam test needs pip install 'vse_tf[beam]'")
     for i in range(23):
-        draw(tmp_path / "photos" / f"{i:02d}.png", i)
-    (tmp_path / "photos" / "11.png").write_text("bad")
-    return tmp_path / "photos"
+        draw(tmp_path / "images" / f"{i:02d}.png", i)
+    (tmp_path / "images" / "11.png").write_text("bad")
+    return tmp_path / "images"
 
 
 def contents(index):
     return {path.name: path.read_bytes() for path in index.iterdir()}
 
 
-def test_several_workers_give_the_local_commands_index(folder, tmp_path):
-    embed(photos(folder), BytesEncoder(), tmp_path / "local", shard_rows=3)
+def test_several_workers_make_the_same_index(folder, tmp_path):
+    embed(image_items(folder), BytesModel(), tmp_path / "local", shard_rows=3)
     runner = beam_runner("DirectRunner", SEVERAL)
-    done = embed(photos(folder), BytesEncoder(), tmp_path / "beam", shard_rows=3, runner=runner)
+    result = embed(image_items(folder), BytesModel(), tmp_path / "beam", shard_rows=3, runner=runner)
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
-    assert (done.new, done.skipped) == (22, 1)
+    assert (result.new, result.skipped) == (22, 1)
     draw(folder / "07.png", 200)
     (folder / "20.png").unlink()
-    for name, runs in (("local", None), ("beam", beam_runner("DirectRunner", ONE))):
-        done = embed(photos(folder), BytesEncoder(), tmp_path / name, shard_rows=3, runner=runs)
-        assert (done.changed, done.deleted, done.same) == (1, 1, 20)
+    for name, runner in (("local", None), ("beam", beam_runner("DirectRunner", ONE))):
+        result = embed(image_items(folder), BytesModel(), tmp_path / name, shard_rows=3, runner=runner)
+        assert (result.changed, result.deleted, result.unchanged) == (1, 1, 20)
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
 
 
-def test_a_workers_user_error_is_the_users(folder, tmp_path):
+def test_a_user_error_of_a_worker_is_raised(folder, tmp_path):
     with pytest.raises(UserError, match=r"^.*11\.png: bad; --on_bad skip$"):
-        embed(photos(folder), BytesEncoder(), tmp_path / "i", on_bad="fail", runner=beam_runner("DirectRunner", ONE))
+        embed(image_items(folder), BytesModel(), tmp_path / "i", on_bad="fail", runner=beam_runner("DirectRunner", ONE))
     with pytest.raises(UserError, match="no index here"):
         Index.open(tmp_path / "i")
 
@@ -55,10 +55,10 @@ def test_an_unknown_runner_is_one_line(folder, tmp_path):
         beam_runner("NoRunner")
 
 
-def test_without_beam_it_says_how_to_install_it(tmp_path, monkeypatch):
+def test_without_beam_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    draw(tmp_path / "photos" / "a.png", 0)
+    draw(tmp_path / "images" / "a.png", 0)
     (tmp_path / "config.yaml").write_text("{}")
     with pytest.raises(UserError, match=r"pip install 'vse_tf\[beam\]'"):
-        argv = ["--run", str(tmp_path), "--images", str(tmp_path / "photos"), "--output", str(tmp_path / "index")]
+        argv = ["--run", str(tmp_path), "--images", str(tmp_path / "images"), "--output", str(tmp_path / "index")]
         command.main([*argv, "--runner", "DirectRunner"])

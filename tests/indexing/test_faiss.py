@@ -1,4 +1,4 @@
-"""FAISS beside an index: what it finds, when it is built again, and what is said without it."""
+"""FAISS search: what it finds, when its file is built again, and the error without it."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 from tests.indexing.test_search import index_of, unit
 from vse_tf.errors import UserError
-from vse_tf.indexing.backends import BACKENDS, backend
+from vse_tf.indexing.faiss import BACKENDS, search_backend
 from vse_tf.indexing.search import ExactSearch
 
 KINDS = [name for name in BACKENDS if name != "exact"]
@@ -25,10 +25,10 @@ def index(tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 def test_faiss_finds_what_exact_search_finds(index, name):
     pytest.importorskip("faiss")
-    told = []
-    search = backend(name, index, told.append)
-    assert "recall@10 against exact search: " in told[0]
-    assert float(told[0].rsplit(": ", 1)[1]) > 0.9
+    notes = []
+    search = search_backend(name, index, notes.append)
+    assert "recall@10 against exact search: " in notes[0]
+    assert float(notes[0].rsplit(": ", 1)[1]) > 0.9
     query = index.gather([5, 700])
     rows, scores = search(query, 10)
     assert rows[:, 0].tolist() == [5, 700]
@@ -38,26 +38,26 @@ def test_faiss_finds_what_exact_search_finds(index, name):
     assert search(query, 5000)[0].shape[1] <= 800
 
 
-def test_it_is_built_once_and_again_when_the_vectors_changed(index, tmp_path):
+def test_it_is_built_again_when_the_vectors_change(index, tmp_path):
     pytest.importorskip("faiss")
-    told = []
-    backend("faiss", index, told.append)
-    backend("faiss", index, told.append)
-    assert len(told) == 1
+    notes = []
+    search_backend("faiss", index, notes.append)
+    search_backend("faiss", index, notes.append)
+    assert len(notes) == 1
     changed = unit(np.random.default_rng(1).standard_normal((500, 16)))
     index = index_of(tmp_path / "index", changed, [500])
-    rows, _ = backend("faiss", index, told.append)(changed[17:18], 1)
+    rows, _ = search_backend("faiss", index, notes.append)(changed[17:18], 1)
     assert rows.tolist() == [[17]]
-    assert len(told) == 2
-    kept = list((tmp_path / "index").glob("faiss-*"))
-    assert len(kept) == 1
-    kept[0].write_bytes(kept[0].read_bytes()[:100])
-    backend("faiss", index, told.append)
-    assert "damaged" in told[2]
-    assert "built" in told[3]
+    assert len(notes) == 2
+    files = list((tmp_path / "index").glob("faiss-*"))
+    assert len(files) == 1
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    search_backend("faiss", index, notes.append)
+    assert "damaged" in notes[2]
+    assert "built" in notes[3]
 
 
-def test_a_file_that_is_not_the_indexs_own_is_built_again(index, monkeypatch):
+def test_a_file_of_another_index_is_built_again(index, monkeypatch):
     class Flat:
         def __init__(self, dim, count=0):
             self.d, self.ntotal = dim, count
@@ -75,19 +75,19 @@ def test_a_file_that_is_not_the_indexs_own_is_built_again(index, monkeypatch):
 
     faiss = SimpleNamespace(IndexFlatIP=Flat, read_index=lambda path: Flat(16, 799), write_index=write)
     monkeypatch.setitem(sys.modules, "faiss", faiss)
-    told = []
-    search = backend("faiss-flat", index, told.append)
+    notes = []
+    search = search_backend("faiss-flat", index, notes.append)
     assert search(index.gather([0]), 5)[0].tolist() == [[0, 1, 2, 3]]
-    backend("faiss-flat", index, told.append)
-    assert "damaged, building it again" in told[1]
+    search_backend("faiss-flat", index, notes.append)
+    assert "damaged, building it again" in notes[1]
     (path,) = index.folder.glob("faiss-*")
     path.unlink()
     os.mkfifo(path)
-    backend("faiss-flat", index, told.append)
-    assert "damaged, building it again" in told[3]
+    search_backend("faiss-flat", index, notes.append)
+    assert "damaged, building it again" in notes[3]
 
 
-def test_without_faiss_it_says_how_to_install_it(index, monkeypatch):
+def test_without_faiss_the_error_names_the_extra(index, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install 'vse_tf\[faiss\]'"):
-        backend("faiss", index)
+        search_backend("faiss", index)

@@ -1,4 +1,4 @@
-"""Indexes put together are the index of all their items."""
+"""A merged index is the index of all items."""
 
 import os
 
@@ -19,7 +19,7 @@ def write(folder, vectors, model="a", kind="images", root=None):
     half = len(vectors) // 2
     shards = [writer.write(vectors[:half]), writer.write(vectors[half:])]
     return writer.commit(
-        shards, items, {"id": model, "path": "runs/a"}, root=root or folder.parent / "photos" / folder.name
+        shards, items, {"id": model, "path": "runs/a"}, root=root or folder.parent / "images" / folder.name
     )
 
 
@@ -30,12 +30,12 @@ def test_merged_indexes_are_searched_as_one(tmp_path):
     index = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
     index.verify()
     np.testing.assert_array_equal(index.matrix(), vectors)
-    assert str(index.path(index.item(3))) == f"{tmp_path}/photos/a/3.jpg"
-    assert str(index.path(index.item(23))) == f"{tmp_path}/photos/b/3.jpg"
-    whole = write(tmp_path / "whole", vectors)
-    for ours, expected in zip(ExactSearch(index)(vectors, 7), ExactSearch(whole)(vectors, 7), strict=True):
+    assert str(index.path(index.item(3))) == f"{tmp_path}/images/a/3.jpg"
+    assert str(index.path(index.item(23))) == f"{tmp_path}/images/b/3.jpg"
+    single = write(tmp_path / "single", vectors)
+    for ours, expected in zip(ExactSearch(index)(vectors, 7), ExactSearch(single)(vectors, 7), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    # Not a copy, and still whole when a part is made anew.
+    # The shard is a link, and stays when the merged index is replaced.
     shard = index.folder / index.shards[0].name
     assert os.stat(shard).st_nlink == 2  # noqa: PTH116
     write(tmp_path / "a", vectors[5:9])
@@ -51,10 +51,10 @@ def test_a_merged_index_names_no_folder_of_its_machine(tmp_path):
     for name in ("manifest.json", "items.jsonl"):
         assert str(tmp_path) not in (index.folder / name).read_text()
     assert index.item(9) == Item("1.jpg", path="b/1.jpg")
-    assert index.root == str(tmp_path / "photos")
+    assert index.root == str(tmp_path / "images")
 
 
-def test_photos_of_unknown_places_are_told_apart_by_name(tmp_path):
+def test_image_folders_that_are_not_known_differ_by_name(tmp_path):
     vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
     write(tmp_path / "a", vectors, root="/no/a")
     write(tmp_path / "b", vectors, root="/no/b")
@@ -67,10 +67,10 @@ def test_photos_of_unknown_places_are_told_apart_by_name(tmp_path):
 def test_an_earlier_merge_with_absolute_paths_is_merged(tmp_path):
     vectors = unit(np.random.default_rng(0).standard_normal((2, 6)))
     old = IndexWriter(tmp_path / "old", "images", 6)
-    items = [Item("1.jpg", path=f"{tmp_path}/photos/a/1.jpg"), Item("2.jpg", path=f"{tmp_path}/photos/b/2.jpg")]
+    items = [Item("1.jpg", path=f"{tmp_path}/images/a/1.jpg"), Item("2.jpg", path=f"{tmp_path}/images/b/2.jpg")]
     old.commit([old.write(vectors)], items, {"id": "a"})
     index = merge([tmp_path / "old", tmp_path / "old"], tmp_path / "all")
-    assert str(Index.open(index.folder, root="/").image(index.item(3))) == f"{tmp_path}/photos/b/2.jpg"
+    assert str(Index.open(index.folder, root="/").image(index.item(3))) == f"{tmp_path}/images/b/2.jpg"
     assert f'"{tmp_path}' not in (index.folder / "items.jsonl").read_text()
 
 
@@ -96,16 +96,16 @@ def test_merged_indexes_and_captions_are_merged_again(tmp_path):
     twice.verify()
 
 
-def test_what_does_not_go_together_is_one_line(tmp_path):
+def test_indexes_that_cannot_be_merged_are_one_line(tmp_path):
     vectors = unit(np.random.default_rng(0).standard_normal((8, 6)))
     write(tmp_path / "a", vectors)
     write(tmp_path / "b", vectors, model="b")
     write(tmp_path / "c", vectors, kind="captions")
     write(tmp_path / "d", unit(vectors[:, :5]))
     for name in "bcd":
-        with pytest.raises(UserError, match=f"/{name}: made of other items or by another model than"):
+        with pytest.raises(UserError, match=f"/{name}: its kind or model differs from that of"):
             merge([tmp_path / "a", tmp_path / name], tmp_path / "all")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="is not empty; choose another folder"):
         merge([tmp_path / "a"], tmp_path / "b")
     with pytest.raises(UserError, match="no index here"):
         merge([tmp_path / "a", tmp_path / "missing"], tmp_path / "all")

@@ -1,4 +1,4 @@
-"""Exact search against an obvious one, and what comes with the rows."""
+"""Exact search against a simple one, and its hits."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import Nearest
 from vse_tf.evaluation.similarity import NonFiniteError
-from vse_tf.indexing.search import ExactSearch, answers_table, check_model, hits
+from vse_tf.indexing.search import ExactSearch, check_model, hits, hits_table
 
 
 def unit(values):
@@ -28,12 +28,12 @@ def index_of(folder, vectors, sizes, items=None, root=None):
         [writer.write(part) for part in parts],
         items,
         {"id": "a", "path": "runs/a"},
-        root=root or Path(folder).parent / "photos",
+        root=root or Path(folder).parent / "images",
     )
 
 
 def oracle(query, vectors, k):
-    """Every pair in float64, rounded to float32, sorted by score and then by row."""
+    """Scores of all pairs in float64, rounded to float32, sorted by score and then by row."""
     rows, scores = [], []
     for q in query:
         every = [np.float32(np.sum(q.astype(np.float64) * v.astype(np.float64))) for v in vectors]
@@ -51,9 +51,9 @@ def oracle(query, vectors, k):
     st.integers(4, 3000),
     st.integers(0, 2**32 - 1),
 )
-def test_exact_search_is_the_obvious_one(sizes, queries, k, block_bytes, seed):
+def test_exact_search_equals_the_simple_one(sizes, queries, k, block_bytes, seed):
     random = np.random.default_rng(seed)
-    # Few different values: many true ties, across blocks and shards too.
+    # Few different values: many ties, also across blocks and shards.
     vectors = unit(random.integers(-1, 2, (sum(sizes), 4)) + np.array([0.5, 0, 0, 0]))
     query = unit(random.integers(-1, 2, (queries, 4)) + np.array([0.5, 0, 0, 0]))
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ def test_few_of_many_in_any_order(tmp_path, order):
         np.testing.assert_array_equal(scores, oracle(query, vectors, 2)[1])
 
 
-def test_more_than_there_are_and_nothing(tmp_path):
+def test_more_hits_than_rows_and_no_rows(tmp_path):
     vectors = unit(np.random.default_rng(0).standard_normal((3, 4)))
     rows, scores = ExactSearch(index_of(tmp_path / "a", vectors, [3]))(vectors[:1], 10**9)
     assert rows.shape == scores.shape == (1, 3)
@@ -108,13 +108,13 @@ def test_a_query_that_is_not_finite_is_refused(tmp_path):
         ExactSearch(index_of(tmp_path / "a", vectors, [3]))(vectors * np.float32(np.nan), 1)
 
 
-def test_a_gallery_in_parts_is_checked_unless_it_is_known():
+def test_a_gallery_in_parts_is_checked():
     found = Nearest(np.float32([[1, 0]]), 1)
     with pytest.raises(NonFiniteError, match="gallery embedding in row 1"):
         found.add(np.float32([[1, 0], [np.nan, 0]]))
 
 
-def test_hits_say_what_a_row_is(tmp_path):
+def test_hits_name_the_items(tmp_path):
     vectors = unit(np.random.default_rng(0).standard_normal((3, 4)))
     items = [Item("a.jpg", path="a.jpg"), Item("x", path="/else/where.jpg"), Item("7", caption="a dog")]
     index = index_of(tmp_path / "a", vectors, [3], items)
@@ -122,7 +122,7 @@ def test_hits_say_what_a_row_is(tmp_path):
     assert found == [
         {"rank": 1, "item": "x", "path": "/else/where.jpg", "score": 0.5, "row": 1},
         {"rank": 2, "item": "7", "caption": "a dog", "score": 0.25, "row": 2},
-        {"rank": 3, "item": "a.jpg", "path": str(tmp_path / "photos" / "a.jpg"), "score": -0.5, "row": 0},
+        {"rank": 3, "item": "a.jpg", "path": str(tmp_path / "images" / "a.jpg"), "score": -0.5, "row": 0},
     ]
 
 
@@ -133,10 +133,10 @@ def test_another_model_is_refused(tmp_path):
         check_model(index, {"id": "b", "path": "runs/b"})
 
 
-def test_the_table_is_aligned_and_harmless(tmp_path):
+def test_the_table_is_aligned_and_printable(tmp_path):
     items = [Item("1", caption="a dog\x1b[2J\nruns \u202e 狗"), Item("2", caption="a cat")]
     index = index_of(tmp_path / "a", unit(np.ones((2, 4))), [2], items)
-    assert answers_table(hits(index, [0, 1], [1.0, -0.25])).splitlines() == [
+    assert hits_table(hits(index, [0, 1], [1.0, -0.25])).splitlines() == [
         "  1  1.000  a dog?[2J runs ? 狗",
         "  2  -0.250  a cat",
     ]

@@ -1,4 +1,4 @@
-"""Thumbnails and the page of answers: nothing from a caption or a file name is obeyed."""
+"""Thumbnails and the contact sheet: no text from a caption or a file name is interpreted."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 
 from vse_tf.artifacts.index import Item
 from vse_tf.indexing.search import Hit
-from vse_tf.pages.contact_sheet import answers_picture, contact_sheet
+from vse_tf.pages.contact_sheet import contact_sheet, hits_picture
 from vse_tf.pages.thumbnails import thumbnail
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
@@ -47,9 +47,9 @@ def bomb(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
 
 
-def test_what_is_no_photo_is_refused(tmp_path):
+def test_what_is_not_an_image_is_refused(tmp_path):
     bomb(tmp_path / "bomb.png")
-    (tmp_path / "text.jpg").write_text("no photo")
+    (tmp_path / "text.jpg").write_text("not an image")
     Image.effect_noise((64, 64), 90).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:400])
     for name, kind in (("bomb.png", ValueError), ("text.jpg", ValueError), ("cut.jpg", OSError), ("gone", OSError)):
@@ -77,15 +77,15 @@ def read(page):
     return reader
 
 
-def test_the_page_shows_pictures_names_and_scores_and_runs_nothing(tmp_path):
-    path = tmp_path / "photo.png"
+def test_the_page_shows_hits_and_runs_nothing(tmp_path):
+    path = tmp_path / "image.png"
     Image.new("RGB", (600, 300), (0, 200, 0)).save(path)
-    answers = [
+    hits = [
         Hit(1, 4, 0.912, Item(EVIL, path=EVIL), path),
         Hit(2, 5, 0.5, Item("gone.jpg", path="gone.jpg"), tmp_path / "gone.jpg"),
         Hit(3, 6, 0.25, Item("7", caption=EVIL)),
     ]
-    page = contact_sheet(EVIL, answers)
+    page = contact_sheet(EVIL, hits)
     found = read(page)
     assert "script" not in found.tags
     assert not found.handlers
@@ -102,24 +102,24 @@ def test_the_page_shows_pictures_names_and_scores_and_runs_nothing(tmp_path):
     assert not re.search(r"https?://", page)
 
 
-def test_a_photo_as_the_query_is_shown(tmp_path):
+def test_an_image_as_the_query_is_shown(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a&b.png")
     found = read(contact_sheet(tmp_path / "a&b.png", []))
     assert len(found.sources) == 1
     assert "a&b.png" in "".join(found.texts)
 
 
-def test_half_a_surrogate_pair_can_be_written():
+def test_a_lone_surrogate_can_be_written():
     contact_sheet("\ud800", [Hit(1, 0, 1.0, Item("1", caption="\ud800"))]).encode()
 
 
-def test_queries_and_their_answers_as_one_picture(tmp_path):
-    Image.new("RGB", (60, 30), (0, 200, 0)).save(tmp_path / "photo.png")
-    hit = Hit(1, 4, 0.912, Item("a", path="photo.png"), tmp_path / "photo.png")
+def test_queries_and_their_hits_as_one_picture(tmp_path):
+    Image.new("RGB", (60, 30), (0, 200, 0)).save(tmp_path / "image.png")
+    hit = Hit(1, 4, 0.912, Item("a", path="image.png"), tmp_path / "image.png")
     gone = Hit(2, 5, 0.5, Item("b", path="gone"), tmp_path / "gone")
-    found = [("two dogs", [hit, gone]), ("a cat", [gone])]
+    results = [("two dogs", [hit, gone]), ("a cat", [gone])]
     for suffix, kind in ((".png", "PNG"), (".JPG", "JPEG")):
-        picture = Image.open(io.BytesIO(answers_picture(found, suffix)))
+        picture = Image.open(io.BytesIO(hits_picture(results, suffix)))
         assert picture.format == kind
         pixels = np.asarray(picture.convert("RGB")).astype(int)
         green = (abs(pixels - [0, 200, 0]).max(axis=2) < 12).mean(axis=1)

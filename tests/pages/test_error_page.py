@@ -1,4 +1,4 @@
-"""The page of errors: the right queries are on it, in the right order, and nothing they hold is obeyed."""
+"""The error page: it lists the expected queries in order, and no text in them is interpreted."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from vse_tf.pages.thumbnails import MAX_PIXELS
 
 
 def encoded_split(counts, dim=3, seed=0, values=None, rows=None):
-    """Embeddings of images with so many captions each; a few values only, so that scores tie."""
+    """Embeddings of images with `counts` captions; of few different values, so that scores tie."""
     rng = np.random.default_rng(seed)
     draw = values if values is not None else np.array([-1, 0, 1])
     image = rng.choice(draw, (len(counts), dim)).astype(np.float32)
@@ -33,7 +33,7 @@ def encoded_split(counts, dim=3, seed=0, values=None, rows=None):
 
 
 def expected(encoded, count):
-    """The definition, query by query over the whole matrix."""
+    """The definition, query by query over the full score matrix."""
     scores = encoded.image.astype(np.float64) @ encoded.text.T.astype(np.float64)
     right = encoded.image_id[None] == np.arange(len(scores))[:, None]
     both = []
@@ -56,16 +56,16 @@ def test_the_worst_are_those_of_the_definition(seed, count):
         assert [(one.query, one.rank, one.margin, one.rows) for one in found] == wanted
 
 
-def test_the_best_right_answer_and_the_similarities_are_told():
+def test_the_best_correct_item_and_the_similarities():
     image = np.float32([[1, 0], [0, 1]])
     text = np.float32([[0.1, 0], [0.5, 0], [0.9, 0.2], [0.8, 0.3]])
     of_images, of_captions = failures(EncodedSplit(image, text, np.array([0, 0, 1, 1]), np.arange(2)), 9)
     (one,) = of_images
-    assert (one.query, one.rank, one.right, one.rows) == (0, 2, 1, (2, 3, 1, 0))
+    assert (one.query, one.rank, one.correct, one.rows) == (0, 2, 1, (2, 3, 1, 0))
     assert one.score == 0.5
     np.testing.assert_allclose(one.margin, 0.4, rtol=1e-6)
     np.testing.assert_allclose(one.scores, [0.9, 0.8, 0.5, 0.1], rtol=1e-6)
-    assert [(two.query, two.rank, two.right) for two in of_captions] == [(2, 1, 1), (3, 1, 1)]
+    assert [(two.query, two.rank, two.correct) for two in of_captions] == [(2, 1, 1), (3, 1, 1)]
 
 
 def test_a_model_without_errors_has_a_page_that_says_so():
@@ -73,7 +73,7 @@ def test_a_model_without_errors_has_a_page_that_says_so():
     encoded = EncodedSplit(image, image, np.arange(3), np.arange(3))
     assert failures(encoded, 5) == ([], [])
     page = error_page("r", features_split([1, 1, 1]), encoded, metrics_of(encoded), MAX_PIXELS)
-    assert page.count("every query has its right answer first") == 2
+    assert page.count("every query has a correct item first") == 2
 
 
 def features_split(counts, name=EVIL):
@@ -88,7 +88,7 @@ def metrics_of(encoded):
     return recalls(encoded.image, encoded.text, encoded.image_id)
 
 
-def test_nothing_in_captions_and_names_is_obeyed_and_features_show_names():
+def test_captions_and_names_are_escaped():
     encoded = encoded_split([2] * 6)
     page = error_page(EVIL, features_split([2] * 6), encoded, metrics_of(encoded), MAX_PIXELS, count=4)
     found = read(page)
@@ -126,7 +126,7 @@ def pictures(page):
 
 def test_pictures_are_those_of_the_rows_that_could_be_read(tmp_path):
     split = file_split(tmp_path, [1, 2, 1, 1, 2])
-    # The first and the third image could not be read: places among the embeddings are not rows of the split.
+    # The first and the third image could not be read: positions of embeddings are not rows of the split.
     encoded = encoded_split([2, 1, 2], rows=[1, 3, 4], seed=3)
     page = error_page("r", split, encoded, metrics_of(encoded), MAX_PIXELS)
     found = pictures(page)
@@ -135,23 +135,23 @@ def test_pictures_are_those_of_the_rows_that_could_be_read(tmp_path):
     for name, colour in found:
         np.testing.assert_allclose(colour, [20 * int(name[0]), 200, 0], atol=6)
     assert str(tmp_path) not in page
-    told = "".join(read(page).texts)
-    assert not re.search(r"caption [02]\.", told)
+    text = "".join(read(page).texts)
+    assert not re.search(r"caption [02]\.", text)
     # Captions of the query itself are marked, others are not.
     for section in page.split("<article>")[1:]:
-        if "Best right caption" in section:
+        if "Best correct caption" in section:
             query = re.search(r"<bdi>(\d)\.png", section)[1]
-            for mark, row in re.findall(r'<li( class="own")? dir="auto"><span.*?</span> caption (\d)\.', section):
+            for mark, row in re.findall(r'<li( class="correct")? dir="auto"><span.*?</span> caption (\d)\.', section):
                 assert bool(mark) == (row == query)
         else:
-            caption = re.search(r'<p class="words" dir="auto">caption (\d)\.', section)[1]
-            for mark, row in re.findall(r'<li( class="own")?><figure><img alt="(\d)\.png"', section):
+            caption = re.search(r'<p class="caption" dir="auto">caption (\d)\.', section)[1]
+            for mark, row in re.findall(r'<li( class="correct")?><figure><img alt="(\d)\.png"', section):
                 assert bool(mark) == (row == caption)
 
 
-def test_a_picture_that_cannot_be_shown_leaves_its_place(tmp_path):
+def test_a_picture_that_cannot_be_shown_has_a_placeholder(tmp_path):
     split = file_split(tmp_path, [1] * 4)
-    (tmp_path / "1.png").write_text("no photo")
+    (tmp_path / "1.png").write_text("not an image")
     (tmp_path / "2.png").unlink()
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
     encoded = encoded_split([1] * 4, seed=1)
@@ -176,7 +176,7 @@ def test_the_command_writes_the_page(tiny_run, tmp_path):
     assert re.fullmatch(r"error: --errors: the folder .* does not exist\n", failed.stderr)
 
 
-def test_a_count_below_one_and_a_page_that_cannot_be_written_are_one_line(tiny_run, tmp_path):
+def test_a_wrong_count_or_page_path_is_one_line(tiny_run, tmp_path):
     argv = ["--run", str(tiny_run), "--split", "val"]
     with pytest.raises(UserError, match="--errors_count"):
         evaluate.main([*argv, "--errors", str(tmp_path / "x.html"), "--errors_count", "0"])
@@ -187,9 +187,9 @@ def test_a_count_below_one_and_a_page_that_cannot_be_written_are_one_line(tiny_r
 def test_runs_on_files_and_on_features_have_a_page(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["image,caption,split"]
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(30):
-        Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+        Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
         lines.append(f"{i}.png,{EVIL.replace(',', '').replace(chr(34), '')} {i % 7},{'train' if i < 20 else 'val'}")
     (tmp_path / "captions.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "precomp").mkdir()
@@ -200,7 +200,7 @@ def test_runs_on_files_and_on_features_have_a_page(tmp_path):
     sources = {
         "table": {
             "data__annotations": tmp_path / "captions.csv",
-            "data__images": tmp_path / "photos",
+            "data__images": tmp_path / "images",
             "image__encoder": "cnn",
             "image__size": 16,
         },
@@ -211,8 +211,8 @@ def test_runs_on_files_and_on_features_have_a_page(tmp_path):
         argv = arguments(run, data__source=source, **common, **changed)
         drop = {i for i, part in enumerate(argv) if part.startswith("--data.shapes")}
         train.main([part for i, part in enumerate(argv) if i not in drop and i - 1 not in drop])
-        broken = tmp_path / "photos" / "25.png"
-        broken.write_bytes(broken.read_bytes()[:80])  # its header is whole
+        broken = tmp_path / "images" / "25.png"
+        broken.write_bytes(broken.read_bytes()[:80])  # its header is complete
         evaluate.main(["--run", str(run), "--split", "val", "--errors", str(page), "--data.on_bad", "skip"])
         found = read(page.read_text())
         assert "script" not in found.tags

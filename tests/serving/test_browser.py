@@ -45,19 +45,19 @@ def predict(request):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    names = [f"photo {i:02d}.png" for i in range(COUNT - 1)] + [EVIL]
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    names = [f"image {i:02d}.png" for i in range(COUNT - 1)] + [EVIL]
     for i, name in enumerate(names):
         Image.new("RGB", (300, 200 + 10 * i), (8 * i, 255 - 8 * i, 120)).save(folder / name)
     (folder / names[7]).unlink()
-    (folder / names[7]).write_text("no picture any more")
+    (folder / names[7]).write_text("not an image any more")
     return folder, names
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, photos):
-    folder, names = photos
+def address(tmp_path_factory, images):
+    folder, names = images
     vectors = np.stack([vector_of((folder / name).read_bytes()) for name in names])
     writer = IndexWriter(tmp_path_factory.mktemp("index"), "images", DIM)
     items = [Item(name, path=name) for name in names]
@@ -86,14 +86,14 @@ def browser():
 @pytest.fixture
 def page(browser, address):
     page = browser.new_page(viewport={"width": 1200, "height": 800})
-    problems, asked = [], []
+    problems, urls = [], []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: urls.append(request.url))
     page.goto(address)
-    page.get_by_text(f"{COUNT} photos").wait_for()
+    page.get_by_text(f"{COUNT} images").wait_for()
     yield page
     assert not problems
-    assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+    assert all(url.startswith((address, "blob:", "data:")) for url in urls)
     page.close()
 
 
@@ -102,22 +102,22 @@ def names_of(page):
     return page.locator("#results .name").all_inner_texts()
 
 
-def ranked(photos, query):
-    folder, names = photos
-    # The file that lost its picture kept its place in the index, but its bytes give another vector now.
+def ranked(images, query):
+    folder, names = images
+    # The file that is no longer an image is still in the index, but its bytes give another vector now.
     vectors = np.stack([vector_of((folder / name).read_bytes()) for name in names])
     return [names[i] for i in np.argsort(-(vectors @ query))]
 
 
-def search(page, words):
-    page.fill("#words", words)
+def search(page, text):
+    page.fill("#text", text)
     page.keyboard.press("Enter")
-    page.get_by_text(f"for “{words}”").wait_for()
+    page.get_by_text(f"for “{text}”").wait_for()
 
 
-def test_words_show_photos_with_scores_best_first(page, photos):
+def test_a_text_shows_images_with_scores_best_first(page, images):
     search(page, "two dogs")
-    assert names_of(page) == ranked(photos, vector_of(b"two dogs"))
+    assert names_of(page) == ranked(images, vector_of(b"two dogs"))
     scores = [float(text.split("·")[1]) for text in page.locator("#results .score").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
     loaded = "Array.from(document.querySelectorAll('#results img')).filter(image => image.naturalWidth > 0).length"
@@ -126,25 +126,25 @@ def test_words_show_photos_with_scores_best_first(page, photos):
     page.get_by_text("no picture").wait_for()
 
 
-def test_foreign_text_is_shown_and_not_obeyed(page, photos):
+def test_foreign_text_is_shown_but_not_interpreted(page, images):
     search(page, "<b>bold</b><script>document.title='owned'</script>")
     assert EVIL in names_of(page)
     assert page.title() != "owned"
     assert page.locator("#results b, #status b, #results img[src=x]").count() == 0
-    search_box = page.locator("#words")
+    search_box = page.locator("#text")
     search_box.fill("nonsense")
     search_box.press("Enter")
     page.get_by_text("the model <b>refused</b>").wait_for()
     assert page.locator("#status.error b").count() == 0
 
 
-def test_a_result_leads_on_and_the_way_back_works(page, photos):
-    folder, names = photos
+def test_search_from_a_result_and_back(page, images):
+    folder, names = images
     search(page, "two dogs")
     first = names_of(page)
     page.locator("#results button").nth(3).click()
     page.get_by_text(f"for item {names.index(first[3])}").wait_for()
-    assert names_of(page) == ranked(photos, vector_of((folder / first[3]).read_bytes()))
+    assert names_of(page) == ranked(images, vector_of((folder / first[3]).read_bytes()))
     assert page.locator("#query-name").inner_text() == first[3]
     page.go_back()
     page.get_by_text("for “two dogs”").wait_for()
@@ -154,9 +154,9 @@ def test_a_result_leads_on_and_the_way_back_works(page, photos):
     assert names_of(page) == first
 
 
-def test_a_chosen_and_a_dropped_photo_find_themselves(page, photos):
-    folder, names = photos
-    page.set_input_files("#photo", folder / names[4])
+def test_a_chosen_and_a_dropped_image_find_themselves(page, images):
+    folder, names = images
+    page.set_input_files("#image", folder / names[4])
     page.get_by_text(f"for {names[4]}").wait_for()
     assert names_of(page)[0] == names[4]
     page.wait_for_function("document.getElementById('query-picture').naturalWidth === 300")
@@ -176,8 +176,8 @@ def test_a_chosen_and_a_dropped_photo_find_themselves(page, photos):
     assert page.locator("#drop").is_hidden()
 
 
-def test_the_keyboard_is_enough(page, photos):
-    assert page.evaluate("document.activeElement.id") == "words"
+def test_the_keyboard_is_enough(page, images):
+    assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.type("two dogs")
     page.keyboard.press("Enter")
     page.get_by_text("for “two dogs”").wait_for()
@@ -193,12 +193,12 @@ def test_the_keyboard_is_enough(page, photos):
     )
     assert page.evaluate(focused) == first[1 + columns]
     page.keyboard.press("Enter")
-    page.get_by_text(f"for item {photos[1].index(first[1 + columns])}").wait_for()
+    page.get_by_text(f"for item {images[1].index(first[1 + columns])}").wait_for()
     page.keyboard.press("/")
-    assert page.evaluate("document.activeElement.id") == "words"
+    assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "photo"
+    assert page.evaluate("document.activeElement.id") == "image"
 
 
 def test_it_fits_a_phone(page, tmp_path):
@@ -212,4 +212,4 @@ def test_it_fits_a_phone(page, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     boxes = [button.bounding_box() for button in page.locator("button, .button").all()[:6]]
     assert all(box["height"] >= 40 for box in boxes)
-    assert page.evaluate("getComputedStyle(document.getElementById('words')).fontSize") == "16px"
+    assert page.evaluate("getComputedStyle(document.getElementById('text')).fontSize") == "16px"

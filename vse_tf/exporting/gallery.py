@@ -145,9 +145,9 @@ def _items(path: Path, leave_out: Note) -> tuple[list[Item], Path]:
     if path.is_file() and path.suffix.lower() in TABLES:
         found: Iterable[Item | Problem] = _table(path)
     elif path.is_file() and not _lists_images(path):
-        found = collection.captions(path)
+        found = collection.caption_items(path)
     else:
-        found = images = collection.photos(path)
+        found = images = collection.image_items(path)
         root = images.root or root
     items: dict[str, Item] = {}
     for item in found:
@@ -203,7 +203,7 @@ def _check_header(path: Path, names: list[str]) -> None:
 
 
 def _image(path: Path, image: str, where: str, texts: dict[str, str]) -> Item | Problem:
-    found = collection.photo_of(image, os.path.join(path.parent, image), where)  # noqa: PTH118
+    found = collection.image_item(image, os.path.join(path.parent, image), where)  # noqa: PTH118
     if isinstance(found, Problem):
         return found
     # Not the author's folders: others see captions and names.

@@ -1,4 +1,5 @@
 """Embedding a collection of images or captions into an index, and searching it.
 
-The format of an index is in `artifacts.index`; here is the work: items, encoders, what is reused, exact search, FAISS.
+`artifacts.index` defines the format of an index. This package holds the items of a collection, the models that embed
+them, reuse of existing vectors, merging, exact search and FAISS.
 """

@@ -1,11 +1,12 @@
-"""Approximate search by FAISS (extra `faiss`): built once from an index, kept beside its shards."""
+"""Search backends by name: exact, or FAISS (extra `faiss`) on a file that is built once from the index's vectors."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
@@ -13,18 +14,42 @@ from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import own_file
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular
-from vse_tf.indexing.search import ExactSearch
+from vse_tf.indexing.search import ExactSearch, Search
 
-KINDS = ("flat", "ivf", "hnsw")
+BACKENDS = ("exact", "faiss", "faiss-flat", "faiss-ivf", "faiss-hnsw")
 QUERIES = 200
 TRAINING_ROWS = 100_000
+
+
+class FaissIndex(Protocol):
+    """What is used of FAISS's classes."""
+
+    d: int
+    ntotal: int
+
+    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows, each `(q, k)`; the row is -1 where fewer were found."""
+
+
+def search_backend(name: str, index: Index, note: Callable[[str], object] = lambda line: None) -> Search:
+    """The search backend of that name.
+
+    Args:
+        name: one of `BACKENDS`; `faiss` is `faiss-hnsw`.
+        index: the index.
+        note: called with each message while a FAISS index is built.
+
+    Raises:
+        UserError: FAISS is not installed, or its index cannot be written.
+    """
+    return ExactSearch(index) if name == "exact" else FaissSearch.of(index, name.partition("-")[2] or "hnsw", note)
 
 
 class FaissSearch:
     """Searches a FAISS index.
 
     Args:
-        index: the index whose vectors it holds.
+        index: the index whose vectors it contains.
         faiss_index: FAISS's index, inner product, rows in the index's order.
 
     Example:
@@ -32,18 +57,18 @@ class FaissSearch:
         >>> rows, scores = search(query, k=10)
     """
 
-    def __init__(self, index: Index, faiss_index: Any) -> None:
+    def __init__(self, index: Index, faiss_index: FaissIndex) -> None:
         self.index = index
         self.faiss_index = faiss_index
 
     @classmethod
-    def of(cls, index: Index, kind: str, note: Callable[[str], Any] = lambda line: None) -> FaissSearch:
-        """The FAISS index kept beside the shards, built where it is missing or older than they are.
+    def of(cls, index: Index, kind: str, note: Callable[[str], object] = lambda line: None) -> FaissSearch:
+        """Open the FAISS index in the index's folder; build it if it is missing or the vectors have changed.
 
         Args:
             index: the index.
             kind: `flat` (exact), `ivf` (clusters) or `hnsw` (a graph).
-            note: told the recall against exact search after a build.
+            note: called with the recall against exact search after a build.
 
         Raises:
             UserError: FAISS is not installed, or the file cannot be written.
@@ -54,9 +79,9 @@ class FaissSearch:
         if os.path.lexists(path):
             try:
                 open_regular(own_file(index.folder, path.name)).close()
-                found = faiss.read_index(str(path))
-                if (found.d, found.ntotal) == (index.dim, index.count):
-                    return cls(index, found)
+                existing = faiss.read_index(str(path))
+                if (existing.d, existing.ntotal) == (index.dim, index.count):
+                    return cls(index, existing)
             except (OSError, RuntimeError):
                 pass
             note(f"{path}: damaged, building it again")
@@ -75,29 +100,26 @@ class FaissSearch:
         return search
 
     def __call__(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best rows of every query that FAISS finds.
+        """The best rows of each query that FAISS finds.
 
         Args:
             query: float32 `(q, dim)`.
-            k: how many; more than there are rows gives all that are found.
+            k: maximum number of rows per query.
 
         Returns:
-            Rows `(q, found)` int64 and their scores, float32, best first.
+            Rows, int64 `(q, n)` with `n <= k`, and their scores, float32 of the same shape, best first.
         """
         scores, rows = self.faiss_index.search(np.ascontiguousarray(query, np.float32), min(k, self.index.count))
         found = int(((rows >= 0) & (rows < self.index.count)).all(axis=0).sum())
         return rows[:, :found], scores[:, :found]
 
 
-def build(index: Index, kind: str) -> Any:
-    """FAISS's index of an index's vectors.
+def build(index: Index, kind: str) -> FaissIndex:
+    """Build FAISS's index of an index's vectors, with its defaults for searching.
 
     Args:
         index: the index.
-        kind: one of `KINDS`.
-
-    Returns:
-        The FAISS index; its defaults for searching are chosen with it.
+        kind: `flat`, `ivf` or `hnsw`.
     """
     faiss = _faiss()
     if kind == "flat":
@@ -106,7 +128,7 @@ def build(index: Index, kind: str) -> Any:
         built = faiss.IndexHNSWFlat(index.dim, 32, faiss.METRIC_INNER_PRODUCT)
         built.hnsw.efConstruction, built.hnsw.efSearch = 100, 128
     else:
-        # The authors' rule of thumb is 4 to 16 roots of the number of vectors, and 39 vectors a cluster to train on.
+        # FAISS's guidelines: 4 to 16 times the square root of the number of vectors, 39 training vectors per cluster.
         clusters = max(1, min(int(4 * index.count**0.5), index.count // 39))
         built = faiss.IndexIVFFlat(faiss.IndexFlatIP(index.dim), index.dim, clusters, faiss.METRIC_INNER_PRODUCT)
         rows = np.random.default_rng(0).choice(index.count, min(index.count, TRAINING_ROWS), replace=False)
@@ -117,15 +139,15 @@ def build(index: Index, kind: str) -> Any:
     return built
 
 
-def recall(search: Callable, exact: Callable, queries: np.ndarray, k: int = 10) -> float:
-    """The share of the exact k best rows that a search finds, mean over the queries."""
-    wanted, got = exact(queries, k)[0], search(queries, k)[0]
-    found = [len(set(a) & set(b)) / max(1, len(a)) for a, b in zip(wanted.tolist(), got.tolist(), strict=True)]
-    return float(np.mean(found)) if found else 1.0
+def recall(search: Search, exact: Search, query: np.ndarray, k: int = 10) -> float:
+    """The share of the exact k best rows that a search finds, averaged over the queries."""
+    expected, rows = exact(query, k)[0], search(query, k)[0]
+    shares = [len(set(a) & set(b)) / max(1, len(a)) for a, b in zip(expected.tolist(), rows.tolist(), strict=True)]
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def _queries(index: Index) -> np.ndarray:
-    """Vectors between two of the index's own each: like them, and not in it."""
+    """Unit vectors between two random vectors of the index: similar to its vectors, but not in it."""
     random = np.random.default_rng(1)
     pairs = random.integers(0, index.count, [2, min(QUERIES, index.count)])
     mixed = 0.7 * index.gather(pairs[0]) + 0.3 * index.gather(pairs[1])
@@ -133,7 +155,7 @@ def _queries(index: Index) -> np.ndarray:
     return (mixed / np.maximum(lengths, 1e-6)).astype(np.float32)
 
 
-def _faiss() -> Any:
+def _faiss() -> ModuleType:
     try:
         import faiss  # noqa: PLC0415
     except ImportError:

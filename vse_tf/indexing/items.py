@@ -1,7 +1,7 @@
-"""What is to be embedded, item by item: the photos of a folder or a list, the captions of a file. No TensorFlow here.
+"""The items of a collection: images of a folder or a list, captions of a text file. No TensorFlow here.
 
-Items come one at a time and in an order that the names alone decide, so that a collection of any size needs the memory
-of one folder's listing.
+Items are read one at a time, in the order of their names, so a collection of any size needs the memory of one folder's
+listing.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from vse_tf.errors import UserError
 from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
 
-NO_LINE_BYTES = 2**26
+MAX_SKIPPED_BYTES = 2**26
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
 class Items:
-    """A collection.
+    """A collection, to iterate over.
 
     Args:
         kind: `images` or `captions`.
-        source: the folder, list or file.
-        root: folder that relative photo paths are below; None for captions.
+        source: the folder, list or text file.
+        root: folder that relative image paths start from; None for captions.
     """
 
     kind: Kind
     source: Path
     root: Path | None
 
-    def shared(self, problem: Problem) -> Problem:
-        """A problem as it may be handed on: without the folder that the collection lies in."""
-        for folder in filter(None, (self.root, self.source if self.source.is_dir() else self.source.parent)):
-            problem = Problem(problem.where.removeprefix(os.path.join(folder, "")), problem.what)  # noqa: PTH118
-        return problem
+    def without_folder(self, problem: Problem) -> Problem:
+        """A problem without the collection's folder, for a file that may be given to somebody else."""
+        root = os.path.join(self.root or "", "")  # noqa: PTH118 - the root may be "/"
+        folder = os.path.join(self.source if self.source.is_dir() else self.source.parent, "")  # noqa: PTH118
+        what = problem.what if root in ("", "/") else problem.what.replace(root, "")
+        return Problem(problem.where.removeprefix(root).removeprefix(folder), what)
 
     def __iter__(self) -> Iterator[Item | Problem]:
-        """Every item, or what is wrong with it, in order."""
+        """Each item, or what is wrong with it, in order."""
         if self.kind == "captions":
             yield from _captions(self.source)
         elif self.source.is_dir():
@@ -56,33 +57,34 @@ class Items:
             yield from _listed(self.source, str(self.root))
 
 
-def photos(source: str | Path) -> Items:
-    """The photos of a folder with its subfolders, or of a text file with a path a line.
+def image_items(source: str | Path) -> Items:
+    """The images of a folder and its subfolders, or of a text file with one path per line.
 
-    In a folder names beginning with a dot and files of other suffixes are passed over; links to files are followed,
-    links to folders are not. In a list relative paths are below the list's folder. Where others are not, all are named
-    as seen from the folder that holds the list and them: an index says nothing of the machine that made it.
+    In a folder, names that begin with a dot and files with other suffixes are ignored; links to files are followed,
+    links to folders are not. In a list, relative paths start from the list's folder. If a listed image is outside of
+    that folder, all images are named relative to the folder that contains the list and the images, so that an index
+    holds no absolute path.
 
     Args:
         source: the folder or the list.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is no such folder or list.
 
     Example:
-        >>> [item.id for item in photos("holiday")]
+        >>> [item.id for item in image_items("holiday")]
         ['2014/cat.jpg', 'beach.png']
     """
     path = Path(source)
-    if os.path.isdir(path):  # noqa: PTH112 - a name may be too long to ask
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if the name is too long
         return Items("images", path, path.resolve())
     if path.suffix.lower() in SUFFIXES:
-        raise UserError(f"--images: {path} is one photo; name its folder, or a text file with a path a line")
+        raise UserError(f"--images: {path} is one image; name its folder, or a text file with one path per line")
     return Items("images", _readable(path, "images"), _shared_folder(path))
 
 
-def captions(source: str | Path) -> Items:
-    """The captions of a UTF-8 text file, one a line; blank lines are passed over.
+def caption_items(source: str | Path) -> Items:
+    """The captions of a UTF-8 text file, one per line; blank lines are ignored.
 
     Args:
         source: the file.
@@ -91,27 +93,29 @@ def captions(source: str | Path) -> Items:
         UserError: it cannot be read.
 
     Example:
-        >>> next(iter(captions("captions.txt")))
+        >>> next(iter(caption_items("captions.txt")))
         Item(id='1', path=None, caption='two dogs in the snow', size=None, mtime_ns=None)
     """
     return Items("captions", _readable(Path(source), "captions"), None)
 
 
-def query_lines(source: str | Path) -> list[str]:
-    """The queries of a UTF-8 text file, one a line; blank lines are passed over.
+def read_queries(source: str | Path) -> list[str]:
+    """The queries of a UTF-8 text file, one per line; blank lines are ignored.
 
     Args:
         source: the file.
 
     Raises:
-        UserError: it cannot be read, holds none, or a line is not UTF-8.
+        UserError: it cannot be read or is empty, or a line is not UTF-8.
     """
-    found = list(_captions(_readable(Path(source), "queries")))
-    if problem := next((one for one in found if isinstance(one, Problem)), None):
-        raise UserError(f"--queries: {problem}")
-    if not found:
+    queries = []
+    for item in _captions(_readable(Path(source), "queries")):
+        if isinstance(item, Problem):
+            raise UserError(f"--queries: {item}")
+        queries.append(item.caption or "")
+    if not queries:
         raise UserError(f"--queries: {source} holds no query")
-    return [item.caption or "" for item in found if isinstance(item, Item)]
+    return queries
 
 
 def _folder(root: str) -> Iterator[Item | Problem]:
@@ -130,13 +134,13 @@ def _folder(root: str) -> Iterator[Item | Problem]:
                 elif entry.is_dir():
                     yield Problem(entry.path, "a link to a folder is not followed")
                 elif entry.name.lower().endswith(SUFFIXES):
-                    yield photo_of(name, entry.path, entry.path)
-            except OSError as error:  # a link that leads to itself
+                    yield image_item(name, entry.path, entry.path)
+            except OSError as error:  # a circle of links
                 yield Problem(entry.path, f"cannot be read: {error.strerror}")
 
 
 def _listing(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry] | Problem]:
-    """A folder's entries by name, each with its path below the root."""
+    """The entries of a folder in the order of their names, each with its path relative to the root."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -155,18 +159,18 @@ def _listed(path: Path, root: str) -> Iterator[Item | Problem]:
         if isinstance(name, Problem):
             yield name
         elif "\0" in name or (root == folder and not _leads_out(name)):
-            yield photo_of(name, os.path.join(folder, name), where)  # noqa: PTH118 - a third of the time
+            yield image_item(name, os.path.join(folder, name), where)  # noqa: PTH118 - three times as fast
         else:
-            named = _place(folder, name)
-            yield photo_of(os.path.relpath(named, root), named, where)
+            path_of_image = _absolute(folder, name)
+            yield image_item(os.path.relpath(path_of_image, root), path_of_image, where)
 
 
 def _shared_folder(path: Path) -> Path:
-    """The folder that holds a list and every photo in it."""
+    """The folder that contains a list and every image in it."""
     shared = folder = os.path.realpath(path.parent)
     for _, name in _lines(path):
         if isinstance(name, str) and "\0" not in name and _leads_out(name):
-            shared = os.path.commonpath([shared, os.path.dirname(_place(folder, name))])  # noqa: PTH120
+            shared = os.path.commonpath([shared, os.path.dirname(_absolute(folder, name))])  # noqa: PTH120
     return Path(shared)
 
 
@@ -174,14 +178,20 @@ def _leads_out(name: str) -> bool:
     return os.path.isabs(name) or ".." in name  # noqa: PTH117
 
 
-def _place(folder: str, name: str) -> str:
-    """The absolute path of a listed photo; the links on the way to it are resolved, it itself may be one."""
+def _absolute(folder: str, name: str) -> str:
+    """The absolute path of a listed image; links to folders are resolved, a link to the file is not."""
     start, base = os.path.split(os.path.join(folder, name))  # noqa: PTH118
     return os.path.join(os.path.realpath(start), base)  # noqa: PTH118
 
 
-def photo_of(name: str, path: str, where: str) -> Item | Problem:
-    """A photo as an item, or what is wrong with its name or its file; the file is asked for, not opened."""
+def image_item(name: str, path: str, where: str) -> Item | Problem:
+    """The item of an image file, or what is wrong with its name or file. The file is not opened.
+
+    Args:
+        name: name in the collection.
+        path: path of the file.
+        where: file and line that named the image, for the problem.
+    """
     if "\0" in name:
         return Problem(where, "not a path: it holds a NUL")
     if problem := problem_of_text(name):
@@ -208,7 +218,7 @@ def _captions(path: Path) -> Iterator[Item | Problem]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
-    """Lines that are not blank, with their numbers; bytes that are not UTF-8 come as lone surrogates."""
+    """The lines that are not blank, with their numbers; bytes that are not UTF-8 become lone surrogates."""
     with open_regular(path) as file:
         for number in count(1):
             line = file.readline(LINE_BYTES)
@@ -224,11 +234,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
 
 
 def _skip_line(file: BinaryIO, where: str) -> None:
-    for _ in range(NO_LINE_BYTES // LINE_BYTES):
+    """Read the rest of a line that is too long."""
+    for _ in range(MAX_SKIPPED_BYTES // LINE_BYTES):
         rest = file.readline(LINE_BYTES)
         if not rest or rest.endswith(b"\n"):
             return
-    raise UserError(f"{where}: no line end within {NO_LINE_BYTES} bytes; is it a text file?")
+    raise UserError(f"{where}: no line end within {MAX_SKIPPED_BYTES} bytes; is it a text file?")
 
 
 def _readable(path: Path, option: str) -> Path:

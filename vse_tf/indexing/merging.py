@@ -1,4 +1,4 @@
-"""Several indexes of one model as one index, without copying a vector. NumPy only."""
+"""Merges indexes of one model into one index without copying vectors. NumPy only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vse_tf.artifacts.index import Index, Item
-from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import absolute, own_file
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
@@ -17,18 +16,19 @@ from vse_tf.files import file_errors
 
 
 def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
-    """Put indexes one after another: their shards are linked (copied to another file system), their items joined.
+    """Concatenate indexes: shards are hard-linked, or copied if the output is on another file system.
 
     Args:
-        folders: the indexes, in order; of one model and one kind.
+        folders: the indexes, in order; of the same model and kind.
         output: folder of the new index.
 
     Returns:
-        The new index; its photo paths are below the folder that holds the photos of all. Where an index does not say
-        where its photos are, they are below the name that their folder had, if there are several.
+        The new index. Its image paths are relative to the folder that contains the images of all indexes. If an index
+        does not say where its images are, and the image folders have different names, each path begins with the name
+        of its image folder.
 
     Raises:
-        UserError: no index there, indexes of different models or kinds, or an output that is there already.
+        UserError: a folder is not an index, the models or kinds differ, or the output is not empty.
 
     Example:
         >>> merge(["2014.index", "2015.index"], "all.index").count
@@ -40,9 +40,9 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     first, target = indexes[0], Path(output)
     for index in indexes[1:]:
         if (index.kind, index.dim, index.model.get("id")) != (first.kind, first.dim, first.model.get("id")):
-            raise UserError(f"{index.folder}: made of other items or by another model than {first.folder}")
-    if (target / MANIFEST).exists() or (target.exists() and any(target.iterdir())):
-        raise UserError(f"--output: {target} is there already; choose another folder")
+            raise UserError(f"{index.folder}: its kind or model differs from that of {first.folder}")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"--output: {target} is not empty; choose another folder")
     writer = IndexWriter(target, first.kind, first.dim)
     for index in indexes:
         for shard in index.shards:
@@ -53,16 +53,15 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     if model.get("path"):
         model["path"] = absolute(model["path"], first.folder)
     root, prefixes = _roots(indexes)
-    items = _items(indexes, prefixes, root)
-    return writer.commit(
-        shards, items, model, root, first.provenance, first.image_root.name if not any(prefixes) else None
-    )
+    items = _joined_items(indexes, prefixes, root)
+    root_name = None if any(prefixes) else first.image_root.name
+    return writer.commit(shards, items, model, root, first.provenance, root_name)
 
 
 def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
-    """The folder that holds the photos of all indexes, if it is known, and where each one's are below it."""
+    """The folder that contains the images of all indexes, if it is known, and the subfolder of each index."""
     names = [index.image_root.name for index in indexes]
-    # Older merged indexes hold absolute paths, without any root.
+    # Merged indexes of older versions hold absolute paths and no root.
     roots = [index.root or ("/" if index.image_root.name is None else None) for index in indexes]
     if indexes[0].kind == "images" and all(roots):
         known = [str(root) for root in roots]
@@ -71,9 +70,9 @@ def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:
     return None, [name or "" for name in names] if len(set(names)) > 1 else [""] * len(names)
 
 
-def _items(indexes: Sequence[Index], prefixes: Sequence[str], root: str | None) -> Iterator[Item | bytes]:
+def _joined_items(indexes: Sequence[Index], prefixes: Sequence[str], root: str | None) -> Iterator[Item | bytes]:
     for index, prefix in zip(indexes, prefixes, strict=True):
-        # Older indexes of lists hold absolute paths, too.
+        # Indexes of lists made by older versions hold absolute paths, too.
         if prefix or (index.kind == "images" and index.image_root.name is None):
             yield from (_moved(item, prefix, root) for item in index.all_items())
         else:
@@ -90,7 +89,7 @@ def _moved(item: Item, prefix: str, root: str | None) -> Item:
 
 
 def _link(source: Path, target: Path) -> None:
-    if target.exists():  # two indexes with the same shard
+    if target.exists():  # two indexes contain the same shard
         return
     try:
         os.link(source, target)

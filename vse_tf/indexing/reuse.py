@@ -1,4 +1,4 @@
-"""Which vectors are there already: a table on disk from an item to the place of its vector. No TensorFlow here."""
+"""Reuse of existing vectors: a table on disk from an item to the location of its vector. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ import numpy as np
 from vse_tf.artifacts.index import Item, Shard, map_shard
 from vse_tf.errors import UserError
 
-Status = Literal["same", "changed", "new"]
-NOWHERE = -1
+Status = Literal["unchanged", "changed", "new"]
+# A location is an integer: the shard's number in the upper 32 bits, the row in the lower ones.
+MISSING = -1
 _SHIFT = 32
 
 
-class Reuse:
-    """The vectors that earlier work left, found by item: same id, path, caption, size and time of change.
+class ReuseTable:
+    """Locations of existing vectors by item; an item is the same if id, path, caption, size and mtime are equal.
 
-    The table lies on disk, so that it may be larger than memory.
+    The table is on disk, so it may be larger than memory.
 
     Args:
-        path: file of the table; an older one is replaced.
+        path: file of the table; an existing one is replaced.
+
+    Raises:
+        UserError: the table cannot be written.
 
     Example:
-        >>> reuse = Reuse(Path("table.sqlite"))
+        >>> reuse = ReuseTable(Path("table.sqlite"))
         >>> reuse.add(0, [Item("a.jpg", path="a.jpg", size=7, mtime_ns=1)])
-        >>> reuse.place(Item("a.jpg", path="a.jpg", size=7, mtime_ns=1))
+        >>> reuse.location(Item("a.jpg", path="a.jpg", size=7, mtime_ns=1))
         0
     """
 
@@ -40,19 +44,19 @@ class Reuse:
             self._table = sqlite3.connect(path, isolation_level=None)
             self._table.execute("PRAGMA journal_mode = OFF")
             self._table.execute("PRAGMA synchronous = OFF")
-            self._table.execute("CREATE TABLE place (line BLOB PRIMARY KEY, place INTEGER) WITHOUT ROWID")
+            self._table.execute("CREATE TABLE location (line BLOB PRIMARY KEY, location INTEGER) WITHOUT ROWID")
             self._table.execute("CREATE TABLE earlier (id BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path}: cannot be written: {error}; mend that and repeat") from None
+            raise self._not_written(error) from None
 
-    def add(self, source: int, items: Iterable[Item], earlier: bool = False, usable: bool = True) -> None:
-        """Take in the items of a shard.
+    def add(self, shard: int, items: Iterable[Item], earlier: bool = False, usable: bool = True) -> None:
+        """Add the items of a shard.
 
         Args:
-            source: number of the shard.
-            items: one for each of its rows.
-            earlier: they belong to the index that is being brought up to date.
-            usable: their vectors are those of the model in use.
+            shard: number of the shard.
+            items: one per row.
+            earlier: the shard belongs to the index that is being updated.
+            usable: its vectors were made by the current model.
 
         Raises:
             UserError: the table cannot be written.
@@ -64,59 +68,63 @@ class Reuse:
                 if earlier:
                     self._table.execute("INSERT OR REPLACE INTO earlier VALUES (?, ?)", (_digest(item.id), line))
                 if usable:
-                    self._table.execute("INSERT OR IGNORE INTO place VALUES (?, ?)", (line, (source << _SHIFT) + row))
+                    location = (shard << _SHIFT) + row
+                    self._table.execute("INSERT OR IGNORE INTO location VALUES (?, ?)", (line, location))
             self._table.execute("COMMIT")
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: cannot be written: {error}; mend that and repeat") from None
+            raise self._not_written(error) from None
 
-    def place(self, item: Item) -> int:
-        """Where the vector of an item is, or `NOWHERE`."""
-        found = self._table.execute("SELECT place FROM place WHERE line = ?", (_digest(item.line),)).fetchone()
-        return found[0] if found else NOWHERE
+    def location(self, item: Item) -> int:
+        """The location of an item's vector, or `MISSING`."""
+        found = self._table.execute("SELECT location FROM location WHERE line = ?", (_digest(item.line),)).fetchone()
+        return found[0] if found else MISSING
 
     def status(self, item: Item) -> Status:
-        """Whether the index that is being brought up to date has this item."""
+        """How an item differs from the index that is being updated."""
         found = self._table.execute("SELECT line FROM earlier WHERE id = ?", (_digest(item.id),)).fetchone()
         if found is None:
             return "new"
-        return "same" if found[0] == _digest(item.line) else "changed"
+        return "unchanged" if found[0] == _digest(item.line) else "changed"
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the table's file."""
         self._table.close()
 
+    def _not_written(self, error: Exception) -> UserError:
+        return UserError(f"{self.path}: cannot be written: {error}; fix that and repeat")
 
-def gather(folder: Path, sources: list[Shard], places: np.ndarray, dim: int) -> np.ndarray:
-    """The vectors at these places.
+
+def gather(folder: Path, shards: list[Shard], locations: np.ndarray, dim: int) -> np.ndarray:
+    """The vectors at these locations.
 
     Args:
-        folder: where the shards are.
-        sources: the shards by number.
-        places: int64, none of them `NOWHERE`.
-        dim: dimensions of the space.
+        folder: folder of the shards.
+        shards: the shards by number.
+        locations: int64 `(n,)`, none of them `MISSING`.
+        dim: dimension of the embedding space.
 
     Returns:
-        float32 `(len(places), dim)`.
+        float32 `(n, dim)`.
 
     Raises:
         UserError: a shard is missing or damaged.
     """
-    numbers, rows = places >> _SHIFT, places & ((1 << _SHIFT) - 1)
-    found = np.empty([len(places), dim], np.float32)
+    numbers, rows = locations >> _SHIFT, locations & ((1 << _SHIFT) - 1)
+    vectors = np.empty([len(locations), dim], np.float32)
     for number in np.unique(numbers):
         here = np.flatnonzero(numbers == number)
-        found[here] = map_shard(folder, sources[number], dim)[rows[here]]
-    return found
+        vectors[here] = map_shard(folder, shards[number], dim)[rows[here]]
+    return vectors
 
 
-def whole(sources: list[Shard], places: np.ndarray) -> Shard | None:
-    """The shard whose rows these places are, all of them in their order, if there is one."""
-    if not len(places) or places[0] == NOWHERE:
+def equal_shard(shards: list[Shard], locations: np.ndarray) -> Shard | None:
+    """The shard that consists of exactly the vectors at these locations, in this order, if there is one."""
+    if not len(locations) or locations[0] == MISSING:
         return None
-    shard = sources[places[0] >> _SHIFT]
-    if places[0] & ((1 << _SHIFT) - 1) or len(places) != shard.rows:
+    shard = shards[locations[0] >> _SHIFT]
+    if locations[0] & ((1 << _SHIFT) - 1) or len(locations) != shard.rows:
         return None
-    return shard if np.array_equal(places, places[0] + np.arange(shard.rows)) else None
+    return shard if np.array_equal(locations, locations[0] + np.arange(shard.rows)) else None
 
 
 def _digest(text: str) -> bytes:

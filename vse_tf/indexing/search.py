@@ -1,11 +1,11 @@
-"""Searching an index: the best-scoring rows of a query, exactly, and what they stand for. NumPy only."""
+"""Exact search of an index: the rows with the highest scores for a query, and their items. NumPy only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -18,14 +18,14 @@ from vse_tf.evaluation.similarity import BLOCK_BYTES
 
 @dataclass(frozen=True)
 class Hit:
-    """An answer.
+    """A search result.
 
     Args:
-        rank: its place, from 1.
-        row: its row in the index.
-        score: cosine with the query.
-        item: what the row stands for.
-        path: where its photo is; None for a caption.
+        rank: rank of the hit, 1 for the best.
+        row: row in the index.
+        score: cosine similarity to the query.
+        item: item of the row.
+        path: path of the image; None for a caption.
     """
 
     rank: int
@@ -34,24 +34,32 @@ class Hit:
     item: Item
     path: Path | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The answer as JSON: `rank`, `item` (its id), `path` or `caption`, `score`, `row`."""
-        what = {"caption": self.item.caption} if self.path is None else {"path": str(self.path)}
-        return {"rank": self.rank, "item": self.item.id, **what, "score": self.score, "row": self.row}
+    def to_dict(self) -> dict[str, str | int | float | None]:
+        """The hit as a JSON object: `rank`, `item` (its id), `path` or `caption`, `score`, `row`."""
+        content = {"caption": self.item.caption} if self.path is None else {"path": str(self.path)}
+        return {"rank": self.rank, "item": self.item.id, **content, "score": self.score, "row": self.row}
 
 
 class Search(Protocol):
-    """A way to find the best-scoring rows."""
+    """A search backend, exact or approximate."""
 
     def __call__(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows `(q, min(k, count))` int64 and their scores, float32, best first."""
+        """The k best rows of each query.
+
+        Args:
+            query: float32 `(q, dim)`.
+            k: maximum number of rows per query.
+
+        Returns:
+            Rows, int64 `(q, n)` with `n <= k`, and their scores, float32 of the same shape, best first.
+        """
 
 
 class ExactSearch:
-    """Compares every query with every vector, shard by shard, by matrix products.
+    """Compares each query with each vector, shard by shard, by matrix products.
 
-    Scores that are equal in float32 keep the order of the rows. The result depends neither on the shards nor on the
-    block size nor on the BLAS.
+    Rows whose scores are equal in float32 are in ascending order. The result does not depend on the shards, the block
+    size or the BLAS.
 
     Args:
         index: the index.
@@ -66,77 +74,77 @@ class ExactSearch:
         self.block_bytes = block_bytes
 
     def __call__(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best rows of every query.
+        """The k best rows of each query.
 
         Args:
             query: float32 `(q, dim)`.
-            k: how many; more than there are rows gives all.
+            k: maximum number of rows per query.
 
         Returns:
-            Rows `(q, min(k, count))` int64 and their scores, float32, best first.
+            Rows, int64 `(q, min(k, count))`, and their scores, float32 of the same shape, best first.
 
         Raises:
             NonFiniteError: a query is not finite.
         """
-        found = Nearest(query, min(k, self.index.count), self.block_bytes)
+        best = Nearest(query, min(k, self.index.count), self.block_bytes)
         for _, vectors in self.index.vectors():
-            found.add(vectors, unit=True)
-        return found.result()
+            best.add(vectors, unit=True)
+        return best.result()
 
 
 def hits(index: Index, rows: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> list[Hit]:
-    """Answers from the rows and scores of one query.
+    """The hits of one query.
 
     Args:
         index: the index.
-        rows: best first.
-        scores: one for each row.
+        rows: rows of the hits, best first.
+        scores: score of each row.
 
     Raises:
         UserError: items.jsonl is damaged.
     """
-    found = zip(rows, scores, index.items(rows), strict=True)
+    results = zip(rows, scores, index.items(rows), strict=True)
     return [
         Hit(rank, int(row), float(score), item, None if item.path is None else index.path(item))
-        for rank, (row, score, item) in enumerate(found, 1)
+        for rank, (row, score, item) in enumerate(results, 1)
     ]
 
 
-def check_model(index: Index, model: dict[str, Any]) -> None:
-    """Refuse a model whose vectors are not of the index's space.
+def check_model(index: Index, identity: Mapping[str, str]) -> None:
+    """Refuse a model other than the one that made the index.
 
     Args:
         index: the index.
-        model: identity of the model that embeds the query.
+        identity: identity of the model that embeds the query.
 
     Raises:
-        UserError: it is another one.
+        UserError: the models differ.
     """
-    if index.model.get("id") != model["id"]:
+    if index.model.get("id") != identity["id"]:
         made = short_repr(index.model.get("path") or index.model.get("name") or "an unknown model")
         raise UserError(
-            f"{index.folder}: its vectors are those of {made} as it was then, not of {model['path']} as it is now; "
+            f"{index.folder}: its vectors were made by {made} as it was then, not by {identity['path']} as it is now; "
             "embed again, or name the model that made it"
         )
 
 
-def answers_table(answers: Sequence[Hit]) -> str:
-    """Align the answers of a search as text, one line an answer.
+def hits_table(hits: Sequence[Hit]) -> str:
+    """Format hits as aligned text, one line per hit.
 
     Args:
-        answers: best first.
+        hits: best first.
 
     Returns:
-        Lines for a fixed-width terminal, without a line break at the end. What a terminal would obey shows as `?`.
+        Lines without a line break at the end; control characters are replaced by `?`.
 
     Example:
-        >>> print(answers_table(answers))
+        >>> print(hits_table(hits))
           1  0.412  dogs/17.jpg
           2  0.398  winter/3.jpg
     """
     lines = []
-    for answer in answers:
-        what = answer.item.caption if answer.path is None else str(answer.path)
-        shown = "".join(c if c.isprintable() else "?" for c in " ".join((what or "").split()))
-        lines.append(f"{answer.rank:>3}  {answer.score:.3f}  {shown}")
+    for hit in hits:
+        text = (hit.item.caption or "") if hit.path is None else str(hit.path)
+        printable = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {printable}")
     return "\n".join(lines)

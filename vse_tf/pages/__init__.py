@@ -1,1 +1,1 @@
-"""HTML pages and pictures for people: the error page, contact sheets, thumbnails."""
+"""HTML pages and pictures for people to look at: error page, contact sheet, thumbnails, TensorBoard's pictures."""

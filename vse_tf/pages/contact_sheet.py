@@ -1,4 +1,4 @@
-"""The answers of a search to look at: one HTML file with the pictures inside, or one picture of several queries."""
+"""The hits of a search: as an HTML page with embedded pictures, or as one picture for several queries."""
 
 from __future__ import annotations
 
@@ -29,66 +29,68 @@ li img, .none { display: block; width: 100%; height: 11rem; object-fit: contain;
 """
 
 
-Photo = Callable[[Hit], Path]
+ImageFile = Callable[[Hit], Path]
 
 
-def contact_sheet(query: str | Path, answers: Sequence[Hit], side: int = 256, photo: Photo = attrgetter("path")) -> str:
-    """Lay out answers as a page that needs nothing beside it.
+def contact_sheet(
+    query: str | Path, hits: Sequence[Hit], side: int = 256, image_file: ImageFile = attrgetter("path")
+) -> str:
+    """Show the hits of a query on a self-contained HTML page.
 
     Args:
-        query: the words, or the path of the photo that was searched by.
-        answers: best first.
-        side: the longer side of a picture in pixels.
-        photo: the file to open for an answer; it may raise OSError or ValueError. For an index from elsewhere this is
-            `Index.photo`.
+        query: the query text, or the path of the query image.
+        hits: best first.
+        side: longer side of a picture in pixels.
+        image_file: returns the file to open for a hit; it may raise OSError or ValueError. For an index from somebody
+            else it should refuse the files that `Index.photo` refuses.
 
     Returns:
-        HTML; a photo that cannot be shown leaves its place empty.
+        HTML, with a placeholder for an image that cannot be shown.
 
     Example:
-        >>> Path("out.html").write_text(contact_sheet("two dogs in the snow", answers), encoding="utf-8")
+        >>> Path("out.html").write_text(contact_sheet("two dogs in the snow", hits), encoding="utf-8")
     """
     title = query.name if isinstance(query, Path) else query
     picture = html_page.picture("query", lambda: thumbnail(query, side)) if isinstance(query, Path) else ""
-    cells = "".join(f"<li>{_answer(answer, side, photo)}</li>\n" for answer in answers)
+    cells = "".join(f"<li>{_cell(hit, side, image_file)}</li>\n" for hit in hits)
     return html_page.page(title, _STYLE, f"<h1>{picture} {html_page.text(title)}</h1>\n<ol>\n{cells}</ol>\n")
 
 
-def answers_picture(
-    found: Sequence[tuple[str, Sequence[Hit]]],
+def hits_picture(
+    results: Sequence[tuple[str, Sequence[Hit]]],
     suffix: str = ".png",
     side: int = 160,
-    photo: Photo = attrgetter("path"),
+    image_file: ImageFile = attrgetter("path"),
 ) -> bytes:
-    """Queries, each with the photos that answer it below, best first, as one picture.
+    """Show several queries, each with its hits below it, best first, in one picture.
 
     Args:
-        found: the words of each query and its answers; an answer without a photo leaves its place empty.
-        suffix: `.jpg` or `.jpeg` gives a JPEG, anything else a PNG.
-        side: the longer side of a photo in pixels.
-        photo: as for `contact_sheet`.
+        results: the text of each query and its hits; a hit without an image is a grey square.
+        suffix: `.jpg` or `.jpeg` for a JPEG file, anything else for a PNG file.
+        side: longer side of an image in pixels.
+        image_file: see `contact_sheet`.
 
     Returns:
-        The picture file's bytes.
+        Contents of the picture file.
 
     Example:
-        >>> Path("answers.png").write_bytes(answers_picture([("two dogs in the snow", answers)]))
+        >>> Path("hits.png").write_bytes(hits_picture([("two dogs in the snow", hits)]))
     """
-    rows = [(words, [(_pixels(hit, side, photo), hit.score, False) for hit in hits]) for words, hits in found]
+    rows = [(query, [(_pixels(hit, side, image_file), hit.score, False) for hit in hits]) for query, hits in results]
     buffer = io.BytesIO()
-    kind = "JPEG" if suffix.lower() in (".jpg", ".jpeg") else "PNG"
-    Image.fromarray(captions_to_images(rows)).save(buffer, kind, optimize=True, quality=85)
+    file_format = "JPEG" if suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    Image.fromarray(captions_to_images(rows)).save(buffer, file_format, optimize=True, quality=85)
     return buffer.getvalue()
 
 
-def _pixels(hit: Hit, side: int, photo: Photo) -> np.ndarray:
+def _pixels(hit: Hit, side: int, image_file: ImageFile) -> np.ndarray:
     with contextlib.suppress(OSError, ValueError):
         if hit.path is not None:
-            return np.asarray(Image.open(io.BytesIO(thumbnail(photo(hit), side))))
+            return np.asarray(Image.open(io.BytesIO(thumbnail(image_file(hit), side))))
     return np.full([1, 1, 3], 200, np.uint8)
 
 
-def _answer(answer: Hit, side: int, photo: Photo) -> str:
-    what = answer.item.caption if answer.path is None else answer.item.id
-    picture = "" if answer.path is None else html_page.picture(answer.item.id, lambda: thumbnail(photo(answer), side))
-    return f"{picture}{html_page.text(what or '')}<br><small>{answer.rank} · {answer.score:.3f}</small>"
+def _cell(hit: Hit, side: int, image_file: ImageFile) -> str:
+    label = hit.item.caption if hit.path is None else hit.item.id
+    picture = "" if hit.path is None else html_page.picture(hit.item.id, lambda: thumbnail(image_file(hit), side))
+    return f"{picture}{html_page.text(label or '')}<br><small>{hit.rank} · {hit.score:.3f}</small>"

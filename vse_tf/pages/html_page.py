@@ -1,23 +1,22 @@
-"""What the written pages share: one file that needs nothing beside it and obeys nothing it shows."""
+"""Common parts of the HTML pages: a self-contained file in which no text from captions or file names is interpreted."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from html import escape
 
-from vse_tf.pages.thumbnails import data_uri
-
-# Nothing is loaded and nothing runs, whatever captions and file names hold.
+# The browser loads nothing and runs nothing, whatever captions and file names contain.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(title: str, style: str, body: str) -> str:
-    """A whole page.
+    """An HTML document.
 
     Args:
-        title: as text; it is escaped.
-        style: its style sheet.
-        body: its contents as HTML.
+        title: plain text, which is escaped here.
+        style: CSS.
+        body: HTML.
     """
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -28,18 +27,18 @@ def page(title: str, style: str, body: str) -> str:
 
 
 def picture(name: str, jpeg: Callable[[], bytes]) -> str:
-    """A picture with its file inside, or an empty place where it cannot be read.
+    """An `<img>` that embeds its file, or a placeholder where the file cannot be made.
 
     Args:
-        name: what it is called; it is escaped.
-        jpeg: gives the file; it may raise OSError or ValueError.
+        name: alternative text, which is escaped here.
+        jpeg: returns the contents of a JPEG file; it may raise OSError or ValueError.
     """
     try:
-        return f'<img alt="{text(name)}" src="{data_uri(jpeg())}">'
+        return f'<img alt="{text(name)}" src="data:image/jpeg;base64,{b64encode(jpeg()).decode()}">'
     except (OSError, ValueError):
         return '<div class="none">no picture</div>'
 
 
 def text(value: str) -> str:
-    """Text as HTML; half a surrogate pair becomes a question mark."""
+    """Plain text as HTML; lone surrogates become question marks."""
     return escape(value.encode("utf-8", "replace").decode())

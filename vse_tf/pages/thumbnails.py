@@ -1,8 +1,7 @@
-"""Small pictures of photos, for pages. Pillow only."""
+"""Small versions of images, for pages. Pillow only."""
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 
@@ -14,28 +13,26 @@ from vse_tf.preprocessing.image_headers import read_header
 from vse_tf.preprocessing.image_limits import MAX_BYTES, above_limit
 
 MAX_PIXELS = 100_000_000
-# Pillow knows forty more, some of which start other programs.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 
 def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> bytes:
-    """A photo made small, upright, on white, as JPEG.
+    """A small version of an image file, upright, on white, as JPEG.
 
     Args:
-        path: the photo.
-        side: the longer side in pixels; smaller photos keep their size.
-        max_pixels: photos whose header announces more are refused before they are decoded, as are those above the
+        path: the image file.
+        side: longer side in pixels; smaller images keep their size.
+        max_pixels: images whose header announces more are refused before they are decoded, as are those above the
             limits of `vse_tf.preprocessing.image_limits`.
 
     Returns:
-        The JPEG's bytes.
+        Contents of the JPEG file.
 
     Raises:
-        OSError: there is no such file, it is not a regular one, or it cannot be read.
-        ValueError: not a photo, too large a one, or a damaged one.
+        OSError: the file is missing, not a regular file, or cannot be read.
+        ValueError: not an image, one that is too large, or a damaged one.
 
     Example:
-        >>> len(thumbnail(Path("photo.jpg")))
+        >>> len(thumbnail(Path("dog.jpg")))
         11802
     """
     contents = read_regular(path, MAX_BYTES)
@@ -46,39 +43,34 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         with Image.open(io.BytesIO(contents[: header.end]), formats=[header.format]) as opened:
             # JPEGs can be decoded at an eighth of their size.
             opened.draft("RGB", (2 * side, 2 * side))
-            photo = ImageOps.exif_transpose(opened)
-            photo.thumbnail((side, side))
-            photo = photo.convert("RGBA")
+            small = ImageOps.exif_transpose(opened)
+            small.thumbnail((side, side))
+            small = small.convert("RGBA")
     except OSError:
         raise
-    except Exception as error:  # Pillow raises whatever a damaged file leads to
+    except Exception as error:  # on a damaged file Pillow may raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    sheet = Image.new("RGB", photo.size, "white")
-    sheet.paste(photo, mask=photo.getchannel("A"))
-    return _as_jpeg(sheet)
+    white = Image.new("RGB", small.size, "white")
+    white.paste(small, mask=small.getchannel("A"))
+    return _as_jpeg(white)
 
 
 def thumbnail_of_pixels(pixels: np.ndarray, side: int = 256) -> bytes:
-    """The same of an array.
+    """A small version of a decoded image, as JPEG.
 
     Args:
         pixels: uint8 `(h, w, 3)`.
-        side: the longer side in pixels; smaller pictures keep their size.
+        side: longer side in pixels; smaller images keep their size.
 
     Returns:
-        The JPEG's bytes.
+        Contents of the JPEG file.
     """
-    photo = Image.fromarray(pixels)
-    photo.thumbnail((side, side))
-    return _as_jpeg(photo)
+    small = Image.fromarray(pixels)
+    small.thumbnail((side, side))
+    return _as_jpeg(small)
 
 
-def data_uri(jpeg: bytes) -> str:
-    """A JPEG as an address that holds it."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-
-
-def _as_jpeg(photo: Image.Image) -> bytes:
+def _as_jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    photo.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

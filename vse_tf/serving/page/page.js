@@ -1,14 +1,14 @@
-// The search page. Words and photos become vectors by TensorFlow Serving's REST calls; the gallery's own routes find the
-// nearest items. Foreign text reaches the page as textContent only.
+// The search page. TensorFlow Serving's REST calls embed texts and images; the gallery's own routes find the nearest
+// items. Text from the index is only ever set as textContent.
 
 const COUNT = 48;
 const get = (id) => document.getElementById(id);
-const [form, words, photo, status, results, hint, drop] =
-  ["search", "words", "photo", "status", "results", "hint", "drop"].map(get);
+const [form, textInput, imageInput, status, results, hint, drop] =
+  ["search", "text", "image", "status", "results", "hint", "drop"].map(get);
 const [query, queryPicture, queryName] = ["query", "query-picture", "query-name"].map(get);
 
 let gallery = null;
-let asked = 0; // number of the newest question: answers to older ones are dropped
+let newest = 0; // number of the newest search: results of older ones are ignored
 
 function say(text, error = false) {
   status.textContent = text;
@@ -36,32 +36,32 @@ async function embed(model, instance) {
   return Array.isArray(row) ? row : row.embedding;
 }
 
-const nearest = (question) => call("gallery/nearest", { ...question, k: COUNT });
+const nearest = (body) => call("gallery/nearest", { ...body, k: COUNT });
 
-async function ask(title, find) {
-  const number = ++asked;
+async function search(title, find) {
+  const number = ++newest;
   results.setAttribute("aria-busy", "true");
   say("searching…");
   try {
     const started = performance.now();
     const answer = await find();
-    if (number !== asked) return;
+    if (number !== newest) return;
     show(answer.items);
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
     say(`${answer.items.length} of ${gallery.count.toLocaleString("en")} for ${title} (${seconds} s)`);
     document.title = `${title} – vse_tf search`;
   } catch (error) {
-    if (number === asked) say(error.message, true);
+    if (number === newest) say(error.message, true);
   } finally {
-    if (number === asked) results.setAttribute("aria-busy", "false");
+    if (number === newest) results.setAttribute("aria-busy", "false");
   }
 }
 
 function element(name, className, text) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const created = document.createElement(name);
+  if (className) created.className = className;
+  if (text !== undefined) created.textContent = text;
+  return created;
 }
 
 function picture(item) {
@@ -75,13 +75,13 @@ function picture(item) {
 
 function show(items) {
   hint.hidden = true;
-  results.replaceChildren(...items.map((item, place) => {
+  results.replaceChildren(...items.map((item, index) => {
     const button = element("button");
     button.type = "button";
-    button.title = "Search on from this";
+    button.title = "Search for similar items";
     if (gallery.kind === "images") button.append(picture(item));
     button.append(element("span", "name", item.caption ?? item.id));
-    button.append(element("span", "score", `${place + 1} · ${item.score.toFixed(3)}`));
+    button.append(element("span", "score", `${index + 1} · ${item.score.toFixed(3)}`));
     button.addEventListener("click", () => { location.hash = new URLSearchParams({ row: item.row }); });
     const entry = element("li");
     entry.append(button);
@@ -98,15 +98,15 @@ function showQuery(source, name) {
   queryName.textContent = name || "";
 }
 
-function searchWords(text) {
-  words.value = text;
+function searchText(text) {
+  textInput.value = text;
   showQuery();
-  ask(`“${text}”`, async () => nearest({ vector: await embed(gallery.models.text, text) }));
+  search(`“${text}”`, async () => nearest({ vector: await embed(gallery.models.text, text) }));
 }
 
 function searchRow(row) {
-  words.value = "";
-  ask(`item ${row}`, async () => {
+  textInput.value = "";
+  search(`item ${row}`, async () => {
     const answer = await nearest({ row });
     showQuery(gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", answer.query.caption ?? answer.query.id);
     return answer;
@@ -116,91 +116,93 @@ function searchRow(row) {
 async function base64(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   let text = "";
-  for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
+  for (let start = 0; start < bytes.length; start += 0x8000) {
+    text += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
+  }
   return btoa(text);
 }
 
-function searchPhoto(file) {
-  words.value = "";
+function searchImage(file) {
+  textInput.value = "";
   history.replaceState(null, "", location.pathname + location.search);
-  showQuery(URL.createObjectURL(file), file.name || "pasted photo");
-  ask(file.name || "the pasted photo", async () =>
+  showQuery(URL.createObjectURL(file), file.name || "pasted image");
+  search(file.name || "the pasted image", async () =>
     nearest({ vector: await embed(gallery.models.image, { b64: await base64(file) }) }));
 }
 
-// The address holds the question, so that back, forward and reload work.
+// The address contains the query, so that back, forward and reload work.
 function followAddress() {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  if (asked.get("q")) searchWords(asked.get("q"));
-  else if (/^\d+$/.test(asked.get("row") ?? "")) searchRow(Number(asked.get("row")));
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  if (parameters.get("q")) searchText(parameters.get("q"));
+  else if (/^\d+$/.test(parameters.get("row") ?? "")) searchRow(Number(parameters.get("row")));
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const text = words.value.trim();
+  const text = textInput.value.trim();
   if (!text) return;
   const address = `#${new URLSearchParams({ q: text })}`;
-  if (location.hash === address) searchWords(text); else location.hash = address;
+  if (location.hash === address) searchText(text); else location.hash = address;
 });
-photo.addEventListener("change", () => {
-  if (photo.files.length) searchPhoto(photo.files[0]);
-  photo.value = "";
+imageInput.addEventListener("change", () => {
+  if (imageInput.files.length) searchImage(imageInput.files[0]);
+  imageInput.value = "";
 });
 window.addEventListener("hashchange", followAddress);
 
-// Photos from outside: dropped or pasted.
+// Images that are dropped or pasted.
 const filesOf = (transfer) => [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-let inside = 0;
+let depth = 0; // of elements that a dragged file is over
 document.addEventListener("dragenter", (event) => {
   if (![...event.dataTransfer.types].includes("Files")) return;
-  inside += 1;
+  depth += 1;
   drop.hidden = false;
 });
 document.addEventListener("dragleave", () => {
-  inside = Math.max(0, inside - 1);
-  drop.hidden = inside === 0;
+  depth = Math.max(0, depth - 1);
+  drop.hidden = depth === 0;
 });
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  inside = 0;
+  depth = 0;
   drop.hidden = true;
   const [file] = filesOf(event.dataTransfer);
-  if (file) searchPhoto(file); else say("that is no photo", true);
+  if (file) searchImage(file); else say("this file is not an image", true);
 });
 document.addEventListener("paste", (event) => {
   const [file] = filesOf(event.clipboardData);
-  if (file) searchPhoto(file);
+  if (file) searchImage(file);
 });
 
-// The keyboard: "/" to the box, arrows between results.
+// Keyboard: "/" moves to the search box, arrow keys between results.
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "/" && document.activeElement !== words) {
+  if (event.key === "/" && document.activeElement !== textInput) {
     event.preventDefault();
-    words.focus();
-    words.select();
+    textInput.focus();
+    textInput.select();
     return;
   }
   const buttons = [...results.querySelectorAll("button")];
-  const at = buttons.indexOf(document.activeElement);
-  if (document.activeElement === words && event.key === "ArrowDown" && buttons.length) {
+  const current = buttons.indexOf(document.activeElement);
+  if (document.activeElement === textInput && event.key === "ArrowDown" && buttons.length) {
     event.preventDefault();
     buttons[0].focus();
     return;
   }
-  if (at < 0) return;
+  if (current < 0) return;
   const top = buttons[0].getBoundingClientRect().top;
   const columns = Math.max(1, buttons.filter((button) => button.getBoundingClientRect().top === top).length);
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
   if (step === undefined) return;
   event.preventDefault();
-  if (at + step < 0) words.focus(); else buttons[Math.min(at + step, buttons.length - 1)].focus();
+  if (current + step < 0) textInput.focus(); else buttons[Math.min(current + step, buttons.length - 1)].focus();
 });
 
 try {
   gallery = await call("gallery");
-  say(`${gallery.count.toLocaleString("en")} ${gallery.kind === "images" ? "photos" : "captions"}`);
+  say(`${gallery.count.toLocaleString("en")} ${gallery.kind}`);
   followAddress();
 } catch (error) {
   say(error.message, true);
