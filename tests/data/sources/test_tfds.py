@@ -271,7 +271,7 @@ def test_a_prepared_set_names_files_of_its_own(tmp_path, prepared, template):
 def test_a_split_is_no_path(tmp_path, prepared):
     path = prepared / "dataset_info.json"
     path.write_text(path.read_text().replace('"name": "train"', '"name": "../train"'))
-    with pytest.raises(UserError, match="no plain name"):
+    with pytest.raises(UserError, match="not a plain name"):
         load(tmp_path, str(tmp_path / "data"))
 
 
