@@ -75,7 +75,7 @@ def test_what_cannot_be_converted_is_one_line(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "export", fails)
     with pytest.raises(
-        UserError, match=r"image_tower cannot be converted: ValueError: no such operation; take"
+        UserError, match=r"image_tower cannot be converted: ValueError: no such operation; use"
     ) as found:
         portable.write_portable(tmp_path / "models", embedder, "litert", {})
     assert "\n" not in str(found.value)

@@ -32,7 +32,9 @@ def pretrained_tower(settings, trainable):
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
     backbone = PretrainedBackbone(pixels, x, name="backbone", trainable=trainable)
     image = keras.Input((16, 16, 3))
-    return keras.Model(image, build_head((4,), **head_options(settings.model))(backbone(image)), name="image_tower")
+    return keras.Model(
+        image, build_head((4,), settings.model.dim, **head_options(settings.model))(backbone(image)), name="image_tower"
+    )
 
 
 def dual_encoder(loss="convse", *, frozen=False, micro_batch=0, temperature=None, clip_norm=0.5, **changed):
