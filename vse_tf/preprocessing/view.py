@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -68,6 +70,9 @@ class ImageView:
 
     def of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Encoded bytes to float32 `(h, w, 3)` in 0..255; a seed `(2,)` asks for the training view."""
+        return self._of_file(contents, seed) if tf.executing_eagerly() else _traced(self)(contents, seed)
+
+    def _of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         if seed is not None and self.random_crop:
             return images.decode_random_view(contents, self.max_pixels, self.pixels, self.crop_scale, self.flip, seed)
         centre = images.decode_centre_view(contents, self.max_pixels, self.pixels, self.resize)
@@ -83,3 +88,9 @@ class ImageView:
         if seed is None or not self.flip:
             return image
         return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+@lru_cache(maxsize=32)
+def _traced(view: ImageView) -> Callable[..., tf.Tensor]:
+    """The graph of a view: tracing it takes seconds, and every pass over a split needs it."""
+    return tf.function(view._of_file, autograph=False)
