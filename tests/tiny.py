@@ -1,4 +1,4 @@
-"""The smallest run that goes through every room, for tests of the commands."""
+"""The smallest run that goes through every part, for tests of the commands."""
 
 from __future__ import annotations
 

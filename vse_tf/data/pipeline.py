@@ -222,7 +222,7 @@ def _load_arrays(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Ten
         return loaded
     training = seeds is not None and (view.random_crop or view.flip)
     # Older run folders have no `resize` where arrays of the encoder's size are not resized.
-    unchanged = shape[:2] == view.size and (view.resize is None or view.resize == max(view.pixels))
+    unchanged = shape[:2] == view.size and (not view.resize or view.resize == max(view.pixels))
     if unchanged and not training:
         return tf.cast(loaded, tf.float32)
     spec = tf.TensorSpec([*view.pixels, 3], tf.float32)

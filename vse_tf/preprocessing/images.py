@@ -154,24 +154,31 @@ def centre_view(image: tf.Tensor, size: Size, resize: int | None = None) -> tf.T
     Args:
         image: `(height, width, 3)` in 0..255, uint8 or float, any size and aspect.
         size: height and width of the view in pixels.
-        resize: the shorter side in pixels before the crop (default: `default_resize(size)`).
+        resize: the shorter side in pixels before the crop (default: `default_resize(size)`); 0 resizes to the smallest
+            image that covers `size`, so an image of that size is not changed.
 
     Returns:
         float32 `(*size, 3)` in 0..255.
 
     Raises:
-        UserError: `resize` is smaller than `size`.
+        UserError: `resize` is above 0 and smaller than `size`.
 
     Example:
         >>> centre_view(image, (224, 224)).shape
         TensorShape([224, 224, 3])
     """
     resize = default_resize(size) if resize is None else resize
-    if resize < max(size):
+    if 0 < resize < max(size):
         raise UserError(f"image.resize {resize} is smaller than image.size {max(size)}; give at least {max(size)}")
     image = tf.convert_to_tensor(image)
     source = tf.shape(image, tf.int64)[:2]
-    resized = resize * source // tf.reduce_min(source)
+    if resize:
+        resized = resize * source // tf.reduce_min(source)
+    else:
+        # The side that needs the larger factor gets exactly its size.
+        height, width = source[0], source[1]
+        tall = tf.stack([size[0], size[0] * width // height])
+        resized = tf.where(size[0] * width >= size[1] * height, tall, tf.stack([size[1] * height // width, size[1]]))
     spare = resized - tf.constant(size, tf.int64)
     # round(spare / 2), halves to even, in integers.
     start = spare // 2 + (spare % 2) * (spare // 2 % 2)

@@ -19,7 +19,8 @@ class ImageView:
 
     Args:
         size: height and width in pixels; None for features, which are not prepared.
-        resize: shorter side in pixels before the centre crop of evaluation.
+        resize: shorter side in pixels before the centre crop of evaluation; 0 resizes to the smallest image that covers
+            `size`.
         random_crop: training takes random crops.
         crop_scale: smallest and largest share of the image's area in a random crop.
         flip: training mirrors images at random.
@@ -47,12 +48,13 @@ class ImageView:
             image: settings of the tower.
             size: height and width that the encoder takes; None for features.
             max_pixels: `data.max_pixels`.
-            array_size: height and width of images that are arrays. Square ones of the encoder's size are not resized,
-                unless `image.resize` says so.
+            array_size: height and width of images that are arrays. Those of the encoder's size are not resized, unless
+                `image.resize` says so.
         """
         resize = image.resize
-        if resize is None and array_size is not None and array_size == size and array_size[0] == array_size[1]:
-            resize = array_size[0]
+        if resize is None and array_size is not None and array_size == size:
+            # For square ones the side itself, as in run folders of earlier versions.
+            resize = array_size[0] if array_size[0] == array_size[1] else 0
         return cls(size, resize, image.random_crop, image.crop_scale, image.flip, max_pixels)
 
     @classmethod
