@@ -18,7 +18,7 @@ from vse_tf import embed, search
 from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
 
-pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.lowest
 def test_the_index_contains_the_vectors_of_the_model(tiny_run, images, tmp_path, capsys):
     (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
     output = str(tmp_path / "index")
@@ -56,6 +57,7 @@ def test_the_index_contains_the_vectors_of_the_model(tiny_run, images, tmp_path,
         embed.main(["--run", str(tiny_run), "--images", str(images), "--output", output, "--on_bad", "fail"])
 
 
+@pytest.mark.lowest
 def test_exported_models_embed_as_their_run_does(tiny_run, tiny_models, images, tmp_path, capsys):
     (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
     (images / "text.jpg").write_text("not an image")

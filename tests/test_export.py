@@ -22,8 +22,6 @@ from vse_tf.artifacts import manifest
 from vse_tf.errors import UserError
 from vse_tf.exporting import golden_inputs
 
-pytestmark = pytest.mark.lowest
-
 MODELS = ("image_tower", "retrieval", "text_tower")
 
 
@@ -63,6 +61,7 @@ def folders(root):
     return sorted(str(path.relative_to(root)) for path in root.glob("*/*"))
 
 
+@pytest.mark.lowest
 def test_towers_and_gallery_are_version_folders_with_manifests(run, models):
     assert folders(models) == [f"{name}/1" for name in MODELS]
     for name in MODELS:
@@ -88,6 +87,7 @@ def test_towers_and_gallery_are_version_folders_with_manifests(run, models):
     }
 
 
+@pytest.mark.lowest
 def test_a_process_without_keras_and_this_package_gets_the_same_vectors(run, models, files, tmp_path):
     embedder = vse_tf.load(run)
     sentences = [*CAPTIONS, *golden_inputs.TEXTS]

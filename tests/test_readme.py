@@ -44,7 +44,7 @@ def place(tmp_path_factory):
         Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(folder / "photos" / f"{i}.jpg")
         lines += [f"{i}.jpg,{word} number {i}" for word in ("a photo", "the picture")]
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
-    for name in ("photo.jpg", "other.png"):
+    for name in ("beach.jpg", "other.png"):
         Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(folder / name)
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder

@@ -24,8 +24,6 @@ from vse_tf.evaluation.metrics import METRICS
 from vse_tf.exporting.towers import image_module
 from vse_tf.pages.pictures import TILE
 
-pytestmark = pytest.mark.lowest
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -34,6 +32,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.lowest
 def test_the_run_folder_holds_what_it_promises(run):
     there = {path.name for path in run.iterdir()}
     assert there >= {"config.yaml", "model.json", "tokenizer", "checkpoints", "logs", "metrics.jsonl", "results.json"}
@@ -57,6 +56,7 @@ def test_the_command_reports_table_folder_and_next_commands(run, capsys):
         assert expected in output
 
 
+@pytest.mark.lowest
 def test_evaluate_reproduces_the_best_row_in_a_new_process(run, tmp_path):
     output = tmp_path / "found.json"
     command = ["-m", "vse_tf.evaluate", "--run", str(run), "--split", "val", "--output", str(output)]
@@ -87,6 +87,7 @@ def test_a_mistake_in_evaluate_is_one_line(run, argv, named):
         evaluate.main(["--run", str(run), *argv])
 
 
+@pytest.mark.lowest
 def test_tensorboard_has_scalars_pictures_and_hyper_parameters(run):
     tags, images = set(), {}
     for file in (run / "logs").glob("events.*"):
@@ -109,6 +110,7 @@ def test_tensorboard_has_scalars_pictures_and_hyper_parameters(run):
     assert len(images) == 2
 
 
+@pytest.mark.lowest
 def test_the_projector_holds_images_and_their_first_captions(run, tmp_path):
     folder = run / "logs" / "projector"
     config = text_format.Parse((run / "logs" / "projector_config.pbtxt").read_text(), ProjectorConfig())
@@ -152,6 +154,7 @@ def test_load_encodes_images_and_texts(run, tmp_path):
         model.encode_texts("one string")
 
 
+@pytest.mark.lowest
 def test_paths_arrays_and_exports_give_an_image_one_vector(run, tmp_path):
     model = load(run)
     val = read(model.settings.data).split("val")
@@ -199,6 +202,7 @@ def test_same_seed_same_weights_when_deterministic(tmp_path):
     assert rows_of(tmp_path / "c") != rows_of(tmp_path / "a")
 
 
+@pytest.mark.lowest
 def test_two_replicas_train_through_the_command(tmp_path):
     # 2 of the logical CPU devices that the test run has
     train.main(arguments(tmp_path / "two", distribution__strategy="mirrored", distribution__virtual_cpus=2))
@@ -208,6 +212,7 @@ def test_two_replicas_train_through_the_command(tmp_path):
         assert two["metrics"].keys() == one["metrics"].keys()
 
 
+@pytest.mark.lowest
 def test_more_epochs_continue_a_finished_run(tmp_path):
     folder = tmp_path / "run"
     train.main(arguments(folder, train__schedule="constant", train__epochs=1))
@@ -285,6 +290,7 @@ def test_fewer_pairs_than_a_batch_is_one_line(tmp_path):
         train.main(arguments(tmp_path / "run", train__batch_size=128))
 
 
+@pytest.mark.lowest
 def test_init_from_takes_the_weights_over(tmp_path, capsys):
     train.main(arguments(tmp_path / "base"))
     train.main(
