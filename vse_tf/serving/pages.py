@@ -90,7 +90,7 @@ class GalleryRoute:
         image_model: name of the served model that embeds images.
 
     Example:
-        >>> make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
+        make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
     """
 
     def __init__(self, index: Index, text_model: str = "text_tower", image_model: str = "image_tower") -> None:
