@@ -190,7 +190,7 @@ def _shortened(caption: str) -> str:
     return caption if len(caption) <= CAPTION_CHARACTERS else f"{caption[:CAPTION_CHARACTERS]}…"
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def _json(value: object, status: int = 200) -> Response:
     return Response(json.dumps(value), status, content_type="application/json", headers=_HEADERS)
 
 
