@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "tensorflow_text", "tensorboard", "apache_beam"}
 
@@ -12,6 +14,18 @@ def pytest_ignore_collect(collection_path):
     """Leave out the package's modules that import TensorFlow, directly or through others."""
     package = ROOT / "vse_tf"
     return (package in collection_path.parents and collection_path.suffix == ".py" and heavy(collection_path)) or None
+
+
+@pytest.fixture(autouse=True)
+def nothing_written(request, tmp_path_factory, monkeypatch):
+    """An example writes nothing into the current directory, where a reader may try it."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        yield
+        return
+    folder = tmp_path_factory.mktemp("example")
+    monkeypatch.chdir(folder)
+    yield
+    assert not list(folder.iterdir()), "the example writes into the current directory"
 
 
 @cache

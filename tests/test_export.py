@@ -88,7 +88,7 @@ def test_towers_and_gallery_are_version_folders_with_manifests(run, models):
 
 
 @pytest.mark.lowest
-def test_a_process_without_keras_and_this_package_gets_the_same_vectors(run, models, files, tmp_path):
+def test_a_process_without_this_package_gets_the_same_vectors(run, models, files, tmp_path):
     embedder = vse_tf.load(run)
     sentences = [*CAPTIONS, *golden_inputs.TEXTS]
     pixels = golden_inputs.pixel_arrays()

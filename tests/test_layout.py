@@ -94,3 +94,9 @@ def test_where_is_what_names_files_that_are_there():
     assert not [name for name in named if not (ROOT / name).exists() and not (ROOT.parent / name).exists()]
     walk = set(re.findall(r"`([a-z_/]+\.py)`", text.partition("## An image")[2]))
     assert 15 < len(walk) <= 25
+
+
+def test_names_of_tests_are_short():
+    trees = (ast.parse(path.read_text()) for path in Path(__file__).parent.rglob("test_*.py"))
+    names = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert not [name for name in names if name.startswith("test_") and len(name) > 60]

@@ -80,8 +80,8 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
         UserError: the folder holds no run, or no checkpoint yet.
 
     Example:
-        >>> model = vse_tf.load("runs/shapes-convse-0")
-        >>> scores = model.encode_texts(["a red circle left of a blue star"]) @ model.encode_images(["scene.png"]).T
+        model = vse_tf.load("runs/shapes-convse-0")
+        scores = model.encode_texts(["a red circle left of a blue star"]) @ model.encode_images(["scene.png"]).T
     """
     from vse_tf.embedder import load as load_embedder  # noqa: PLC0415
 

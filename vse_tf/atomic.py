@@ -44,8 +44,12 @@ def atomic_folder(path: Path, advice: str) -> Iterator[Path]:
         UserError: it cannot be written.
 
     Example:
-        >>> with atomic_folder(Path("runs/a/tokenizer"), "free some space and repeat") as folder:
-        ...     tokenizer.save(folder)
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as run:
+        ...     with atomic_folder(Path(run, "tokenizer"), "free some space and repeat") as folder:
+        ...         _ = (folder / "vocabulary.txt").write_text("dog")
+        ...     Path(run, "tokenizer", "vocabulary.txt").read_text()
+        'dog'
     """
     temporary = path.with_name(f".{path.name}.writing")
     with file_errors(path, "written", advice):
@@ -86,8 +90,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         OSError: it cannot be written; the old file stays.
 
     Example:
-        >>> with atomic_file(Path("results.json")) as file:
-        ...     file.write(b"{}")
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as run:
+        ...     with atomic_file(Path(run, "results.json")) as file:
+        ...         _ = file.write(b"{}")
+        ...     Path(run, "results.json").read_bytes()
+        b'{}'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, glob.escape(path.name))

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vse_tf.errors import UserError
 from vse_tf.help_text import help_text
 from vse_tf.removed_settings import refuse_removed
-from vse_tf.setting_types import types_of
+from vse_tf.setting_types import Section, types_of
 
 
 class CommandParser(ArgumentParser):
@@ -26,7 +26,7 @@ class CommandParser(ArgumentParser):
     """
 
     def __init__(
-        self, *, examples: Iterable[str] = (), usual: Iterable[str] = (), settings: Any = None, **kwargs: Any
+        self, *, examples: Iterable[str] = (), usual: Iterable[str] = (), settings: Section | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.examples, self.usual, self.settings = tuple(examples), tuple(usual), settings

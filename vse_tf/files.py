@@ -41,8 +41,9 @@ def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReade
             than `limit`; `strerror` says which.
 
     Example:
-        >>> with open_regular("captions.csv") as file:
-        ...     start = file.read(100)
+        >>> open_regular("/dev/zero")
+        Traceback (most recent call last):
+        OSError: [Errno 22] not a regular file but a device: '/dev/zero'
     """
     try:
         # Non-blocking: opening a pipe would otherwise wait for a writer.
@@ -73,8 +74,11 @@ def read_regular(path: str | Path, limit: int | None = None) -> bytes:
         OSError: as `open_regular`.
 
     Example:
-        >>> read_regular("image.jpg", limit=2**30)[:2]
-        b'\\xff\\xd8'
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_text("a dog")
+        ...     read_regular(file.name, limit=2**30)
+        b'a dog'
     """
     with open_regular(path, limit) as file:
         return file.read() if limit is None else file.read(limit)
@@ -92,7 +96,10 @@ def read_json(path: str | Path, limit: int = DESCRIPTION_BYTES) -> Any:
         ValueError: not UTF-8, not JSON, or nested too deeply.
 
     Example:
-        >>> read_json("images.index/manifest.json")["dim"]
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_text('{"dim": 128}')
+        ...     read_json(file.name)["dim"]
         128
     """
     try:
@@ -108,8 +115,9 @@ def load_json(path: str | Path) -> Any:
         UserError: it cannot be read.
 
     Example:
-        >>> load_json("runs/shapes-convse-0/results.json")["finished"]
-        True
+        >>> load_json("/dev/null")
+        Traceback (most recent call last):
+        vse_tf.errors.UserError: /dev/null: cannot be read: not a regular file but a device
     """
     try:
         return read_json(path)
@@ -153,8 +161,12 @@ def open_array(path: str | Path) -> np.ndarray:
             announces.
 
     Example:
-        >>> open_array("features/train_ims.npy").shape
-        (6000, 36, 2048)
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> with TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/train_ims.npy", np.zeros([6, 36, 4]))
+        ...     open_array(f"{folder}/train_ims.npy").shape
+        (6, 36, 4)
     """
     import numpy as np  # noqa: PLC0415 (a wrong option answers without it)
 
@@ -191,8 +203,10 @@ def sha256_of(path: str | Path) -> str:
         OSError: as `open_regular`.
 
     Example:
-        >>> sha256_of("images.index/items.jsonl")[:8]
-        '655dd6ee'
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     sha256_of(file.name)[:8]
+        'e3b0c442'
     """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -216,8 +230,10 @@ def file_errors(path: str | Path, doing: str = "read", advice: str = "") -> Iter
         UserError: the block raised an `OSError`.
 
     Example:
-        >>> with file_errors("notes.txt"):
-        ...     text = read_regular("notes.txt")
+        >>> with file_errors("/missing.txt"):
+        ...     text = read_regular("/missing.txt")
+        Traceback (most recent call last):
+        vse_tf.errors.UserError: /missing.txt: cannot be read: No such file or directory
     """
     try:
         yield

@@ -136,5 +136,5 @@ class _Formatter(HelpFormatter):
         return (text + (f" ({'; '.join(facts)})" if facts else "")).replace("%", "%%")
 
 
-def _in_yaml(value: Any) -> str:
+def _in_yaml(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

@@ -33,9 +33,16 @@ class ProcessLock:
         path: the lock file, in a folder that exists; it is made if it is missing.
 
     Example:
-        >>> lock = ProcessLock(Path("runs/a/.lock"))
-        >>> lock.acquire()
-        >>> lock.release()
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as run:
+        ...     first, second = ProcessLock(Path(run, ".lock")), ProcessLock(Path(run, ".lock"))
+        ...     first.acquire()
+        ...     try:
+        ...         second.acquire()
+        ...     except BusyError as busy:
+        ...         print(busy)
+        ...     first.release()
+        another process (...)
     """
 
     def __init__(self, path: Path) -> None:

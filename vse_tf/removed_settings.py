@@ -22,7 +22,7 @@ class RemovedSetting:
         replacement: what to do instead, for the message.
     """
 
-    default: Any
+    default: object
     replacement: str
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, TypeGuard, TypeVar, get_args, get_type_hints
 
 from vse_tf.errors import UserError
 
@@ -22,6 +22,12 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Of one name between two slashes, in bytes; Linux, macOS and Windows agree.
 _NAME_BYTES, _PATH_BYTES = 255, 4095
 T = TypeVar("T")
+
+
+class Section(Protocol):
+    """A dataclass of settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 class OnResume(Enum):
@@ -64,7 +70,7 @@ class Range:
     def __repr__(self) -> str:
         return f"{'above' if self.above else 'from'} {self.low} to {'below ' if self.below else ''}{self.high}"
 
-    def problem(self, value: Any) -> str:
+    def problem(self, value: object) -> str:
         """Why a value is refused; empty where it is not. Other types than numbers are somebody else's matter."""
         if not isinstance(value, (int, float)) or isinstance(value, bool) or value in self:
             return ""
@@ -86,7 +92,7 @@ class PathText:
     names: tuple[str, ...] = ()
     output: bool = False
 
-    def problem(self, value: Any) -> str:
+    def problem(self, value: object) -> str:
         """Why a value is refused; empty where it is not."""
         if not isinstance(value, str):
             return ""
@@ -134,7 +140,7 @@ Weights = Annotated[str, PathText(names=("imagenet", "none"))]
 Paths = list[LocalPath] | LocalPath | None
 
 
-def check_values(section: Any, prefix: str = "") -> None:
+def check_values(section: Section, prefix: str = "") -> None:
     """Refuse values that the types of a settings dataclass rule out, nested sections included.
 
     Args:
@@ -179,7 +185,7 @@ def absolute_paths(section: T) -> T:
     return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 
-def keys_marked(section: Any, mark: OnResume) -> frozenset[str]:
+def keys_marked(section: Section, mark: OnResume) -> frozenset[str]:
     """Keys of the settings whose type has a mark.
 
     Args:
@@ -194,7 +200,7 @@ def keys_marked(section: Any, mark: OnResume) -> frozenset[str]:
     return frozenset(key for key, _, marks in _fields(section) if mark in marks)
 
 
-def types_of(section: Any) -> dict[str, Any]:
+def types_of(section: Section) -> dict[str, Any]:
     """The type of every setting, with its marks, by key.
 
     Args:
@@ -203,20 +209,24 @@ def types_of(section: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in get_type_hints(type(section), include_extras=True).items():
         value = getattr(section, name)
-        nested = types_of(value) if dataclasses.is_dataclass(value) else None
+        nested = types_of(value) if _is_section(value) else None
         found |= {name: kind} if nested is None else {f"{name}.{key}": each for key, each in nested.items()}
     return found
 
 
-def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, set[Range | PathText | OnResume]]]:
+def _fields(section: Section, prefix: str = "") -> Iterator[tuple[str, object, set[Range | PathText | OnResume]]]:
     """Key, value and marks of every setting."""
     types = get_type_hints(type(section), include_extras=True)
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
+        if _is_section(value):
             yield from _fields(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", value, set(_marks(types[field.name]))
+
+
+def _is_section(value: object) -> TypeGuard[Section]:
+    return dataclasses.is_dataclass(value)
 
 
 def _marks(kind: Any) -> Iterator[Range | PathText | OnResume]:
@@ -225,7 +235,7 @@ def _marks(kind: Any) -> Iterator[Range | PathText | OnResume]:
         yield from _marks(part)
 
 
-def _items(value: Any) -> Iterator[Any]:
+def _items(value: object) -> Iterator[object]:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

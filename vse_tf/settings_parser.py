@@ -22,7 +22,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import read_regular, reason_of
 from vse_tf.losses.registry import LOSSES
 from vse_tf.removed_settings import refuse_removed, split_removed
-from vse_tf.setting_types import check_values
+from vse_tf.setting_types import Section, check_values
 
 # Far above any settings, and read within a second or two.
 YAML_BYTES, YAML_VALUES, YAML_DEPTH = 64 * 2**10, 20_000, 100
@@ -271,7 +271,7 @@ def _settings(parser: ArgumentParser, parsed: Namespace) -> Settings:
     return Settings(**{f.name: built[f.name] for f in dataclasses.fields(Settings)})
 
 
-def flat(settings: Any) -> dict[str, Any]:
+def flat(settings: Section) -> dict[str, Any]:
     """All settings as one dictionary with keys such as `train.epochs`."""
     return dict(_leaves(to_dict(settings)))
 

@@ -273,7 +273,7 @@ def test_nobody_listens(monkeypatch):
     assert len(pauses) == 2
 
 
-def test_one_connection_serves_many_requests_and_is_opened_anew_when_the_server_closed_it():
+def test_one_connection_serves_until_the_server_closes_it():
     connections = set()
     with Faulty(GOOD, GOOD, "close", GOOD) as faulty:
         answer = faulty.answer

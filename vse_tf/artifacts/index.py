@@ -113,9 +113,15 @@ class Index:
         provenance: versions and settings of the writer.
 
     Example:
-        >>> index = Index.open("images.index")
-        >>> index.count, index.dim, index.item(0).id
-        (8091, 1024, '1000268201_693b08cb0e.jpg')
+        >>> from tempfile import TemporaryDirectory
+        >>> from vse_tf.artifacts.index_writer import IndexWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     writer = IndexWriter(folder, "captions", dim=2)
+        ...     items = [Item("1", caption="a dog"), Item("2", caption="a cat")]
+        ...     _ = writer.commit([writer.write(np.eye(2))], items, model={})
+        ...     index = Index.open(folder)
+        ...     index.count, index.dim, index.item(0).caption
+        (2, 2, 'a dog')
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], root: str | Path | None = None) -> None:

@@ -32,8 +32,12 @@ class IndexWriter:
         UserError: the folder cannot be made.
 
     Example:
-        >>> writer = IndexWriter("images.index", "images", dim=2)
-        >>> writer.commit([writer.write(np.float32([[1, 0]]))], [Item("a.jpg", path="a.jpg")], model={}, root="images")
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     writer = IndexWriter(folder, "images", dim=2)
+        ...     shard = writer.write(np.float32([[1, 0]]))
+        ...     writer.commit([shard], [Item("a.jpg", path="a.jpg")], model={}, root="images").count
+        1
     """
 
     def __init__(self, folder: str | Path, kind: Kind, dim: int) -> None:

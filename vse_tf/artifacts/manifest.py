@@ -39,7 +39,10 @@ def read(folder: str | Path) -> dict[str, Any]:
         UserError: there is none, it cannot be read, or a newer version wrote it.
 
     Example:
-        >>> read("models/text_tower/1")["dim"]
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write(Path(folder), {"dim": 1024})
+        ...     read(folder)["dim"]
         1024
     """
     path = Path(folder) / MANIFEST
@@ -71,8 +74,12 @@ def verify(folder: str | Path) -> dict[str, Any]:
         UserError: there is no manifest, or a file is missing, damaged or not part of the export.
 
     Example:
-        >>> verify("models/text_tower/1")["signatures"].keys()
-        dict_keys(['serving_default'])
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "vocabulary.txt").write_text("dog")
+        ...     write(Path(folder), {"dim": 1024})
+        ...     list(verify(folder)["files"])
+        ['vocabulary.txt']
     """
     folder = Path(folder)
     manifest = read(folder)

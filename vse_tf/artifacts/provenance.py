@@ -55,8 +55,7 @@ def provenance_of_run(run: RunFolder, checkpoint: str) -> dict[str, Any]:
         UserError: no such run or checkpoint.
 
     Example:
-        >>> provenance_of_run(RunFolder("runs/shapes-convse-0"), "best")["checkpoint"]["epoch"]
-        18
+        provenance_of_run(RunFolder("runs/shapes-convse-0"), "best")["checkpoint"]["epoch"]  # 18
     """
     settings = to_dict(run.settings())
     found = required_checkpoint(run.checkpoints, checkpoint)

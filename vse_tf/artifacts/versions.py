@@ -35,11 +35,12 @@ class Release:
         UserError: the folder cannot be written.
 
     Example:
-        >>> with Release(Path("models"), ["image_tower", "text_tower"]) as release:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as models, Release(Path(models), ["image_tower", "text_tower"]) as release:
         ...     for name in release.names:
-        ...         tf.saved_model.save(modules[name], str(release.folder(name)))
+        ...         _ = (release.folder(name) / "saved_model.pb").write_bytes(b"")
         ...     release.publish()
-        [PosixPath('models/image_tower/1'), PosixPath('models/text_tower/1')]
+        [PosixPath('/.../image_tower/1'), PosixPath('/.../text_tower/1')]
     """
 
     def __init__(self, root: Path, names: list[str]) -> None:
@@ -112,8 +113,12 @@ def versions(model: Path) -> list[int]:
     """The versions of a model that a server sees, in increasing order.
 
     Example:
-        >>> versions(Path("models/image_tower"))
-        [1, 2]
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as model:
+        ...     for name in ("10", "2", "notes"):
+        ...         Path(model, name).mkdir()
+        ...     versions(Path(model))
+        [2, 10]
     """
     if not model.is_dir():
         return []

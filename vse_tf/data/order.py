@@ -31,9 +31,9 @@ class Order:
         UserError: an epoch has fewer pairs than a batch.
 
     Example:
-        >>> order = Order(split.records, batch_size=128, epoch_over="captions", seed=0)
-        >>> order.epoch(0).shape
-        (234, 128, 4)
+        >>> records = [Record(f"{row}.jpg", ("a cat", "a pet"), "train", row) for row in range(6)]
+        >>> Order(records, batch_size=4, epoch_over="captions", seed=0).epoch(0).shape
+        (3, 4, 4)
     """
 
     def __init__(

@@ -87,8 +87,11 @@ def verify(
         The reason, one line, for each file that cannot be used.
 
     Example:
-        >>> verify(["a.jpg", "notes.jpg"], "headers", 10**8, Path("cache"))
-        {'notes.jpg': 'not a JPEG, PNG, GIF, BMP or WebP image'}
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "notes.jpg").write_text("buy a dog")
+        ...     verify([f"{folder}/notes.jpg"], "headers", 10**8, Path(folder, "cache"))
+        {'/.../notes.jpg': 'not a JPEG, PNG, GIF, BMP or WebP image'}
     """
     if how == "none" or not paths:
         return {}

@@ -38,9 +38,9 @@ class EccvBenchmark:
         UserError: the package is not installed.
 
     Example:
-        >>> benchmark = EccvBenchmark()
-        >>> benchmark.check(split)
-        >>> benchmark.measure(split, embedder.encode_split(split, bad))["eccv_i2t_map_at_r"]
+        benchmark = EccvBenchmark()
+        benchmark.check(split)
+        benchmark.measure(split, embedder.encode_split(split, bad))["eccv_i2t_map_at_r"]
     """
 
     def __init__(self) -> None:

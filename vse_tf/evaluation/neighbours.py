@@ -60,10 +60,11 @@ class Nearest:
         ValueError: `query` has another shape, or `k` is negative.
 
     Example:
-        >>> found = Nearest(query, k=10)
-        >>> for shard in shards:
+        >>> found = Nearest(np.float32([[1, 0]]), k=2)
+        >>> for shard in (np.float32([[0, 1], [1, 0]]), np.float32([[0.5, 0]])):
         ...     found.add(shard)
-        >>> rows, scores = found.result()
+        >>> found.result()
+        (array([[1, 2]]), array([[1. , 0.5]], dtype=float32))
     """
 
     def __init__(self, query: ArrayLike, k: int, block_bytes: int = BLOCK_BYTES) -> None:

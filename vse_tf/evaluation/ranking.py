@@ -78,7 +78,7 @@ def ranks(image: ArrayLike, text: ArrayLike, image_id: ArrayLike, block_bytes: i
     Example:
         >>> image = np.eye(3, dtype="float32")
         >>> ranks(image, image[[0, 2, 1]], [0, 2, 2])
-        Ranks(i2t=array([0, -1, 0]), t2i=array([0, 0, 2]))
+        Ranks(i2t=array([ 0, -1,  0]), t2i=array([0, 0, 2]))
     """
     image, text = as_embeddings(image, "image"), as_embeddings(text, "text")
     rows = _checked_rows(image, text, image_id)

@@ -26,10 +26,10 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
         ASCII lines for a fixed-width terminal, without a line break at the end.
 
     Example:
-        >>> print(table({"test": metrics}))
+        >>> print(table({"test": {"i2t_r1": 95.8, "i2t_medr": 1.0, "t2i_r1": 96.1, "t2i_medr": 1.0, "rsum": 591.4}}))
                       image to text        |       text to image        |
         gallery    R@1   R@5  R@10    medr |    R@1   R@5  R@10    medr |   rsum
-        test      95.8  99.8 100.0     1.0 |   96.1  99.7 100.0     1.0 |  591.4
+        test      95.8     -     -     1.0 |   96.1     -     -     1.0 |  591.4
     """
     names = [_ascii(name) for name in rows]
     first = max([len("gallery"), *map(len, names)])
@@ -57,11 +57,11 @@ def benchmarks_table(metrics: Mapping[str, float]) -> str:
         ASCII lines for a fixed-width terminal, without a line break at the end.
 
     Example:
-        >>> print(benchmarks_table(metrics))
+        >>> print(benchmarks_table({"eccv_i2t_map_at_r": 24.0, "eccv_t2i_map_at_r": 32.0, "cxc_i2t_r1": 58.0}))
                           image to text          |         text to image
         benchmark  mAP@R   R-P   R@1   R@5  R@10 |  mAP@R   R-P   R@1   R@5  R@10
-        ECCV        24.0  33.8  71.3     -     - |   32.0  41.8  73.0     -     -
-        CxC            -     -  58.0  81.4  88.6 |      -     -  38.3  63.9  74.3
+        ECCV        24.0     -     -     -     - |   32.0     -     -     -     -
+        CxC            -     -  58.0     -     - |      -     -     -     -     -
     """
     first = len("benchmark")
     block = "".join(title.rjust(width) for _, title, width in _BENCHMARK_COLUMNS)

@@ -41,8 +41,11 @@ def read_batching(path: str | Path) -> bytes:
         UserError: it cannot be read, or the server would refuse it.
 
     Example:
-        >>> read_batching("export/batching_params.pbtxt")[:2]
-        b'# '
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_text("max_batch_size { value: 64 }")
+        ...     read_batching(file.name)
+        b'max_batch_size { value: 64 }'
     """
     with file_errors(f"--batching: {path}"):
         contents = read_regular(path, _LIMIT)
@@ -60,8 +63,13 @@ def batching_of_newest(model: Path) -> Path | None:
         model: the model's folder, which holds its versions.
 
     Example:
-        >>> batching_of_newest(Path("models/text_tower"))
-        PosixPath('models/text_tower/3/batching_params.pbtxt')
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as model:
+        ...     for version in ("9", "10"):
+        ...         Path(model, version).mkdir()
+        ...         Path(model, version, "batching_params.pbtxt").touch()
+        ...     batching_of_newest(Path(model))
+        PosixPath('/.../10/batching_params.pbtxt')
     """
     path = model / str(max(versions(model), default=0)) / FILE_NAME
     return path if path.is_file() else None

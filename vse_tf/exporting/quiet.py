@@ -14,7 +14,7 @@ def quiet() -> Iterator[None]:
 
     Example:
         >>> with quiet():
-        ...     tf.saved_model.load(folder)
+        ...     warnings.warn("this is not printed")
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

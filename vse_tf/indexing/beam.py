@@ -35,7 +35,7 @@ def beam_runner(name: str, options: str = "") -> Runner:
         UserError: Beam is not installed, or has no such runner.
 
     Example:
-        >>> embed(image_items("holiday"), model, "holiday.index", runner=beam_runner("DirectRunner"))
+        embed(image_items("holiday"), model, "holiday.index", runner=beam_runner("DirectRunner"))
     """
     beam = _beam()
     from apache_beam.options.pipeline_options import PipelineOptions  # noqa: PLC0415

@@ -196,8 +196,7 @@ def embed(
             be written.
 
     Example:
-        >>> embed(image_items("holiday"), RunModel("runs/shapes-convse-0"), "holiday.index").index.count
-        8091
+        embed(image_items("holiday"), RunModel("runs/shapes-convse-0"), "holiday.index").index.count  # 8091
     """
     folder = Path(folder)
     _check_output(folder)

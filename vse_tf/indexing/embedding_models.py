@@ -51,8 +51,7 @@ class RunModel:
         UserError: there is no such run.
 
     Example:
-        >>> RunModel("runs/shapes-convse-0").encode_texts(["a red circle"]).shape
-        (1, 128)
+        RunModel("runs/shapes-convse-0").encode_texts(["a red circle"]).shape  # (1, 128)
     """
 
     def __init__(self, run: str | Path, checkpoint: str = "best", batch_size: int | None = None) -> None:
@@ -104,8 +103,7 @@ class ExportedModel:
         UserError: a tower is missing, or the towers are of different runs.
 
     Example:
-        >>> ExportedModel("models").encode_texts(["a red circle"]).shape
-        (1, 128)
+        ExportedModel("models").encode_texts(["a red circle"]).shape  # (1, 128)
     """
 
     def __init__(self, models: str | Path, batch_size: int | None = None) -> None:

@@ -53,8 +53,8 @@ class FaissSearch:
         faiss_index: FAISS's index, inner product, rows in the index's order.
 
     Example:
-        >>> search = FaissSearch.of(index, "hnsw")
-        >>> rows, scores = search(query, k=10)
+        search = FaissSearch.of(index, "hnsw")
+        rows, scores = search(query, k=10)
     """
 
     def __init__(self, index: Index, faiss_index: FaissIndex) -> None:

@@ -72,7 +72,12 @@ def image_items(source: str | Path) -> Items:
         UserError: there is no such folder or list.
 
     Example:
-        >>> [item.id for item in image_items("holiday")]
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as holiday:
+        ...     Path(holiday, "2014").mkdir()
+        ...     for name in ("beach.png", "2014/cat.jpg", "notes.txt"):
+        ...         Path(holiday, name).touch()
+        ...     [item.id for item in image_items(holiday)]
         ['2014/cat.jpg', 'beach.png']
     """
     path = Path(source)
@@ -93,8 +98,11 @@ def caption_items(source: str | Path) -> Items:
         UserError: it cannot be read.
 
     Example:
-        >>> next(iter(caption_items("captions.txt")))
-        Item(id='1', path=None, caption='two dogs in the snow', size=None, mtime_ns=None)
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_text("two dogs in the snow")
+        ...     list(caption_items(file.name))
+        [Item(id='1', path=None, caption='two dogs in the snow', size=None, mtime_ns=None)]
     """
     return Items("captions", _readable(Path(source), "captions"), None)
 

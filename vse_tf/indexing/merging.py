@@ -31,8 +31,13 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         UserError: a folder is not an index, the models or kinds differ, or the output is not empty.
 
     Example:
-        >>> merge(["2014.index", "2015.index"], "all.index").count
-        16182
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for year in ("2014", "2015"):
+        ...         writer = IndexWriter(f"{folder}/{year}", "captions", dim=2)
+        ...         _ = writer.commit([writer.write([[0, 1]])], [Item("1", caption="a dog")], model={})
+        ...     merge([f"{folder}/2014", f"{folder}/2015"], f"{folder}/all").count
+        2
     """
     if not folders:
         raise UserError("--merge: name the indexes to merge")

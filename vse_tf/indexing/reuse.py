@@ -31,9 +31,12 @@ class ReuseTable:
         UserError: the table cannot be written.
 
     Example:
-        >>> reuse = ReuseTable(Path("table.sqlite"))
-        >>> reuse.add(0, [Item("a.jpg", path="a.jpg", size=7, mtime_ns=1)])
-        >>> reuse.location(Item("a.jpg", path="a.jpg", size=7, mtime_ns=1))
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     reuse = ReuseTable(Path(folder, "reuse.sqlite"))
+        ...     reuse.add(0, [Item("a.jpg", path="a.jpg", size=7, mtime_ns=1)])
+        ...     reuse.location(Item("a.jpg", path="a.jpg", size=7, mtime_ns=1))
+        ...     reuse.close()
         0
     """
 

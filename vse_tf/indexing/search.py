@@ -66,7 +66,14 @@ class ExactSearch:
         block_bytes: see `vse_tf.evaluation.neighbours.nearest`.
 
     Example:
-        >>> rows, scores = ExactSearch(index)(model.encode_texts(["two dogs in the snow"]), k=10)
+        >>> from tempfile import TemporaryDirectory
+        >>> from vse_tf.artifacts.index_writer import IndexWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     writer = IndexWriter(folder, "captions", dim=2)
+        ...     items = [Item("1", caption="a dog"), Item("2", caption="a cat")]
+        ...     index = writer.commit([writer.write(np.eye(2))], items, model={})
+        ...     ExactSearch(index)(np.float32([[0.6, 0.8]]), k=1)
+        (array([[1]]), array([[0.8]], dtype=float32))
     """
 
     def __init__(self, index: Index, block_bytes: int = BLOCK_BYTES) -> None:
@@ -138,9 +145,10 @@ def hits_table(hits: Sequence[Hit]) -> str:
         Lines without a line break at the end; control characters are replaced by `?`.
 
     Example:
-        >>> print(hits_table(hits))
-          1  0.412  dogs/17.jpg
-          2  0.398  winter/3.jpg
+        >>> dog, cat = Item("18", caption="a dog"), Item("4", caption="a cat")
+        >>> print(hits_table([Hit(1, 17, 0.4123, dog), Hit(2, 3, 0.398, cat)]))
+          1  0.412  a dog
+          2  0.398  a cat
     """
     lines = []
     for hit in hits:

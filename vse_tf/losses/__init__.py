@@ -61,7 +61,8 @@ def import_losses() -> dict[str, type[PairLoss]]:
         The classes by the names of `LOSSES`.
 
     Example:
-        >>> import_losses()["convse++"](margin=0.2)
+        >>> import_losses()["convse++"](margin=0.2).margin
+        0.2
     """
     return {name: __getattr__(entry.class_name) for name, entry in LOSSES.items()}
 
@@ -84,7 +85,8 @@ def build(name: str, **settings: Any) -> PairLoss:
         ValueError: an argument is out of range.
 
     Example:
-        >>> build("convse++", temperature=0.1, margin=0.2, mask_same_image=True)
+        >>> build("convse++", temperature=0.1, margin=0.2, mask_same_image=True).temperature
+        0.1
     """
     if name not in LOSSES:
         raise UserError(f"loss.name: there is no loss {name!r}; choose one of {', '.join(LOSSES)}")

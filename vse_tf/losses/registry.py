@@ -21,6 +21,10 @@ class LossEntry:
             the model where `loss.learn_temperature` is true; `learned`: a weight unless that is false.
         settings: fields of `LossSettings` of its own. The temperature, the margin and the mask are common to all: each
             loss takes those that its constructor has.
+
+    Example:
+        >>> LOSSES["convse++"].class_name, LOSSES["convse++"].temperature
+        ('ConVSEPlusPlus', 'fixed')
     """
 
     module: str

@@ -42,13 +42,16 @@ def contact_sheet(
         hits: best first.
         side: longer side of a picture in pixels.
         image_file: returns the file to open for a hit; it may raise OSError or ValueError. For an index from somebody
-            else it should refuse the files that `Index.photo` refuses.
+            else it should refuse the files that `Index.image` refuses.
 
     Returns:
         HTML, with a placeholder for an image that cannot be shown.
 
     Example:
-        >>> Path("out.html").write_text(contact_sheet("two dogs in the snow", hits), encoding="utf-8")
+        >>> from vse_tf.artifacts.index import Item
+        >>> hits = [Hit(1, 17, 0.412, Item("18", caption="a dog runs"))]
+        >>> "a dog runs" in contact_sheet("two dogs in the snow", hits)
+        True
     """
     title = query.name if isinstance(query, Path) else query
     picture = html_page.picture("query", lambda: thumbnail(query, side)) if isinstance(query, Path) else ""
@@ -74,7 +77,8 @@ def hits_picture(
         Contents of the picture file.
 
     Example:
-        >>> Path("hits.png").write_bytes(hits_picture([("two dogs in the snow", hits)]))
+        >>> hits_picture([("two dogs in the snow", [])])[:4]
+        b'\\x89PNG'
     """
     rows = [(query, [(_pixels(hit, side, image_file), hit.score, False) for hit in hits]) for query, hits in results]
     buffer = io.BytesIO()

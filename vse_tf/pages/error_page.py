@@ -161,7 +161,7 @@ def error_page(
         NonFiniteError: an embedding is not finite.
 
     Example:
-        >>> Path("errors.html").write_text(error_page("runs/a", split, encoded, metrics, 10**8), encoding="utf-8")
+        Path("errors.html").write_text(error_page("runs/a", split, encoded, metrics, 10**8), encoding="utf-8")
     """
     of_images, of_captions = failures(encoded, count)
     html = _FailureHtml(split, encoded, max_pixels, side)

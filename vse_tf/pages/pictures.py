@@ -72,6 +72,7 @@ def image_to_captions(images: Sequence[Picture], captions: Sequence[Sequence[tup
         ValueError: no images, another number of caption lists, or an array that is not an image.
 
     Example:
+        >>> image = np.zeros([30, 40, 3], np.uint8)
         >>> image_to_captions([image], [[("a dog runs", 0.71, True), ("a red car", 0.44, False)]]).shape
         (220, 690, 3)
     """
@@ -121,7 +122,8 @@ def captions_to_images(rows: Sequence[tuple[str, Sequence[tuple[Picture, float, 
         ValueError: no captions, or an array that is not an image.
 
     Example:
-        >>> captions_to_images([("a dog runs", [(image, 0.71, True), (other, 0.44, False)])]).shape
+        >>> image = np.zeros([30, 40, 3], np.uint8)
+        >>> captions_to_images([("a dog runs", [(image, 0.71, True), (image, 0.44, False)])]).shape
         (226, 682, 3)
     """
     if not rows:
@@ -168,6 +170,7 @@ def sprite(images: Sequence[Picture], size: int = 64) -> Picture:
         ValueError: no images, a size below 1, or an array that is not an image.
 
     Example:
+        >>> image = np.zeros([30, 40, 3], np.uint8)
         >>> sprite([image] * 5, size=32).shape
         (96, 96, 3)
     """

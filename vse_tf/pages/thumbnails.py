@@ -32,8 +32,11 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         ValueError: not an image, one that is too large, or a damaged one.
 
     Example:
-        >>> len(thumbnail(Path("dog.jpg")))
-        11802
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     Image.new("RGB", (640, 480)).save(file.name, "PNG")
+        ...     Image.open(io.BytesIO(thumbnail(Path(file.name)))).size
+        (256, 192)
     """
     contents = read_regular(path, MAX_BYTES)
     header = read_header(contents)

@@ -85,8 +85,11 @@ def read_header(contents: bytes) -> Header:
             WebP, a BMP that is not read, or too many bytes, scans, texts or chunks; the message is one line.
 
     Example:
-        >>> read_header(Path("cat.jpg").read_bytes())
-        Header(format='jpeg', width=640, height=480, scans=1, end=41273, complete=True)
+        >>> import io
+        >>> from PIL import Image
+        >>> Image.new("RGB", (640, 480)).save(file := io.BytesIO(), "JPEG")
+        >>> read_header(file.getvalue())
+        Header(format='jpeg', width=640, height=480, scans=1, end=..., complete=True)
     """
     if len(contents) > MAX_BYTES:
         raise RefusedImageError(BYTES, len(contents))

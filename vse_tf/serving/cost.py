@@ -51,8 +51,9 @@ class Budget:
         large: how often `LARGE` bytes and more have been held.
 
     Example:
-        >>> with budget.hold(json_cost(body)):
-        ...     document = json.loads(body)
+        >>> budget = Budget()
+        >>> with budget.hold(json_cost(b'{"instances": ["a dog"]}')):
+        ...     text = "work that takes memory"
     """
 
     def __init__(self, total: int = MEMORY) -> None:

@@ -112,7 +112,7 @@ def read_inputs(document: dict[str, Any], inputs: Mapping[str, str]) -> tuple[Ar
     raise RequestError("Missing 'inputs' or 'instances' key")
 
 
-def _from_instances(items: Any, inputs: Mapping[str, str]) -> Arrays:
+def _from_instances(items: object, inputs: Mapping[str, str]) -> Arrays:
     if not isinstance(items, list) or not items:
         raise RequestError(f"'instances' must be a list with at least one item, not {shortened(items)}")
     check_count(len(items))
@@ -152,11 +152,11 @@ def _names(inputs: Mapping[str, str]) -> str:
     return ", ".join(sorted(inputs))
 
 
-def _is_base64(value: Any) -> bool:
+def _is_base64(value: object) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _names_inputs(value: Any) -> bool:
+def _names_inputs(value: object) -> bool:
     """Whether it is an object whose keys are inputs, and not bytes in base64."""
     return isinstance(value, dict) and not _is_base64(value)
 
@@ -189,7 +189,7 @@ def _array(value: Any, kind: str, where: str, unsupported: int = 400) -> np.ndar
     return flat.reshape(shape)
 
 
-def _shape(value: Any) -> list[int]:
+def _shape(value: object) -> list[int]:
     shape: list[int] = []
     while isinstance(value, list):
         if len(shape) == _MAX_LEVELS:
@@ -263,7 +263,7 @@ def _decode_base64(value: dict[str, Any]) -> bytes:
     return base64.b64decode(padded, validate=True)
 
 
-def _has_lone_surrogate(value: Any, errors: str) -> bool:
+def _has_lone_surrogate(value: object, errors: str) -> bool:
     """Whether a string holds an escaped half of a surrogate pair, which no bytes stand for."""
     left = [value]
     try:

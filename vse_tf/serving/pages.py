@@ -90,7 +90,7 @@ class GalleryRoute:
         image_model: name of the served model that embeds images.
 
     Example:
-        >>> make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
+        make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
     """
 
     def __init__(self, index: Index, text_model: str = "text_tower", image_model: str = "image_tower") -> None:
@@ -190,7 +190,7 @@ def _shortened(caption: str) -> str:
     return caption if len(caption) <= CAPTION_CHARACTERS else f"{caption[:CAPTION_CHARACTERS]}…"
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def _json(value: object, status: int = 200) -> Response:
     return Response(json.dumps(value), status, content_type="application/json", headers=_HEADERS)
 
 

@@ -12,7 +12,8 @@ class RequestError(Exception):
             model or version, 413 for a body above the limit.
 
     Example:
-        >>> raise RequestError("Missing 'inputs' or 'instances' key")
+        >>> RequestError("Missing 'inputs' or 'instances' key").status
+        400
     """
 
     def __init__(self, message: str, status: int = 400) -> None:

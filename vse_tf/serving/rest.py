@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from vse_tf.serving.cost import Budget, json_cost, work_cost
@@ -129,5 +129,5 @@ def error_answer(refusal: RequestError) -> Answer:
     return _json_answer({"error": message}, refusal.status)
 
 
-def _json_answer(value: Any, status: int = 200) -> Answer:
+def _json_answer(value: object, status: int = 200) -> Answer:
     return Answer(status, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())

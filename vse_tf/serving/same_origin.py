@@ -35,8 +35,8 @@ def own_names(hosts: Collection[str] = ()) -> frozenset[str]:
         UserError: one of them is not a host name.
 
     Example:
-        >>> own_names(["images.example.org"])
-        frozenset({'localhost', 'desk', 'images.example.org'})
+        >>> own_names(["images.example.org"]) >= {"localhost", "images.example.org"}
+        True
     """
     given = {host.lower().removesuffix(".") for host in hosts}
     for name in sorted(given):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from vse_tf.errors import UserError
 from vse_tf.serving.inputs import Arrays
@@ -116,7 +116,7 @@ def _numpy(value: tf.Tensor) -> np.ndarray:
     return np.array(value.numpy(), object) if value.dtype == tf.string else value.numpy()
 
 
-def _signatures(folder: Path) -> Mapping[str, Any]:
+def _signatures(folder: Path) -> Mapping[str, meta_graph_pb2.SignatureDef]:
     saved = saved_model_pb2.SavedModel()
     path = folder / "saved_model.pb"
     try:
@@ -132,7 +132,7 @@ def _signatures(folder: Path) -> Mapping[str, Any]:
     raise UserError(f"{path}: no graph in it is tagged 'serve'")
 
 
-def _described(signature: Any) -> dict[str, Any]:
+def _described(signature: meta_graph_pb2.SignatureDef) -> dict[str, Any]:
     return {
         "inputs": {name: _described_tensor(info) for name, info in signature.inputs.items()},
         "outputs": {name: _described_tensor(info) for name, info in signature.outputs.items()},
@@ -141,7 +141,7 @@ def _described(signature: Any) -> dict[str, Any]:
     }
 
 
-def _described_tensor(info: Any) -> dict[str, Any]:
+def _described_tensor(info: meta_graph_pb2.TensorInfo) -> dict[str, Any]:
     shape = info.tensor_shape
     return {
         "name": info.name,

@@ -24,11 +24,11 @@ class SignalHandler:
         received: number of the signal that has arrived, or None.
 
     Example:
-        >>> with SignalHandler() as signals:
-        ...     read_data()  # a signal raises here at once
-        ...     with signals.deferred():
-        ...         step()
-        ...         signals.check()  # a signal that arrived during the step raises here
+        with SignalHandler() as signals:
+            read_data()  # a signal raises here at once
+            with signals.deferred():
+                step()
+                signals.check()  # a signal that arrived during the step raises here
     """
 
     def __init__(self) -> None:

@@ -28,9 +28,10 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
         UserError: the problems, with file and line or key.
 
     Example:
-        >>> data = read(DataSettings(source="table", annotations="captions.csv"))
-        >>> data.splits["val"].records[0].captions
-        ('a cat on a mat',)
+        >>> from vse_tf.config import ShapesSettings
+        >>> data = read(DataSettings(source="shapes", shapes=ShapesSettings(train_scenes=64, gallery_scenes=16)))
+        >>> len(data.splits["train"]), len(data.splits["train"].captions)
+        (64, 320)
     """
     # Each source's module is imported only when it is used: some need TensorFlow.
     match settings.source:

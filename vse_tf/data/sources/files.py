@@ -225,8 +225,11 @@ class ImageFolder:
         UserError: there is no such folder.
 
     Example:
-        >>> ImageFolder(Path("images")).find("2014/cat.jpg")
-        '/home/me/images/2014/cat.jpg'
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as images:
+        ...     Path(images, "cat.jpg").touch()
+        ...     ImageFolder(Path(images)).find("cat.jpg")
+        '/.../cat.jpg'
     """
 
     def __init__(self, root: Path, key: str = "data.images") -> None:
