@@ -32,6 +32,10 @@ __all__ = [
     "refusal",
 ]
 
+PIXELS_VERSION = 1
+"""Raise it when `decode`, `centre_view` or `random_view` give other pixels than before: cached features of them are
+then computed again. After that run `python -m tests.preprocessing.pixels`."""
+
 JPEG = FORMATS.index("jpeg")
 Size = tuple[int, int]
 Pair = tuple[float, float]
