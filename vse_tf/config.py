@@ -294,9 +294,9 @@ class TrainSettings:
         resume: continue the run in run_dir (auto), refuse a folder that holds a run (never), or continue although
             settings differ (force).
         learning_rate: peak learning rate of Adam.
-        schedule: constant, step (times decay_factor at each of decay_epochs) or cosine (to 0 at the end).
+        schedule: constant, step (times decay_factor after each of decay_epochs) or cosine (to 0 at the end).
         warmup_epochs: linear warm-up, in epochs, fractions allowed.
-        decay_epochs: step only: epochs after which the rate drops.
+        decay_epochs: step only: epochs after which the rate drops, in rising order.
         decay_factor: step only: factor of each drop.
         image_rate: factor on the image tower's learning rate.
         text_rate: factor on the text tower's learning rate.
@@ -328,7 +328,7 @@ class TrainSettings:
     schedule: Literal["constant", "step", "cosine"] = "step"
     warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
     decay_epochs: list[Epochs] = field(default_factory=lambda: [15])
-    decay_factor: Above0 = 0.1
+    decay_factor: Annotated[float, Range(0, 1, above=True)] = 0.1
     image_rate: From0 = 1.0
     text_rate: From0 = 1.0
     backbone_rate: From0 = 1.0

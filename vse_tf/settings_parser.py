@@ -73,7 +73,12 @@ def parse_settings(argv: list[str], prog: str, description: str) -> Settings:
     silent = [a for a in argv if a not in ("-h", "--help") and not a.startswith("--print_config")]
     if _requested_source(parser, silent) == "shapes":
         parser.set_defaults(SHAPES_DEFAULTS)
-    return check(_settings(parser, parser.parse_args(argv)))
+    settings = check(_settings(parser, parser.parse_args(argv)))
+    # Not in `check`: a finished run that had them otherwise is still read.
+    epochs = settings.train.decay_epochs
+    if sorted(set(epochs)) != epochs:
+        raise UserError(f"train.decay_epochs: {epochs} are not epochs in rising order")
+    return settings
 
 
 def settings_from_dict(values: dict[str, Any], where: str) -> Settings:
