@@ -231,7 +231,8 @@ class ModelSettings:
         head: the method's projection head (Dense without bias, ReLU, Dense) on both towers, or a single Dense.
         head_units: width of the head's hidden layer.
         dropout: dropout before the head.
-        precision: numeric precision of the towers; norms and losses are always float32.
+        precision: numeric precision of the towers; norms and losses are always float32. With mixed_float16 a step whose
+            gradients are not finite is skipped, and schedules count the applied steps only.
     """
 
     dim: Width = 1024

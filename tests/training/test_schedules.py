@@ -9,10 +9,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import arguments
+from tests.tiny import arguments, rows_of
 from vse_tf import train
 from vse_tf.config import TrainSettings
-from vse_tf.training.optimizer import TowerAdam
+from vse_tf.training.optimizer import TowerAdam, loss_scaling
 from vse_tf.training.schedules import WarmUp, learning_rate
 
 
@@ -83,6 +83,18 @@ def test_epochs_far_beyond_the_run_are_no_error():
     assert [float(rate(step)) for step in steps] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
+def test_skipped_steps_of_mixed_float16_do_not_count():
+    inner = recorder(learning_rate(TrainSettings(learning_rate=1.0, decay_epochs=[1, 2], decay_factor=0.1), 2))
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+    optimizer.build(inner._trainable_variables)
+    for overflows in (True, False, True, True, False, False):
+        # Eagerly, `apply` runs one of its branches.
+        optimizer.apply([tf.constant(math.inf if overflows else 1.0)])
+    assert inner.applied == pytest.approx([1, 1, 0.1])
+    assert loss_scaling(optimizer) == {"applied_steps": 3.0, "loss_scale": 1.0}
+    assert loss_scaling(inner) == {}
+
+
 def scalar_events(run, tag):
     """A tag's values by step."""
     found = {}
@@ -104,6 +116,19 @@ def test_tensorboard_shows_the_rates_that_were_applied(tmp_path, replicas):
     wanted = np.array([0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01]) * 4e-3
     assert list(rates) == list(range(1, 13))
     assert list(rates.values()) == pytest.approx(wanted)
+
+
+def test_a_run_in_mixed_float16_counts_its_applied_steps(tmp_path):
+    changed = {"model__precision": "mixed_float16", "train__schedule": "step", "train__decay_epochs": "[1]"}
+    train.main(arguments(tmp_path / "run", **changed, train__epochs=3, train__warmup_epochs=0, train__log_steps=1))
+    applied = scalar_events(tmp_path / "run", "train/applied_steps")
+    rates = scalar_events(tmp_path / "run", "train/learning_rate")
+    # The first scale of the loss is too large for half precision.
+    assert 4 < applied[12] < 12
+    assert rows_of(tmp_path / "run")[-1]["train"]["applied_steps"] == applied[12]
+    # The rate of a step follows the number of steps applied before it.
+    before = {step: applied.get(step - 1, 0) for step in rates}
+    assert rates == {step: pytest.approx(4e-3 if count < 4 else 4e-4) for step, count in before.items()}
 
 
 def test_cosine_ends_at_zero_and_is_half_way_down_in_the_middle():

@@ -1,4 +1,8 @@
-"""Learning rate and hardness over the run."""
+"""Learning rate and hardness over the run.
+
+Both follow the optimizer's `iterations`, which counts the applied steps. With mixed_float16 a step whose gradients are
+not finite is skipped and not counted: schedules then end later, by as many steps as were skipped.
+"""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from vse_tf.pages import pictures
 from vse_tf.settings_parser import flat
 from vse_tf.training.builder import RunParts
 from vse_tf.training.callbacks import Validation
+from vse_tf.training.optimizer import loss_scaling
 from vse_tf.training.progress import Logs, RunProgress, scalars
 
 THUMBNAIL, TILE = 96, 48
@@ -72,6 +73,7 @@ class TensorBoard(keras.callbacks.Callback):
         now = time.perf_counter()
         pairs = (step - self._last_step) * self.parts.settings.train.batch_size
         values = {f"train/{name}": value for name, value in scalars(logs).items()}
+        values |= {f"train/{name}": value for name, value in loss_scaling(self.model.optimizer).items()}
         values["train/learning_rate"] = self._rate
         values["train/pairs_per_second"] = pairs / max(now - self._last_time, 1e-9)
         self._scalars(values, position.step)
