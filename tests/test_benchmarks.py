@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import amplification, objectives, serving_soak, soak
+from benchmarks import amplification, objectives, replicas, serving_soak, soak
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
@@ -51,6 +51,16 @@ def test_every_variant_is_a_run_that_the_settings_allow(tmp_path):
         for name, variant in variants.items():
             stages = objectives.stages(variant, tmp_path / slug(name), 1, 6, ["--data.source", "karpathy"])
             assert sum(settings.train.epochs for settings in stages) == 6
+
+
+def test_runs_that_differ_in_rounding_are_listed(monkeypatch, capsys):
+    ways = {way: replicas.WAYS[way] for way in ("one device", "one device, last bit, first draw")}
+    monkeypatch.setattr(replicas, "WAYS", ways)
+    given = [part for key, value in SHAPES.items() for part in (f"--{key}", value)]
+    replicas.main(["--seeds", "3", *given])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == list(ways)
+    assert lines[2].endswith("| 0.0e+00 |") and not lines[3].endswith("| 0.0e+00 |")
 
 
 def test_the_losses_are_measured(tmp_path):

@@ -81,6 +81,8 @@ def _check_numbers(value):
         (["--data.workers", "-1"], "data.workers"),
         (["--train.backbone_rate", ".nan"], "train.backbone_rate: nan is not a number from 0"),
         (["--train.decay_epochs", "[5, 0]"], "train.decay_epochs: 0"),
+        (["--train.decay_epochs", "[20, 10]"], r"train.decay_epochs: \[20, 10\] are not epochs in rising order"),
+        (["--train.decay_factor", "10"], "train.decay_factor: 10.0 is not a number above 0 to 1"),
         (["--train.init_from", "gs://bucket/run"], "train.init_from: 'gs://bucket/run' is an address"),
         (["--data.annotations", "[a, 'http://host/b']"], "data.annotations: 'http://host/b' is an address"),
         (["--data.tfds.data_dir", "s3://bucket"], "data.tfds.data_dir"),

@@ -235,7 +235,8 @@ class ModelSettings:
         head: the method's projection head (Dense without bias, ReLU, Dense) on both towers, or a single Dense.
         head_units: width of the head's hidden layer.
         dropout: dropout before the head.
-        precision: numeric precision of the towers; norms and losses are always float32.
+        precision: numeric precision of the towers; norms and losses are always float32. With mixed_float16 a step whose
+            gradients are not finite is skipped, and schedules count the applied steps only.
     """
 
     dim: Width = 1024
@@ -298,9 +299,9 @@ class TrainSettings:
         resume: continue the run in run_dir (auto), refuse a folder that holds a run (never), or continue although
             settings differ (force).
         learning_rate: peak learning rate of Adam.
-        schedule: constant, step (times decay_factor at each of decay_epochs) or cosine (to 0 at the end).
+        schedule: constant, step (times decay_factor after each of decay_epochs) or cosine (to 0 at the end).
         warmup_epochs: linear warm-up, in epochs, fractions allowed.
-        decay_epochs: step only: epochs after which the rate drops.
+        decay_epochs: step only: epochs after which the rate drops, in rising order.
         decay_factor: step only: factor of each drop.
         image_rate: factor on the image tower's learning rate.
         text_rate: factor on the text tower's learning rate.
@@ -315,8 +316,7 @@ class TrainSettings:
         keep_checkpoints: number of most recent checkpoints that stay, in addition to the best.
         jit_compile: compile the training step with XLA; auto does so on a GPU only, where it is known to help.
         log_steps: steps between two points of the training curves in TensorBoard.
-        examples: number of validation images and captions that TensorBoard shows with their nearest neighbours; 0 shows
-            none.
+        examples: number of validation images and captions in TensorBoard with their nearest neighbours; 0 for none.
         projector: number of validation images in TensorBoard's embedding projector, each with its first caption; 0
             leaves it out.
     """
@@ -333,7 +333,7 @@ class TrainSettings:
     schedule: Rate[Literal["constant", "step", "cosine"]] = "step"
     warmup_epochs: Rate[Annotated[float, Range(0, 10**6)]] = 0.0
     decay_epochs: Rate[list[Epochs]] = field(default_factory=lambda: [15])
-    decay_factor: Rate[Above0] = 0.1
+    decay_factor: Rate[Annotated[float, Range(0, 1, above=True)]] = 0.1
     image_rate: From0 = 1.0
     text_rate: From0 = 1.0
     backbone_rate: From0 = 1.0

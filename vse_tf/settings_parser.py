@@ -76,7 +76,12 @@ def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) 
     silent = [argument for argument in argv[:asked] if not argument.startswith("--print_config")]
     if _requested_source(parser, silent) == "shapes":
         parser.set_defaults(SHAPES_DEFAULTS)
-    return check(_settings(parser, parser.parse_args(argv)))
+    settings = check(_settings(parser, parser.parse_args(argv)))
+    # Not in `check`: a finished run that had them otherwise is still read.
+    epochs = settings.train.decay_epochs
+    if sorted(set(epochs)) != epochs:
+        raise UserError(f"train.decay_epochs: {epochs} are not epochs in rising order")
+    return settings
 
 
 def settings_from_dict(values: dict[str, Any], where: str) -> Settings:

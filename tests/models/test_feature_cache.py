@@ -1,5 +1,6 @@
 """Cached features stand in for a frozen backbone: the same run without it, and nothing computed twice."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
+from vse_tf.models import feature_cache
 from vse_tf.models.backbones import backbone_of
-from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, backbone_key
+from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, backbone_key, prepared
 from vse_tf.models.text_tower import text_tower_from_settings
+from vse_tf.preprocessing.view import ImageView
 from vse_tf.training import trainer
 
 
@@ -110,6 +113,30 @@ def test_a_backbone_has_one_key_whatever_was_built_before_it(bert_preset):
     keras.backend.clear_session()
     keys = {backbone_key(backbone_of(text_tower_from_settings(settings, ModelSettings(), 17))) for _ in range(3)}
     assert len(keys) == 1
+
+
+VIEW = ImageView((24, 32), 36, random_crop=True, crop_scale=(0.2, 0.9), flip=True, max_pixels=10**6)
+
+
+def test_every_field_that_shapes_pixels_is_in_the_key(monkeypatch):
+    # As it was in keys of the version before there was a version of the pixels.
+    assert prepared(VIEW) == {"size": (24, 32), "resize": 36, "crop_scale": (0.2, 0.9), "flip": True}
+    other = {"size": (24, 33), "resize": None, "crop_scale": (0.2, 1.0), "flip": False}
+    assert other.keys() | feature_cache.NO_PIXELS == {field.name for field in dataclasses.fields(ImageView)}
+    for name, value in other.items():
+        assert prepared(dataclasses.replace(VIEW, **{name: value})) != prepared(VIEW)
+    monkeypatch.setattr(feature_cache, "PIXELS_VERSION", 2)
+    assert prepared(VIEW)["pixels_version"] == 2
+
+
+def test_a_new_field_keeps_the_keys_of_its_default():
+    @dataclasses.dataclass(frozen=True)
+    class Later(ImageView):
+        sharpen: float = 0.0
+
+    values = dataclasses.asdict(VIEW)
+    assert prepared(Later(**values)) == prepared(VIEW)
+    assert prepared(Later(**values, sharpen=1.0)) != prepared(VIEW)
 
 
 def test_an_encoder_without_frozen_backbone_is_one_line(bert_preset, tmp_path):

@@ -1,6 +1,7 @@
 """Replicas against one device: losses, gradients, clip-norm and all."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.default_steps import assert_same_steps, distance, recorded
+from tests.training.double import ROOT, double_precision
 from tests.training.replicas import KINDS, dataset, run_all, trained
 from vse_tf.config import DistributionSettings
 from vse_tf.errors import UserError
@@ -54,6 +57,34 @@ def test_two_and_four_replicas_end_in_one_devices_weights(runs, tmp_path):
                 limit += 2 * np.linalg.norm(expected[name] - exact[f"{objective}/clipped/{key}"])
                 limit += (2.0**-11 if "float16" in kind.replace("bfloat16", "") else 2.0**-8) * np.linalg.norm(value)
             assert np.linalg.norm(value - expected[name]) <= limit, (replicas, name)
+
+
+def default_steps(output, steps, *argv, folder=ROOT):
+    """What `tests.training.default_steps` stores, in a process of its own."""
+    command = [sys.executable, "-m", "tests.training.default_steps", str(output), str(steps), *map(str, argv)]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
+    return dict(np.load(output))
+
+
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.evidence)])
+def test_every_step_at_default_settings_is_one_devices(tmp_path, replicas):
+    """Clipping, warm-up and Adam's epsilon as they come; each step starts from the weights of the one device."""
+    expected = recorded(16)
+    np.savez(tmp_path / "one.npz", **expected)
+    argv = ("--follow", tmp_path / "one.npz", "--distribution.virtual_cpus", replicas)
+    found = default_steps(tmp_path / "found.npz", 16, *argv)
+    assert_same_steps(found, expected)
+
+
+@pytest.mark.evidence
+def test_whole_runs_in_double_precision_are_one_devices(tmp_path):
+    folder, argv = double_precision(tmp_path / "double"), ["--data.shapes.train_scenes", 2000]
+    expected = default_steps(tmp_path / "one.npz", 30, *argv, folder=folder)
+    found = default_steps(tmp_path / "two.npz", 30, *argv, "--distribution.virtual_cpus", 2, folder=folder)
+    assert expected["loss"].dtype == expected["weight/00-conv_1/kernel"].dtype == np.float64
+    for name, values in expected.items():
+        assert distance(found[name], values) < 1e-9, name
 
 
 def test_the_clip_norm_bites():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import arguments, rows_of
+from tests.training.default_steps import assert_same_steps, recorded
 from vse_tf import train
 from vse_tf.embedder import load
 
@@ -30,16 +31,20 @@ def free_ports(count):
 
 def on_two_workers(folders, disturbed=(None, None), **changed):
     """Run the command in two processes, disturbed as `tests.reliability.runs` has it; what each printed."""
+    modules = [["tests.reliability.runs", *how] if how else ["vse_tf.train"] for how in disturbed]
+    pairs = zip(modules, folders, strict=True)
+    return as_two_workers([[*module, *arguments(folder, **{**COMMON, **changed})] for module, folder in pairs])
+
+
+def as_two_workers(commands):
+    """Run two modules with their arguments as the workers of a cluster; code and output of each."""
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     processes = []
-    for index, (folder, how) in enumerate(zip(folders, disturbed, strict=True)):
+    for index, command in enumerate(commands):
         config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         environment = {**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": ""}
-        module = ["tests.reliability.runs", *how] if how else ["vse_tf.train"]
-        command = [sys.executable, "-m", *module, *arguments(folder, **{**COMMON, **changed})]
-        processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen([sys.executable, "-m", *command], env=environment, **pipes))
     try:
         outputs = [process.communicate(timeout=300)[0] for process in processes]
     finally:
@@ -98,6 +103,16 @@ def assert_saved(outputs, run, by, code, first):
 def test_a_signal_to_any_worker_ends_all_after_the_same_step(runs):
     both, _, outputs = runs
     assert_saved(outputs[0], both, "SIGTERM", 143, 6)
+
+
+@pytest.mark.evidence
+def test_every_step_at_default_settings_is_one_devices(tmp_path):
+    one, *found = (str(tmp_path / f"{name}.npz") for name in ("one", "chief", "other"))
+    np.savez(one, **recorded(16))
+    outputs = as_two_workers([["tests.training.default_steps", file, "16", "--follow", one] for file in found])
+    assert [code for code, _ in outputs] == [0, 0], outputs
+    for file in found:
+        assert_same_steps(np.load(file), np.load(one))
 
 
 @pytest.mark.evidence

@@ -25,10 +25,16 @@ from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.images import PIXELS_VERSION
 from vse_tf.preprocessing.view import ImageView
 
 CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
 IMAGE_BATCH, CAPTION_BATCH = 32, 64
+# Fields of a view that do not shape its pixels: the name of a cached view says whether it is a crop, and `max_pixels`
+# only decides which images are read.
+NO_PIXELS = {"random_crop", "max_pixels"}
+# The fields that are in the key whatever their values, as they always were.
+FIRST_FIELDS = {"size", "resize", "crop_scale", "flip"}
 
 Batches: TypeAlias = Iterator[tuple[str, np.ndarray, tf.Tensor]]
 """Inputs of the backbone: the view, the position of each item (-1: could not be read) and the batch."""
@@ -138,7 +144,7 @@ class ImageInputs:
     def __init__(self, view: ImageView, bad: BadImages) -> None:
         self.view = view
         self.bad = bad
-        self.prepared = {key: getattr(view, key) for key in ("size", "resize", "crop_scale", "flip")}
+        self.prepared = prepared(view)
 
     def items(self, split: Split) -> CacheItems:
         """The image files of a split."""
@@ -224,6 +230,20 @@ def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) 
     for weight in backbone.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
     return digest.hexdigest()[:24]
+
+
+def prepared(view: ImageView) -> dict[str, Any]:
+    """What the pixels of an image's views depend on besides its file: the view's fields and the version of the code.
+
+    Fields that were added later are left out at their default, so that the keys of earlier caches stay valid.
+
+    Args:
+        view: how images are prepared.
+    """
+    fields = {field.name: field.default for field in dataclasses.fields(view) if field.name not in NO_PIXELS}
+    values = {name: getattr(view, name) for name in fields}
+    found = {name: value for name, value in values.items() if name in FIRST_FIELDS or value != fields[name]}
+    return found if PIXELS_VERSION == 1 else {**found, "pixels_version": PIXELS_VERSION}
 
 
 def training_views(flip: bool, crops: int) -> list[str]:

@@ -16,6 +16,10 @@ from vse_tf.preprocessing.graph_headers import GraphHeader, read_graph_header
 from vse_tf.preprocessing.image_formats import stored_pixels
 from vse_tf.preprocessing.image_limits import FORMATS
 
+PIXELS_VERSION = 1
+"""Raise it when `decode`, `centre_view` or `random_view` give other pixels than before: cached features of them are
+then computed again. After that run `python -m tests.preprocessing.pixels`."""
+
 JPEG = FORMATS.index("jpeg")
 Size = tuple[int, int]
 Pair = tuple[float, float]

@@ -14,6 +14,7 @@ from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import measure
 from vse_tf.training.builder import RunParts
+from vse_tf.training.optimizer import loss_scaling
 from vse_tf.training.progress import Logs, RunProgress, scalars
 from vse_tf.training.signals import SignalHandler
 
@@ -84,7 +85,7 @@ class Validation(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "step": step,
             "metrics": metrics,
-            "train": progress.means,
+            "train": progress.means | loss_scaling(self.model.optimizer),
             "timing": {
                 "time": time.time(),
                 "train_seconds": seconds,

@@ -64,6 +64,22 @@ def make_optimizer(train: TrainSettings, model: DualEncoder, steps_per_epoch: in
     return TowerAdam(learning_rate(train, steps_per_epoch), rates=None if set(rates) == {1.0} else rates)
 
 
+def loss_scaling(optimizer: keras.optimizers.Optimizer) -> dict[str, float]:
+    """What a run with mixed_float16 logs of its optimizer; nothing for other precisions.
+
+    Args:
+        optimizer: the model's optimizer.
+
+    Returns:
+        `applied_steps`, which excludes the steps that were skipped because their gradients were not finite, and
+        `loss_scale`, the scale of the next step.
+    """
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return {}
+    values = {"applied_steps": optimizer.iterations, "loss_scale": optimizer.dynamic_scale}
+    return {name: float(keras.ops.convert_to_numpy(value)) for name, value in values.items()}
+
+
 def _rates(train: TrainSettings, model: DualEncoder) -> list[float]:
     factors = {id(variable): 1.0 for variable in model.trainable_variables}
     for tower, factor in ((model.image_tower, train.image_rate), (model.text_tower, train.text_rate)):

@@ -1,4 +1,8 @@
-"""Learning rate and hardness over the run."""
+"""Learning rate and hardness over the run.
+
+Both follow the optimizer's `iterations`, which counts the applied steps. With mixed_float16 a step whose gradients are
+not finite is skipped and not counted: schedules then end later, by as many steps as were skipped.
+"""
 
 from __future__ import annotations
 
@@ -76,19 +80,27 @@ def learning_rate(train: TrainSettings, steps_per_epoch: int) -> Rate:
     """The schedule that the settings describe.
 
     Args:
-        train: the settings; `schedule` is constant, step (times `decay_factor` after each of `decay_epochs`) or cosine
-            (to 0 at the end of `epochs`), all after `warmup_epochs` of linear warm-up.
+        train: the settings; `schedule` is constant, step (times `decay_factor` from the first step after each of
+            `decay_epochs`) or cosine (to 0 at the end of `epochs`), all times a factor that rises linearly to 1 over
+            the steps of `warmup_epochs`.
         steps_per_epoch: optimizer steps in an epoch.
 
     Returns:
-        A `LearningRateSchedule`, or the rate where it never changes.
+        A `LearningRateSchedule` of the number of steps before the one that it is for, or the rate where it never
+        changes.
+
+    Example:
+        >>> rate = learning_rate(TrainSettings(learning_rate=1.0, decay_epochs=[2], decay_factor=0.1), 10)
+        >>> float(rate(19)), float(rate(20))  # the last step of the second epoch, the first of the third
+        (1.0, 0.1)
     """
     peak = train.learning_rate
     rate: Rate = peak
     if train.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(peak, max(1, train.epochs * steps_per_epoch))
     elif train.schedule == "step" and train.decay_epochs:
-        bounds = [epoch * steps_per_epoch for epoch in train.decay_epochs]
+        # Keras takes the old rate at the bound itself.
+        bounds = [epoch * steps_per_epoch - 1 for epoch in sorted(train.decay_epochs)]
         rates = [peak * train.decay_factor**i for i in range(len(bounds) + 1)]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(bounds, rates)
     warmup_steps = round(train.warmup_epochs * steps_per_epoch)

@@ -30,6 +30,7 @@ from vse_tf.preprocessing.view import ImageView
 from vse_tf.settings_parser import flat
 from vse_tf.training.builder import RunParts
 from vse_tf.training.callbacks import Validation
+from vse_tf.training.optimizer import loss_scaling
 from vse_tf.training.progress import Logs, RunProgress, scalars
 
 THUMBNAIL, TILE = 96, 48
@@ -62,15 +63,21 @@ class TensorBoard(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._last_step, self._last_time = self.progress.position.step_in_epoch, time.perf_counter()
 
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        # After a step the optimizer has the rate of the next one.
+        if self._is_logged(self.progress.position.step_in_epoch + 1):
+            self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        train, position, last_step = self.parts.settings.train, self.progress.position, self._last_step
-        step = position.step_in_epoch
-        if step % train.log_steps and step != self.parts.order.steps_per_epoch:
+        position, step = self.progress.position, self.progress.position.step_in_epoch
+        if not self._is_logged(step):
             return
         now = time.perf_counter()
+        pairs = (step - self._last_step) * self.parts.settings.train.batch_size
         values = {f"train/{name}": value for name, value in scalars(logs).items()}
-        values["train/learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        values["train/pairs_per_second"] = (step - last_step) * train.batch_size / max(now - self._last_time, 1e-9)
+        values |= {f"train/{name}": value for name, value in loss_scaling(self.model.optimizer).items()}
+        values["train/learning_rate"] = self._rate
+        values["train/pairs_per_second"] = pairs / max(now - self._last_time, 1e-9)
         self._scalars(values, position.step)
         self._last_step, self._last_time = step, now
 
@@ -94,6 +101,10 @@ class TensorBoard(keras.callbacks.Callback):
             first = np.unique(encoded.image_id, return_index=True)[1][: len(rows)]
             thumbnails = None if thumbnails is None else thumbnails[: len(rows)]
             write_projector(self.folder, thumbnails, labels, encoded.image[: len(rows)], encoded.text[first])
+
+    def _is_logged(self, step_in_epoch: int) -> bool:
+        last = self.parts.order.steps_per_epoch
+        return step_in_epoch % self.parts.settings.train.log_steps == 0 or step_in_epoch == last
 
     def flush(self) -> None:
         """Write all events to disk."""
