@@ -72,7 +72,7 @@ def test_every_step_applies_the_documented_rate(run):
     assert optimizer.applied == pytest.approx(wanted, rel=1e-5, abs=1e-6 * train_settings.learning_rate)
 
 
-def test_the_rate_drops_with_the_first_step_after_the_named_epochs():
+def test_the_rate_drops_with_the_first_step_after_the_epochs():
     rate = learning_rate(TrainSettings(learning_rate=1.0, decay_epochs=[2, 3], decay_factor=0.1), 10)
     assert [float(rate(step)) for step in (0, 19, 20, 29, 30)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
