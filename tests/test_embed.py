@@ -33,7 +33,7 @@ def images(tmp_path):
 @pytest.mark.lowest
 def test_the_index_contains_the_vectors_of_the_model(tiny_run, images, tmp_path, capsys):
     (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
-    output = str(tmp_path / "index")
+    output = str(tmp_path / "my index")
     embed.main(["--run", str(tiny_run), "--images", str(images), "--output", output, "--shard_rows", "4"])
     index = Index.open(output)
     assert [item.id for item in index.all_items()] == ["a.jpg", "b.png", "more/c.png", "more/d.jpg", "more/e.png"]
@@ -44,11 +44,12 @@ def test_the_index_contains_the_vectors_of_the_model(tiny_run, images, tmp_path,
         assert str(tmp_path).encode() not in path.read_bytes(), path
         assert str(tiny_run).encode() not in path.read_bytes(), path
     printed = capsys.readouterr()
-    for line in ("5 images, 8 dimensions, 2 shards", "5 new, 0 changed", "1 skipped", "vse_tf.search --index"):
+    command = f"vse_tf.search --index '{output}'"
+    for line in ("5 images, 8 dimensions, 2 shards", "5 new, 0 changed", "1 skipped", command):
         assert line in printed.out
     assert "6/6" in printed.err
     assert "images/s" in printed.err
-    listed = json.loads((tmp_path / "index" / "skipped.jsonl").read_text())
+    listed = json.loads((tmp_path / "my index" / "skipped.jsonl").read_text())
     assert listed["where"] == "cut.jpg"
     assert "undecodable" in listed["what"]
     embed.main(["--run", str(tiny_run), "--images", str(images), "--output", output])

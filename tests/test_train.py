@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from vse_tf.pages.pictures import TILE
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "shapes"
+    folder = tmp_path_factory.mktemp("run") / "My Drive" / "run 1"
     train.main(arguments(folder, train__examples=2, train__projector=10))
     return folder
 
@@ -52,8 +53,11 @@ def test_the_run_folder_holds_what_it_promises(run):
 def test_the_command_reports_table_folder_and_next_commands(run, capsys):
     train.main(arguments(run, train__examples=2, train__projector=10))
     output = capsys.readouterr().out
-    for expected in ("val", "hard", "R@1", str(run), "tensorboard --logdir", "python -m vse_tf.evaluate --run"):
+    for expected in ("val", "hard", "R@1", str(run)):
         assert expected in output
+    look, measure = (line.split(": ", 1)[1] for line in output.splitlines() if "it: " in line)
+    assert shlex.split(look) == ["tensorboard", "--logdir", str(run / "logs")]
+    assert shlex.split(measure) == ["python", "-m", "vse_tf.evaluate", "--run", str(run)]
 
 
 @pytest.mark.lowest

@@ -9,7 +9,7 @@ from pathlib import Path
 from vse_tf.artifacts.index import Index
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
-from vse_tf.errors import UserError, run_command
+from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.indexing.embedding import SHARD_ROWS, SKIPPED, embed
 from vse_tf.indexing.embedding_models import named_model
 from vse_tf.indexing.items import caption_items, image_items
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _print_index(index: Index) -> None:
     print(f"{index.folder}: {index.count:,} {index.kind}, {index.dim} dimensions, {len(index.shards)} shards")
-    print(f'to search it: python -m vse_tf.search --index {index.folder} "two dogs in the snow"')
+    print(f'to search it: python -m vse_tf.search --index {shell_path(index.folder)} "two dogs in the snow"')
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -36,6 +37,20 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"stopped by {name}{message and '; '}{message}")
         self.number = number
         self.code = 128 + number
+
+
+def shell_path(path: str | os.PathLike[str]) -> str:
+    """A path for a command that a message prints: quoted, so that the command can be pasted into a shell.
+
+    Args:
+        path: the path; one with control characters, which a terminal would obey, comes back escaped.
+
+    Example:
+        >>> shell_path("My Drive/run 1")
+        "'My Drive/run 1'"
+    """
+    text = os.fspath(path)
+    return shlex.quote(text) if text.isprintable() else ascii(text)[:200]
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -6,7 +6,6 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -14,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
-from vse_tf.errors import UserError, run_command
+from vse_tf.errors import UserError, run_command, shell_path
 
 if TYPE_CHECKING:
     from vse_tf.embedder import Embedder
@@ -67,7 +66,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
         models = [replace(each, batching=arguments.batching) if each.name == TEXT_TOWER else each for each in models]
     elif before := batching_of_newest(root / TEXT_TOWER):
         advice = "the newest version batches requests and the new one will not; to batch them too, add --batching"
-        print(f"{root / TEXT_TOWER}: {advice} {quote(str(before))}", file=sys.stderr)
+        print(f"{root / TEXT_TOWER}: {advice} {shell_path(before)}", file=sys.stderr)
     if arguments.gallery:
 
         def note(problem: object) -> None:
@@ -92,7 +91,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
                 f"{facts['gallery']['storage']} storage loses {loss['loss_at_k']:.2%} of the exact first {loss['k']}, "
                 f"{loss['loss_at_1']:.2%} of the first ({loss['queries']} queries: {loss['of']})"
             )
-    print(f"try it: python -m vse_tf.serve --models {root}")
+    print(f"try it: python -m vse_tf.serve --models {shell_path(root)}")
 
 
 def _parser() -> ArgumentParser:

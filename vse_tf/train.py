@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from vse_tf.errors import run_command
+from vse_tf.errors import run_command, shell_path
 from vse_tf.settings_parser import parse_settings
 
 PROG = "python -m vse_tf.train"
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     if results["stopped"]:
         print(f"stopped early: {results['stopped']}")
     print(f"run folder: {run.path}")
-    print(f"look at it: tensorboard --logdir {run.logs}")
-    print(f"measure it: python -m vse_tf.evaluate --run {run.path}")
+    print(f"look at it: tensorboard --logdir {shell_path(run.logs)}")
+    print(f"measure it: python -m vse_tf.evaluate --run {shell_path(run.path)}")
 
 
 if __name__ == "__main__":

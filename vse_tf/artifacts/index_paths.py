@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from pathlib import Path
 
 from vse_tf.data.sources.files import short_repr
+from vse_tf.errors import shell_path
 
 
 class OutsideError(OSError):
@@ -109,11 +109,7 @@ class ImageRoot:
         path = Path(os.path.realpath(self.path(name)))
         if not path.is_relative_to(parent):
             folder = self.root or str(Path(name).parent)
-            reason = f"it lies outside of {parent}; if you trust the index, name its folder: --root {typed(folder)}"
+            root = shell_path(folder)
+            reason = f"it lies outside of {parent}; if you trust the index, name its folder: --root {root}"
             raise OutsideError(errno.EPERM, reason, short_repr(name))
         return path
-
-
-def typed(path: str) -> str:
-    """A path quoted for the shell; one with control characters escaped for display instead."""
-    return shlex.quote(path) if path.isprintable() else short_repr(path)

@@ -14,13 +14,13 @@ import numpy as np
 
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.index import Index
-from vse_tf.artifacts.index_paths import absolute, typed
+from vse_tf.artifacts.index_paths import absolute
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.versions import versions
 from vse_tf.config import OnBad
 from vse_tf.data.records import Problem, unreadable
 from vse_tf.data.sources.files import short_repr
-from vse_tf.errors import UserError
+from vse_tf.errors import UserError, shell_path
 from vse_tf.files import read_regular
 from vse_tf.indexing.embedding import EmbeddingModel
 from vse_tf.preprocessing.image_limits import MAX_BYTES
@@ -266,7 +266,7 @@ def model_of_index(index: Index, run: str | None = None, models: str | None = No
     if index.model.get("kind") == "models":
         raise UserError(
             f"{index.folder} was made by exported models ({quoted}), which are programs and loaded only where you name "
-            f"them: --models {typed(folder) if folder else 'with their folder'}"
+            f"them: --models {shell_path(folder) if folder else 'with their folder'}"
         )
     # Windows reads //host/share as the name of another computer.
     local = folder is not None and not folder.startswith(("//", "\\\\"))

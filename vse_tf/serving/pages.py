@@ -17,7 +17,7 @@ from vse_tf.artifacts import manifest
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.artifacts.versions import versions
-from vse_tf.errors import UserError
+from vse_tf.errors import UserError, shell_path
 from vse_tf.evaluation.similarity import NonFiniteError
 from vse_tf.indexing.search import ExactSearch
 from vse_tf.pages.thumbnails import thumbnail
@@ -57,7 +57,7 @@ def check_towers(index: Index, models: Path, names: Sequence[str] = ("text_tower
         if (newest / manifest.MANIFEST).is_file() and manifest.read(newest).get("id") != index.model.get("id"):
             raise UserError(
                 f"--gallery: {index.folder} was not made by {newest}; make it with these models: "
-                f"python -m vse_tf.embed --models {models}"
+                f"python -m vse_tf.embed --models {shell_path(models)}"
             )
 
 
