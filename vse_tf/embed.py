@@ -57,8 +57,9 @@ def main(argv: list[str] | None = None) -> None:
         from vse_tf.indexing.beam import beam_runner  # noqa: PLC0415
 
         runner = beam_runner(arguments.runner, arguments.runner_options)
+    items = caption_items(arguments.captions) if arguments.images is None else image_items(arguments.images)
     result = embed(
-        caption_items(arguments.captions) if arguments.images is None else image_items(arguments.images),
+        items,
         named_model(arguments.run, arguments.models, arguments.checkpoint, arguments.batch_size),
         arguments.output,
         on_bad=arguments.on_bad,
@@ -70,6 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{result.new:,} new, {result.changed:,} changed, {result.deleted:,} deleted, {result.unchanged:,} unchanged")
     if result.skipped:
         print(f"{result.skipped:,} skipped: see {result.index.folder / SKIPPED}")
+    if items.ignored:
+        kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in items.ignored.most_common(5))
+        print(f"{items.ignored.total():,} files ignored that are no images: {kinds}")
     _print_index(result.index)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -20,10 +21,10 @@ from vse_tf.data.records import Problem
 from vse_tf.data.sources.files import problem_of_text, short_repr
 from vse_tf.errors import UserError
 from vse_tf.files import open_regular
+from vse_tf.indexing.image_files import SUFFIXES, refused_file
 from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 MAX_SKIPPED_BYTES = 2**26
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class Items:
         kind: `images` or `captions`.
         source: the folder, list or text file.
         root: folder that relative image paths start from; None for captions.
+
+    Attributes:
+        ignored: number of files of the folder that are no images, by suffix, as counted by the last iteration.
     """
 
     kind: Kind
     source: Path
     root: Path | None
+    ignored: Counter[str] = field(default_factory=Counter, compare=False)
 
     def without_folder(self, problem: Problem) -> Problem:
         """A problem without the collection's folder, for a file that may be given to somebody else."""
@@ -49,10 +54,11 @@ class Items:
 
     def __iter__(self) -> Iterator[Item | Problem]:
         """Each item, or what is wrong with it, in order."""
+        self.ignored.clear()
         if self.kind == "captions":
             yield from _captions(self.source)
         elif self.source.is_dir():
-            yield from _folder(str(self.source))
+            yield from _folder(str(self.source), self.ignored)
         else:
             yield from _listed(self.source, str(self.root))
 
@@ -60,10 +66,10 @@ class Items:
 def image_items(source: str | Path) -> Items:
     """The images of a folder and its subfolders, or of a text file with one path per line.
 
-    In a folder, names that begin with a dot and files with other suffixes are ignored; links to files are followed,
-    links to folders are not. In a list, relative paths start from the list's folder. If a listed image is outside of
-    that folder, all images are named relative to the folder that contains the list and the images, so that an index
-    holds no absolute path.
+    In a folder, names that begin with a dot are ignored. Files with other suffixes than those of images are looked into:
+    images are embedded, other files counted. Links to files are followed, links to folders are not. In a list, relative
+    paths start from the list's folder. If a listed image is outside of that folder, all images are named relative to the
+    folder that contains the list and the images, so that an index holds no absolute path.
 
     Args:
         source: the folder or the list.
@@ -83,7 +89,7 @@ def image_items(source: str | Path) -> Items:
     path = Path(source)
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if the name is too long
         return Items("images", path, path.resolve())
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in SUFFIXES or (path.is_file() and refused_file(str(path)) is None):
         raise UserError(f"--images: {path} is one image; name its folder, or a text file with one path per line")
     return Items("images", _readable(path, "images"), _shared_folder(path))
 
@@ -126,7 +132,7 @@ def read_queries(source: str | Path) -> list[str]:
     return queries
 
 
-def _folder(root: str) -> Iterator[Item | Problem]:
+def _folder(root: str, ignored: Counter[str]) -> Iterator[Item | Problem]:
     listings = [_listing(root, "")]
     while listings:
         found = next(listings[-1], None)
@@ -141,9 +147,13 @@ def _folder(root: str) -> Iterator[Item | Problem]:
                     listings.append(_listing(entry.path, f"{name}/"))
                 elif entry.is_dir():
                     yield Problem(entry.path, "a link to a folder is not followed")
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif entry.name.lower().endswith(SUFFIXES) or (reason := refused_file(entry.path)) is None:
                     yield image_item(name, entry.path, entry.path)
-            except OSError as error:  # a circle of links
+                elif reason:
+                    yield Problem(entry.path, reason)
+                else:
+                    ignored[Path(name).suffix.lower()] += 1
+            except OSError as error:  # a circle of links, a pipe
                 yield Problem(entry.path, f"cannot be read: {error.strerror}")
 
 

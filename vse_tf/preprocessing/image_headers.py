@@ -69,6 +69,16 @@ class Header:
         return self.width * self.height
 
 
+def format_of(contents: bytes) -> str:
+    """The format that the first bytes of a file announce, one of `FORMATS`; empty for any other file.
+
+    Example:
+        >>> format_of(b"GIF89a")
+        'gif'
+    """
+    return next((name for name, magic in zip(FORMATS, MAGIC, strict=True) if _starts(contents, magic)), "")
+
+
 def read_header(contents: bytes) -> Header:
     """Format and size of an image file, without decoding it; the limits of `image_limits` are applied.
 
@@ -93,8 +103,8 @@ def read_header(contents: bytes) -> Header:
     """
     if len(contents) > MAX_BYTES:
         raise RefusedImageError(BYTES, len(contents))
-    name = next((name for name, magic in zip(FORMATS, MAGIC, strict=True) if _starts(contents, magic)), None)
-    if name is None:
+    name = format_of(contents)
+    if not name:
         raise RefusedImageError(NOT_AN_IMAGE)
     try:
         found = _READERS[name](contents)
