@@ -66,10 +66,10 @@ class Items:
 def image_items(source: str | Path) -> Items:
     """The images of a folder and its subfolders, or of a text file with one path per line.
 
-    In a folder, names that begin with a dot are ignored. Files with other suffixes than those of images are looked into:
+    In a folder, names that begin with a dot are ignored. Files with other suffixes than those of images are inspected:
     images are embedded, other files counted. Links to files are followed, links to folders are not. In a list, relative
-    paths start from the list's folder. If a listed image is outside of that folder, all images are named relative to the
-    folder that contains the list and the images, so that an index holds no absolute path.
+    paths start from the list's folder. If a listed image is outside of that folder, all images are named relative to
+    the folder that contains the list and the images, so that an index holds no absolute path.
 
     Args:
         source: the folder or the list.
