@@ -82,7 +82,7 @@ def read_precomp(settings: DataSettings, progress: bool = True) -> Collection:
     def images(split: str, entries: list[Entry]) -> Images:
         return FeatureImages(arrays[split], np.array([entry.row for entry in entries], np.int64))
 
-    return collect("precomp", gathering.entries, settings, report, images)
+    return collect("precomp", gathering, settings, images)
 
 
 def _split_files(folder: Path) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _read_split(
         for number in range(start * per_row, end * per_row) if entry else ():
             if entry:
                 # Repeated captions stay: published figures count each line.
-                gathering.caption(entry, lines[number], f"{text_path}: line {number + 1}", number)
+                gathering.caption(entry, lines[number], f"{text_path}: line {number + 1}", ("line", number))
     return array
 
 
