@@ -171,7 +171,7 @@ def a_folder(path):
     path.mkdir()
 
 
-def link_outside(path):
+def link_to_text(path):
     path.symlink_to(path.parent.parent / "captions.jsonl")
 
 
@@ -188,7 +188,7 @@ TEN_WAYS = {
     "bomb.png": (bomb, "900000000 pixels, more than data.max_pixels"),
     "lines.bmp": (one_bit, "BMP of a kind"),
     "folder.jpg": (a_folder, "not a file"),
-    "outside.jpg": (link_outside, "outside the image folder"),
+    "outside.jpg": (link_to_text, "not a JPEG"),
     "dangling.jpg": (dangling_link, "missing image"),
 }
 

@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     if benchmark:
         benchmark.check(split)
     embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    embedder.check_images(split.images)
     bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: print(f"left out: {problem}", file=sys.stderr))
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
     encoded = embedder.encode_split(seen, bad, progress=True)

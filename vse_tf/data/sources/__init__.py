@@ -17,12 +17,12 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
 
     With `on_bad=fail` all problems of the source are in one error; with `on_bad=skip` bad captions and images are
     left out and listed in `Collection.skipped`. A file that cannot be read at all, or that lacks a required column or
-    key, is always an error. What else a user should know is printed and is in `Collection.notes`. The module of a
-    source describes its files; relative paths start at the working directory.
+    key, is always an error. What else a user should know is in `Collection.notes`. The module of a source describes
+    its files; relative paths start at the working directory.
 
     Args:
         settings: the section `data`.
-        progress: show a progress bar if it takes longer than a second.
+        progress: print the notes, and show a progress bar if it takes longer than a second.
 
     Returns:
         The splits that have images, by name; rows are dense from 0 in each.
@@ -36,7 +36,7 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
         ('a cat on a mat',)
     """
     collection = _read(settings, progress)
-    for note in collection.notes:
+    for note in collection.notes if progress else ():
         print(note, file=sys.stderr, flush=True)
     return collection
 

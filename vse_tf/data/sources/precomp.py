@@ -75,6 +75,7 @@ def read_precomp(settings: DataSettings, progress: bool = True) -> Collection:
     names = _split_files(folder)
     report = Report()
     gathering = Gathering(report)
+    _check_shapes(folder, names)
     arrays: dict[str, np.ndarray] = {}
     for name, split in names.items():
         arrays[split] = _read_split(folder, name, split, settings, gathering, progress)
@@ -99,6 +100,21 @@ def _split_files(folder: Path) -> dict[str, str]:
     if not found[IMAGES]:
         raise UserError(f"{folder}: no *{IMAGES} and *{CAPTIONS} there; name the folder with --data.annotations")
     return split_names(sorted(found[IMAGES]), str(folder))
+
+
+def _check_shapes(folder: Path, names: dict[str, str]) -> None:
+    """Refuse splits whose features differ in shape: one model cannot take both."""
+    first: tuple[Path, tuple[int, ...]] | None = None
+    # The other splits are compared with train, if it is there.
+    for name in sorted(names, key=lambda name: names[name] != "train"):
+        path = folder / f"{name}{IMAGES}"
+        shape = _open_array(path).shape[1:]
+        first = first or (path, shape)
+        if shape != first[1]:
+            raise UserError(
+                f"{path}: features {shape} per image, but {first[1]} in {first[0]}; all splits need features of one "
+                "shape: make them again in the same way, or move the files of a split away"
+            )
 
 
 def _read_split(
