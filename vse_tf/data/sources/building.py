@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Hashable, Iterable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder
+from vse_tf.data.equal_files import equal_files
 from vse_tf.data.records import Collection, FileImages, Images, Record, Report, Split
 from vse_tf.data.sources.files import json_type, problem_of_text, short_repr
 from vse_tf.data.verify import verify
@@ -190,7 +192,24 @@ def collect_files(source: str, gathering: Gathering, settings: DataSettings, pro
         if entry.image in bad:
             gathering.report.add(entry.where, f"undecodable image: {entry.image}: {bad[entry.image]}")
             gathering.remove(entry)
-    return collect(source, gathering, settings, lambda _, found: FileImages(tuple(entry.image for entry in found)))
+    collection = collect(
+        source, gathering, settings, lambda _, found: FileImages(tuple(entry.image for entry in found))
+    )
+    if settings.verify == "none":
+        return collection
+    paths = {name: [record.image for record in split.records] for name, split in collection.splits.items()}
+    equal = equal_files(paths, settings.workers)
+    return dataclasses.replace(collection, notes=(*collection.notes, *_equal_note(equal))) if equal else collection
+
+
+def _equal_note(groups: list[list[tuple[str, str]]]) -> list[str]:
+    (split, path), *rest = groups[0]
+    other, copy = next(file for file in rest if file[0] != split)
+    what = "image is" if len(groups) == 1 else "images are"
+    return [
+        f"{len(groups)} {what} in more than one split, as equal files of different names; the first is {path} in "
+        f"{split} and {copy} in {other}: what is measured on them says little"
+    ]
 
 
 def collect(
