@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from vse_tf.files import open_regular, sha256_of
 
@@ -14,6 +15,7 @@ END_BYTES = 4096
 BLOCK = 256
 
 _File = tuple[str, str]
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 def equal_files(paths: Mapping[str, Sequence[str]], workers: int | None = None) -> list[list[tuple[str, str]]]:
@@ -35,54 +37,55 @@ def equal_files(paths: Mapping[str, Sequence[str]], workers: int | None = None) 
     files = [(split, path) for split, names in paths.items() for path in names]
     if len(paths) < 2:
         return []
-    groups = _groups(files, map(_size, files))
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        files = [file for group in groups for file in group]
-        groups = _groups(files, _parallel(pool, _end, files))
+        candidates = _candidates(_groups(files, map(_size, files)))
+        ends = _groups(candidates, _parallel(pool, _end, candidates))
         # The ends of small files are all that there is.
-        large = [file for group in groups if (_size(group[0]) or 0) > END_BYTES for file in group]
-        groups = [group for group in groups if (_size(group[0]) or 0) <= END_BYTES]
-        return groups + _groups(large, _parallel(pool, _contents, large))
+        small = [group for (size, _), group in ends.items() if size <= END_BYTES]
+        candidates = _candidates({key: group for key, group in ends.items() if key[0] > END_BYTES})
+        return [*small, *_groups(candidates, _parallel(pool, _contents, candidates)).values()]
 
 
-def _parallel(pool: ThreadPoolExecutor, key: Callable[[_File], Hashable], files: Sequence[_File]) -> Iterator[Hashable]:
+def _parallel(pool: ThreadPoolExecutor, key: Callable[[_File], _Key], files: Sequence[_File]) -> Iterator[_Key]:
     """The key of each file. A call reads many: it would otherwise take longer to hand them over than to read them."""
     blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
     for keys in pool.map(lambda block: [key(file) for file in block], blocks):
         yield from keys
 
 
-def _groups(files: Sequence[_File], keys: Iterable[Hashable]) -> list[list[_File]]:
-    """The files of equal keys that are in more than one split."""
-    groups: dict[Hashable, list[_File]] = {}
+def _groups(files: Sequence[_File], keys: Iterable[_Key | None]) -> dict[_Key, list[_File]]:
+    """The files of equal keys that are in more than one split; without those that have no key."""
+    groups: dict[_Key, list[_File]] = {}
     for file, key in zip(files, keys, strict=True):
         if key is not None:
             groups.setdefault(key, []).append(file)
-    return [group for group in groups.values() if any(split != group[0][0] for split, _ in group)]
+    return {key: group for key, group in groups.items() if any(split != group[0][0] for split, _ in group)}
 
 
-def _or_none(read: Callable[[str], Hashable]) -> Callable[[_File], Hashable]:
-    def key(file: _File) -> Hashable:
-        try:
-            return read(file[1])
-        except OSError:
-            return None
-
-    return key
+def _candidates(groups: Mapping[_Key, list[_File]]) -> list[_File]:
+    return [file for group in groups.values() for file in group]
 
 
-def _read_end(path: str) -> Hashable:
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > END_BYTES:
-            file.seek(size - END_BYTES)
-        return size, hashlib.sha256(file.read(END_BYTES)).digest()
+def _size(file: _File) -> int | None:
+    try:
+        return os.stat(file[1]).st_size  # noqa: PTH116 - faster
+    except OSError:
+        return None
 
 
-def _read_size(path: str) -> int:
-    return os.stat(path).st_size  # noqa: PTH116 - faster
+def _end(file: _File) -> tuple[int, bytes] | None:
+    try:
+        with open_regular(file[1]) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size > END_BYTES:
+                opened.seek(size - END_BYTES)
+            return size, hashlib.sha256(opened.read(END_BYTES)).digest()
+    except OSError:
+        return None
 
 
-_size = _or_none(_read_size)
-_end = _or_none(_read_end)
-_contents = _or_none(sha256_of)
+def _contents(file: _File) -> str | None:
+    try:
+        return sha256_of(file[1])
+    except OSError:
+        return None

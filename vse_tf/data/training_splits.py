@@ -61,7 +61,7 @@ def training_splits(collection: Collection, settings: DataSettings) -> Collectio
         ['train', 'val']
     """
     splits = collection.splits
-    there = [name for name in ("train", "val") if name in splits] or (list(splits) if len(splits) == 1 else [])
+    there = [name for name in splits if name in ("train", "val")] or (list(splits) if len(splits) == 1 else [])
     if len(there) != 1 or there == ["test"] or settings.val_fraction == 0 or len(splits[there[0]]) < 2:
         return collection
     source = splits[there[0]]

@@ -191,6 +191,14 @@ def test_ids_may_be_strings_here_and_numbers_there(folder):
     assert captions(collection) == {"train": [("a1",)], "val": [("b1",)]}
 
 
+def test_ids_that_are_no_numbers_are_ids(folder):
+    annotations = [{"id": number, "image_id": 1, "caption": "same"} for number in ("x1", "x2", "x2")]
+    collection = load(folder, {"captions_train.json": changed([], annotations)}, on_bad="skip")
+    assert collection.splits["train"].records[0].captions[-3:] == ("same",) * 3
+    assert "(id x2)" not in str(collection.skipped[0])
+    assert "repeated annotation id: x2" in str(collection.skipped[0])
+
+
 def test_image_folders_that_are_links_elsewhere(folder):
     make_images(folder / "disk", "x.jpg")
     (folder / "images").mkdir()

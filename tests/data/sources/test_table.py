@@ -254,7 +254,11 @@ def test_a_split_in_some_lines_only_is_a_problem_of_the_others(folder):
             "c.csv",
             "no column .*'picture', 'words', 'part' .separated by semicolons.;",
         ),
-        ("a.jpg,red, round\nb.jpg,x\n", "c.csv", "'a.jpg', 'red', 'round'; that looks like a row: put a line with"),
+        (
+            "a.jpg,red, round\nb.jpg,x\n",
+            "c.csv",
+            "'a.jpg', 'red', 'round'; that looks like a row: put a line image,caption above",
+        ),
         ("no separator at all\n", "c.csv", "no column 'image' and 'caption'; there are: 'no separator at all'; name"),
         ('{\n"images": [],\n"annotations": []}', "c.json", "kind coco; read it with --data.source coco"),
         ('{"images": []}', "c.json", "kind karpathy; read it with --data.source karpathy"),

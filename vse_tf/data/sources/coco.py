@@ -73,9 +73,10 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
             continue
         entry.image_id = image.number
         for index, annotation in image.annotations:
-            number = integer_or_none(annotation.get("id"))
-            identity = None if number is None else ("annotation id", number)
-            gathering.caption(entry, annotation["caption"], image.place(index, annotation), identity, number)
+            number = annotation.get("id")
+            identity = ("annotation id", number) if isinstance(number, (int, str)) else None
+            place = image.place(index, annotation)
+            gathering.caption(entry, annotation["caption"], place, identity, integer_or_none(number))
     return collect_files("coco", gathering, settings, progress)
 
 

@@ -64,10 +64,11 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
             place = f"{where}.sentences[{number}]"
             words = _caption_text(caption, place, report)
             if words is not None:
-                sentid = integer_or_none(same_id(caption.get("sentid")))
-                identity = None if sentid is None else ("sentid", sentid)
+                sentid = same_id(caption.get("sentid"))
+                identity = ("sentid", sentid) if isinstance(sentid, (int, str)) else None
                 # Only COCO's captions are numbered by COCO.
-                gathering.caption(entry, words, place, identity, None if entry.image_id is None else sentid)
+                caption_id = None if entry.image_id is None else integer_or_none(sentid)
+                gathering.caption(entry, words, place, identity, caption_id)
     return collect_files("karpathy", gathering, settings, progress)
 
 

@@ -15,6 +15,8 @@ from vse_tf.data.sources.files import json_type, problem_of_text, short_repr
 from vse_tf.errors import UserError
 
 IMAGE_NAME = re.compile(r"[^\t\n\"]*\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|heic|avif)(#\d+)?", re.IGNORECASE)
+# Number of lines of a field that are looked at.
+LINES = 1000
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -98,7 +100,8 @@ def _check_lines(
         if last > 0:
             # The first line lacks the columns before the field, and the last those after it.
             least = [width - column, *[width] * (last - 1), min(width, 2)]
-            rows = [n for n, line in enumerate(lines) if _is_row(line, max(2, least[n]), layout, is_image)]
+            some = lines[:LINES]
+            rows = [n for n, line in enumerate(some) if _is_row(line, max(2, least[n]), layout, is_image)]
             if rows:
                 raise UserError(
                     f"{path}: line {number}: stray quotation mark: the one that opens here closes in line "
@@ -182,7 +185,8 @@ def array_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | st
     line, counted = 1, 0
 
     def skip_space(place: int) -> int:
-        return _SPACE.match(text, place).end()  # type: ignore[union-attr] - it matches nothing, too
+        found = _SPACE.match(text, place)
+        return found.end() if found else place
 
     place = skip_space(skip_space(0) + 1)
     closed = text[place : place + 1] == "]"

@@ -130,7 +130,7 @@ def _read_rows(path: Path, text: str, table: TableSettings, folder: ImageFolder,
     # One string for all rows of an image or a split.
     known: dict[str, str] = {}
     numbered: bool | None = None
-    rows = field_rows(path, text, found.layout, lambda name: looks_like_image(name) or name in known)
+    rows = field_rows(path, text, found.layout, lambda name: looks_like_image(name) or _is_there(folder, name))
     reference = "the header"
     if found.header:
         next(rows)

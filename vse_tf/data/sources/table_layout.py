@@ -99,8 +99,8 @@ def text_table(path: Path, text: str, table: TableSettings) -> TextTable:
 def first_row(text: str, separator: str) -> list[str]:
     """The fields of the first row that is not blank."""
     start = text.lstrip()[:START] if len(text) <= START else text[: 2 * START].lstrip()[:START]
-    fields = next(iter(Layout(separator).reader(start, strict=False)), [])
-    return [str(field) for field in fields]
+    fields: list[str] = next(Layout(separator).reader(start, strict=False), [])
+    return fields
 
 
 def _without_header(separator: str, fields: list[str]) -> TextTable | None:
@@ -146,13 +146,12 @@ def missing_columns(
         wanted["split_column"] = table.split_column
     missing = {setting: name for setting, name in wanted.items() if _find(name, names) is None}
     by = f" (separated by {separator})" if separator and separator != "commas" and len(names) > 1 else ""
-    first = ""
+    advice = f"name yours with {' and '.join(f'--data.table.{setting}' for setting in missing)}"
     if any(map(looks_like_image, names)):
-        first = "; that looks like a row: put a line with the names of the columns above it"
+        advice = f"that looks like a row: put a line {','.join(wanted.values())} above it"
     return UserError(
         f"{path}: no {what} {' and '.join(map(repr, missing.values()))}; there are: "
-        f"{', '.join(map(short_repr, names))}{by}{first}; name yours with "
-        f"{' and '.join(f'--data.table.{setting}' for setting in missing)}"
+        f"{', '.join(map(short_repr, names))}{by}; {advice}"
     )
 
 
