@@ -144,10 +144,38 @@ def test_an_unknown_split_names_those_there_are(folder):
         evaluate.main(["--run", str(found), "--split", "test"])
 
 
-def test_data_without_val_says_so(folder):
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_val_is_taken_out_of_the_only_split(folder, name, capsys):
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    write(folder, [row | {"split": name} for row in rows])
+    found = run(folder, data__val_fraction=0.25)
+    results = json.loads((found / "results.json").read_text())
+    assert results["provenance"]["data"] == {"train": 30, "val": 10}
+    assert f"of the 40 images of {name}, 10 are val and 30 train" in capsys.readouterr().out
+
+    def evaluated(*options):
+        evaluate.main(["--run", str(found), "--output", str(folder / "found.json"), *options])
+        return json.loads((folder / "found.json").read_text())
+
+    # The same images are measured, from the run's own path and from another.
+    assert evaluated()["metrics"] == pytest.approx(results["best"]["metrics"])
+    moved = folder / "moved.jsonl"
+    (folder / "captions.jsonl").rename(moved)
+    assert evaluated("--data.annotations", str(moved))["metrics"] == pytest.approx(results["best"]["metrics"])
+    # Other data are measured as they are.
+    write(folder, [row | {"split": name} for row in rows[:20]])
+    (folder / "captions.jsonl").rename(folder / "other.jsonl")
+    other = evaluated("--split", name, "--data.annotations", str(folder / "other.jsonl"))
+    assert other["provenance"]["data"] == {name: 10}
+
+
+def test_data_without_val_says_what_helps(folder):
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
     write(folder, [row for row in rows if row["split"] == "train"])
-    with pytest.raises(UserError, match="no split 'val'"):
+    with pytest.raises(UserError, match=r"no split 'val'.*set --data\.val_fraction above 0 to take images of train"):
+        run(folder, data__val_fraction=0)
+    write(folder, rows[:1])
+    with pytest.raises(UserError, match=r"no split 'val'.*two images are needed"):
         run(folder)
 
 
@@ -171,7 +199,7 @@ def a_folder(path):
     path.mkdir()
 
 
-def link_outside(path):
+def link_to_text(path):
     path.symlink_to(path.parent.parent / "captions.jsonl")
 
 
@@ -188,7 +216,7 @@ TEN_WAYS = {
     "bomb.png": (bomb, "900000000 pixels, more than data.max_pixels"),
     "lines.bmp": (one_bit, "BMP of a kind"),
     "folder.jpg": (a_folder, "not a file"),
-    "outside.jpg": (link_outside, "outside the image folder"),
+    "outside.jpg": (link_to_text, "not a JPEG"),
     "dangling.jpg": (dangling_link, "missing image"),
 }
 

@@ -3,10 +3,12 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
-from tests.tiny import tiny_settings
-from vse_tf import evaluate, export
+import vse_tf
+from tests.tiny import arguments, tiny_settings
+from vse_tf import evaluate, export, train
 from vse_tf.config import DataSettings, TfdsSettings
 from vse_tf.data.sources import named_paths
 from vse_tf.errors import UserError
@@ -79,3 +81,42 @@ def test_named_paths():
         "data.tfds.name n",
         "data.tfds.data_dir f",
     ]
+
+
+def write_features(folder, *shape):
+    folder.mkdir()
+    for split, count in (("train", 16), ("dev", 8)):
+        np.save(folder / f"{split}_ims.npy", np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32))
+        (folder / f"{split}_caps.txt").write_text("".join(f"caption {i}\n" for i in range(count)))
+    return folder
+
+
+def without_shapes(run_dir, **changed):
+    argv = arguments(run_dir, text__min_count=1, train__epochs=1, **changed)
+    pairs = zip(argv[::2], argv[1::2], strict=True)
+    return [part for pair in pairs if not pair[0].startswith("--data.shapes") for part in pair]
+
+
+def test_other_features_than_the_runs_name_both_shapes(tmp_path, monkeypatch):
+    monkeypatch.setenv("VSE_TF_CACHE", str(tmp_path / "cache"))
+    own = write_features(tmp_path / "own", 6)
+    options = {"data__source": "precomp", "data__annotations": own, "image__encoder": "features"}
+    train.main(without_shapes(tmp_path / "run", **options))
+    asked = ["--run", str(tmp_path / "run"), "--data.annotations"]
+    for shape in ((5,), (3, 6)):
+        other = write_features(tmp_path / f"other{len(shape)}", *shape)
+        with pytest.raises(UserError, match=rf"features \(6,\) per image, the data hold features \({shape[0]}, ?6?\)$"):
+            evaluate.main([*asked, str(other)])
+    with pytest.raises(UserError, match=r"features \(6,\) per image, the data hold images \(48, 48, 3\)"):
+        evaluate.main([*asked[:2], "--data.source", "shapes"])
+    with pytest.raises(UserError, match=r"takes features \(6,\) per image, not \(7,\)"):
+        vse_tf.load(tmp_path / "run").encode_images([np.ones(7, np.float32)])
+    evaluate.main([*asked, str(own)])
+
+
+def test_features_for_a_run_of_images_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("VSE_TF_CACHE", str(tmp_path / "cache"))
+    train.main(arguments(tmp_path / "run", image__encoder="cnn", train__epochs=1))
+    own = write_features(tmp_path / "own", 6)
+    with pytest.raises(UserError, match=r"sees \(16, 16, 3\), the data hold precomputed features \(6,\) per image"):
+        evaluate.main(["--run", str(tmp_path / "run"), "--data.source", "precomp", "--data.annotations", str(own)])

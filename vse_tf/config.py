@@ -63,11 +63,11 @@ class ShapesSettings:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """A CSV or JSONL caption table.
+    """A caption table: text or JSON.
 
     Args:
         image_column: column (key) with the image path, relative to `data.images`.
-        caption_column: column (key) with the caption; in JSONL a list of captions is allowed too.
+        caption_column: column (key) with the caption; in JSON a list of captions is allowed too.
         split_column: column (key) with the split; if the file has none, images are split by `data.val_fraction`
             and `data.test_fraction`.
     """
@@ -103,10 +103,10 @@ class DataSettings:
     Args:
         source: kind of source.
         annotations: caption file(s): the karpathy JSON, the coco JSONs, the table, or the precomp folder.
-        images: image folder(s); for coco one per caption file, or one for all.
+        images: image folder(s); for coco one per caption file, or one for all; for karpathy one or several.
         split_ids: coco only: `.npy` files of annotation ids per split, as in {train: [a.npy, b.npy], val: [c.npy]}.
         restval_as_train: karpathy only: use the split `restval` as train.
-        val_fraction: share of images in val if the source has no splits.
+        val_fraction: share of images in val if the source has no splits, or no val.
         test_fraction: share of images in test if the source has no splits.
         split_seed: seed of that split.
         on_bad: what to do with a bad record or image: stop (fail) or skip and count it (skip).

@@ -18,6 +18,7 @@ from vse_tf.artifacts.run_folder import ADVICE, RunFolder
 from vse_tf.atomic import atomic_folder, write_json
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
+from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
@@ -195,7 +196,11 @@ class Embedder:
             split: the split.
             bad: what to do with images that cannot be read.
             progress: show bars.
+
+        Raises:
+            UserError: the images are of another kind or shape than the model takes, or cannot be read.
         """
+        self.check_images(split.images)
         image, rows = self._encode_image_rows(split.images, bad, progress)
         place = np.full(len(split), -1, np.int64)
         place[rows] = np.arange(len(rows))
@@ -208,6 +213,30 @@ class Embedder:
             texts = self.encode_texts([captions[i] for i in seen], progress=progress)
         return EncodedSplit(image, texts, image_id[seen], rows)
 
+    def check_images(self, images: Images) -> None:
+        """Refuse images of another kind than the model takes, and features of another shape.
+
+        Args:
+            images: the images of a split, or their cached features.
+
+        Raises:
+            UserError: they do not fit; the message names both shapes.
+        """
+        if isinstance(images, CachedFeatures):
+            return
+        wanted = tuple(self.image_tower.input_shape[1:])
+        if images.kind == "files":
+            found, held = None, "image files"
+        else:
+            found = images.load(np.zeros([1], np.int64)).shape[1:]
+            held = f"{'features' if images.kind == 'features' else 'images'} {found}"
+        if self.view.size is None and (images.kind != "features" or found != wanted):
+            raise UserError(f"the run takes precomputed features {wanted} per image, the data hold {held}")
+        if self.view.size is not None and images.kind == "features":
+            raise UserError(
+                f"the run takes images, of which it sees {wanted}, the data hold precomputed {held} per image"
+            )
+
     def _encode_text_features(self, features: Images, captions: np.ndarray) -> np.ndarray:
         size = self.settings.train.eval_batch_size
         parts = [captions[start : start + size] for start in range(0, len(captions), size)]
@@ -216,6 +245,10 @@ class Embedder:
 
     def _encode_arrays(self, arrays: Sequence[Any]) -> np.ndarray:
         if self.view.size is None:
+            wanted = tuple(self.image_tower.input_shape[1:])
+            others = [shape for shape in map(np.shape, arrays) if shape != wanted]
+            if others:
+                raise UserError(f"this model takes features {wanted} per image, not {others[0]}")
             return self._encode_image(np.stack(arrays).astype(np.float32)).numpy()
         prepared = [self.view.of_pixels(tf.constant(np.asarray(array), tf.uint8), None) for array in arrays]
         return self._encode_image(tf.stack(prepared)).numpy()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser as PlainParser
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
@@ -16,7 +18,12 @@ from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.settings_parser import data_parser, parse_with_data
 
+if TYPE_CHECKING:
+    from vse_tf.data.records import Collection
+
 PROG = "python -m vse_tf.evaluate"
+# Settings of the data that do not say which images and captions are read.
+_HOW_READ = {"on_bad", "verify", "cache_dir", "workers", "features", "feature_crops", "text_features", "epoch_over"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,11 +54,12 @@ def main(argv: list[str] | None = None) -> None:
     # The paths are the run's, which may come from others.
     for path in named_paths(data):
         print(f"reading {path}", file=sys.stderr, flush=True)
-    collection = read(data)
+    collection = _as_trained(read(data), data, RunFolder(arguments.run))
     split = collection.split(arguments.split or ("test" if "test" in collection.splits else "val"))
     if benchmark:
         benchmark.check(split)
     embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    embedder.check_images(split.images)
     bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: print(f"left out: {problem}", file=sys.stderr))
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
     encoded = embedder.encode_split(seen, bad, progress=True)
@@ -70,6 +78,23 @@ def main(argv: list[str] | None = None) -> None:
         with file_errors(errors, "written", "name another file with --errors"):
             write_text(errors, page)
         print(f"written to {errors}")
+
+
+def _as_trained(collection: Collection, data: DataSettings, run: RunFolder) -> Collection:
+    """The splits that the run drew where its data lack one; other data stay as they are."""
+    from vse_tf.artifacts.provenance import fingerprint  # noqa: PLC0415
+    from vse_tf.data.training_splits import training_splits  # noqa: PLC0415
+
+    drawn = training_splits(collection, data)
+    if drawn is collection:
+        return collection
+    trained = (run.read_results() or {}).get("provenance") or {}
+    same = {f.name: getattr(data, f.name) for f in fields(data) if f.name not in _HOW_READ}
+    own = run.settings().data
+    if trained.get("data_sha256") != fingerprint(drawn) and any(getattr(own, name) != same[name] for name in same):
+        return collection
+    print(drawn.notes[-1], file=sys.stderr)
+    return drawn
 
 
 def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:

@@ -117,11 +117,13 @@ class Collection:
         source: kind of source.
         splits: its splits by name.
         skipped: problems of the captions and images that were skipped (`data.on_bad=skip`).
+        notes: what a user should know of the data though it is no problem, one line each.
     """
 
     source: str
     splits: dict[str, Split]
     skipped: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """The split of that name.

@@ -17,7 +17,8 @@ from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import relative
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem
-from vse_tf.data.sources.files import csv_rows, json_rows, problem_of_text, read_text
+from vse_tf.data.sources.files import problem_of_text, read_text
+from vse_tf.data.sources.rows import csv_rows, json_rows
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular

@@ -188,9 +188,10 @@ def _tokenizer(settings: TextSettings, training: Split) -> text.WordTokenizer | 
 
 def _validation_split(collection: Collection) -> Split:
     if "val" not in collection.splits:
+        few = len(collection.split("train")) < 2
         raise UserError(
             f"no split 'val' to choose the best model by; the {collection.source} data hold "
-            f"{', '.join(collection.splits)}: name one in the caption file, or let images be split with "
-            "--data.val_fraction"
+            f"{', '.join(collection.splits)}: "
+            + ("two images are needed at least" if few else "set --data.val_fraction above 0 to take images of train")
         )
     return collection.splits["val"]

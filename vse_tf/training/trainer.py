@@ -12,6 +12,7 @@ from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem
 from vse_tf.data.sources import read
+from vse_tf.data.training_splits import training_splits
 from vse_tf.embedder import save_model
 from vse_tf.evaluation.metrics import measure
 from vse_tf.setting_types import absolute_paths
@@ -76,7 +77,10 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
         run.claim()
 
     # Build.
-    collection = read(settings.data, progress=chief)
+    found = read(settings.data, progress=chief)
+    collection = training_splits(found, settings.data)
+    for note in collection.notes[len(found.notes) :] if chief else ():
+        print(note)
     left_out = list(collection.skipped)
 
     def leave_out(problem: Problem) -> None:

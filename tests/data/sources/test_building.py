@@ -55,6 +55,15 @@ def test_shares_that_leave_nothing_for_train_are_an_error():
 
 def test_split_aliases():
     assert split_names(["train", "dev", "minival"], "x") == {"train": "train", "dev": "val", "minival": "minival"}
+    assert split_names(["Train", "VAL", "tesT", "Mine"], "x") == {
+        "Train": "train",
+        "VAL": "val",
+        "tesT": "test",
+        "Mine": "Mine",
+    }
+    assert split_names(["Train", "train"], "x", any_case=True) == {"Train": "train", "train": "train"}
+    with pytest.raises(UserError, match="'Train' and 'train' both mean 'train'"):
+        split_names(["Train", "train"], "x")
     with pytest.raises(UserError, match="'dev' and 'validation' both mean 'val'"):
         split_names(["dev", "validation"], "x")
 
@@ -72,9 +81,8 @@ def build(gathering: Gathering, **changes):
     settings = dataclasses.replace(DataSettings(), **changes)
     return collect(
         "table",
-        gathering.entries,
+        gathering,
         settings,
-        gathering.report,
         lambda _, entries: FileImages(tuple(entry.image for entry in entries)),
     )
 
@@ -104,8 +112,6 @@ def test_every_kind_of_bad_caption_is_named():
     for text in ("a", " a ", "", " \t\u3000\n", 5, None, ["a"], "\udce9t\u00e9", "\ud83d"):
         gathering.caption(entry, text, "place")
     assert [problem.what for problem in gathering.report.problems] == [
-        "duplicate caption: a already has 'a'",
-        "duplicate caption: a already has 'a'",
         "empty caption",
         "empty caption",
         "wrong type: the caption is a number, not a string",
@@ -115,15 +121,21 @@ def test_every_kind_of_bad_caption_is_named():
         "caption unreadable: not Unicode: half a surrogate pair",
     ]
     assert entry.captions == ["a"]
+    assert gathering.notes() == ["2 captions repeat others of their image and count once; the first is at place"]
 
 
 def test_equal_words_with_different_ids_are_two_captions():
     gathering = gather()
     entry = gathering.entries[0]
-    for identity in (1, 2, 1):
-        gathering.caption(entry, "same", "place", identity)
-    assert entry.captions == ["a", "same", "same"]
-    assert len(gathering.report.problems) == 1
+    for number in (1, 2, 1):
+        gathering.caption(entry, "same", "place", ("sentid", number), number)
+    assert entry.captions == ["a", "same", "same", "same"]
+    assert [problem.what for problem in gathering.report.problems] == [
+        "repeated sentid: 1 belongs to another caption of a, too; both captions are read"
+    ]
+    # A number that means two captions is none.
+    assert entry.caption_ids == [None, 1, 2, None]
+    assert gathering.notes() == []
 
 
 def test_a_second_mention_of_an_image():

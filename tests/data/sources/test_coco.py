@@ -149,8 +149,10 @@ def changed(images=(), annotations=()) -> dict:
         ),
         (changed([], [{"id": 15, "image_id": 8, "caption": "x"}]), "annotations[4]: unknown image id: 8"),
         (changed([], [{"id": 15, "caption": "x"}]), "annotations[4]: missing key: image_id"),
-        (changed([], [{"id": 11, "image_id": 1, "caption": "x"}]), "annotations[4] (id 11): duplicate caption"),
-        (changed([], [{"image_id": 1, "caption": "a1"}, {"image_id": 1, "caption": "a1"}]), "duplicate caption"),
+        (
+            changed([], [{"id": 11, "image_id": 1, "caption": "x"}]),
+            "annotations[4] (id 11): repeated annotation id: 11",
+        ),
         (changed([], ["x"]), "annotations[4]: wrong type: a string, not an object"),
     ],
 )
@@ -164,6 +166,46 @@ def test_each_problem_stops_or_is_left_out(folder, data, message):
     train_captions = captions(collection)["train"]
     assert train_captions[0][:3] == ("a1", "a2", "a3")
     assert train_captions[1:] == [("b1",)]
+
+
+def test_captions_without_ids_are_merged_and_counted(folder):
+    collection = load(folder, {"captions_train.json": changed([], [{"image_id": 1, "caption": "same"}] * 3)})
+    assert captions(collection)["train"][0][-1] == "same"
+    assert len(collection.splits["train"].records[0].captions) == 4
+    assert "2 captions repeat others" in collection.notes[0]
+
+
+def test_ids_may_be_strings_here_and_numbers_there(folder):
+    data = {
+        "images": [{"id": "1", "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+        "annotations": [{"id": "11", "image_id": 1, "caption": "a1"}, {"id": 12, "image_id": "2", "caption": "b1"}],
+    }
+    collection = load(folder, {"captions_train.json": data})
+    records = collection.splits["train"].records
+    assert [(record.image_id, record.captions, record.caption_ids) for record in records] == [
+        (1, ("a1",), (11,)),
+        (2, ("b1",), (12,)),
+    ]
+    split_ids = {"train": [ids(folder, "t.npy", 11)], "val": [ids(folder, "v.npy", 12)]}
+    collection = load(folder, {"captions_train.json": data}, split_ids=split_ids)
+    assert captions(collection) == {"train": [("a1",)], "val": [("b1",)]}
+
+
+def test_ids_that_are_no_numbers_are_ids(folder):
+    annotations = [{"id": number, "image_id": 1, "caption": "same"} for number in ("x1", "x2", "x2")]
+    collection = load(folder, {"captions_train.json": changed([], annotations)}, on_bad="skip")
+    assert collection.splits["train"].records[0].captions[-3:] == ("same",) * 3
+    assert "(id x2)" not in str(collection.skipped[0])
+    assert "repeated annotation id: x2" in str(collection.skipped[0])
+
+
+def test_image_folders_that_are_links_elsewhere(folder):
+    make_images(folder / "disk", "x.jpg")
+    (folder / "images").mkdir()
+    (folder / "images" / "train2014").symlink_to(folder / "disk")
+    path = write_json(folder / "captions_train.json", coco({1: "train2014/x.jpg"}, [(1, 1, "x")]))
+    collection = read_quietly(settings_for(folder, "coco", annotations=path, images=str(folder / "images")))
+    assert captions(collection) == {"train": [("x",)]}
 
 
 def test_one_image_in_two_files_is_in_two_splits(folder):

@@ -1,124 +1,64 @@
+import gzip
 import json
 import os
 from pathlib import Path
 
 import pytest
-from source_files import make_images
 
 from vse_tf.data.sources import files
-from vse_tf.data.sources.files import ImageFolder, one_path, read_json, read_text, several_paths, short_repr
+from vse_tf.data.sources.files import one_path, read_json, read_text, same_id, several_paths, short_repr
 from vse_tf.errors import UserError
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    make_images(tmp_path, "outside.jpg", "images2/near.jpg")
-    return make_images(tmp_path / "images", "a.jpg", "sub/b.jpg", "sub/deep/Ünï.jpg")
-
-
-def test_names_are_found_however_they_are_written(images):
-    folder = ImageFolder(images)
-    real = os.path.realpath(images)
-    for name in ("a.jpg", "./a.jpg", "sub/../a.jpg", "sub//..//a.jpg", str(images / "a.jpg"), "../images/a.jpg"):
-        assert folder.find(name) == f"{real}/a.jpg"
-    assert folder.find("sub/deep/Ünï.jpg") == f"{real}/sub/deep/Ünï.jpg"
-    assert folder.relative(folder.find("sub/./b.jpg")) == "sub/b.jpg"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../outside.jpg",
-        "sub/../../outside.jpg",
-        "/etc/hostname",
-        "../images2/near.jpg",
-        "../missing.jpg",
-        "gone/../../x",
-    ],
-)
-def test_paths_that_lead_outside(images, name):
-    with pytest.raises(ValueError, match=r"^path outside the image folder: "):
-        ImageFolder(images).find(name)
-
-
-def test_links_may_lead_anywhere_inside_only(images, tmp_path):
-    (images / "inner.jpg").symlink_to("sub/b.jpg")
-    (images / "outer.jpg").symlink_to(tmp_path / "outside.jpg")
-    (images / "broken.jpg").symlink_to("nothing.jpg")
-    (images / "loop.jpg").symlink_to("loop.jpg")
-    (images / "folder").symlink_to(tmp_path / "images2")
-    (tmp_path / "door").symlink_to(images)
-    for root in (images, tmp_path / "door"):
-        folder = ImageFolder(root)
-        assert folder.find("inner.jpg") == folder.find("sub/b.jpg")
-        for name in ("outer.jpg", "folder/near.jpg"):
-            with pytest.raises(ValueError, match=r"^path outside the image folder: "):
-                folder.find(name)
-        for name in ("broken.jpg", "loop.jpg"):
-            with pytest.raises(ValueError, match=r"^missing image: "):
-                folder.find(name)
-
-
-@pytest.mark.parametrize("name", ["gone.jpg", "sub/gone.jpg", "gone/a.jpg", "a.jpg/b.jpg", "x" * 5000])
-def test_missing(images, name):
-    with pytest.raises(ValueError, match=r"^missing image: "):
-        ImageFolder(images).find(name)
-
-
-@pytest.mark.parametrize("name", ["", "  ", ".", "..", "sub", "sub/", "a\0.jpg", "\ud800.jpg"])
-def test_what_is_no_image_path(images, name):
-    with pytest.raises(ValueError, match=r"^bad image path: ") as info:
-        ImageFolder(images).find(name)
-    str(info.value).encode()
-
-
-def test_each_folder_is_listed_once_and_no_plain_file_asked_for(images, monkeypatch):
-    folder = ImageFolder(images)
-    listed: list[str] = []
-    asked: list[str] = []
-    scandir, stat = os.scandir, os.stat
-
-    def spy_scandir(path):
-        listed.append(path)
-        return scandir(path)
-
-    def spy_stat(path, **options):
-        asked.append(path)
-        return stat(path, **options)
-
-    monkeypatch.setattr(os, "scandir", spy_scandir)
-    monkeypatch.setattr(os, "stat", spy_stat)
-    for _ in range(3):
-        for name in ("a.jpg", "sub/b.jpg"):
-            folder.find(name)
-    assert sorted(listed) == sorted(os.path.realpath(p) for p in (images, images / "sub"))
-    assert asked == []
-
-
-def test_a_name_that_the_listing_spells_otherwise_is_asked_for(images, monkeypatch):
-    folder = ImageFolder(images)
-    monkeypatch.setattr(folder, "_listing", lambda _: {})
-    assert folder.find("a.jpg") == os.path.realpath(images / "a.jpg")
-
-
-def test_no_folder(tmp_path):
-    with pytest.raises(UserError, match=r"no such folder; .*--data\.images"):
-        ImageFolder(tmp_path / "gone")
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="not a folder"):
-        ImageFolder(tmp_path / "file")
 
 
 def test_text_comes_without_its_mark_and_bad_bytes_survive(tmp_path):
     path = tmp_path / "text"
     path.write_bytes("\ufeffgrün".encode() + b"\xfc")
     assert read_text(path) == "grün\udcfc"
-    path.write_text("grün", encoding="utf-16")
-    with pytest.raises(UserError, match="UTF-16"):
-        read_text(path)
     for bad in (tmp_path, tmp_path / "gone", Path("a\0b")):
         with pytest.raises(UserError, match=r"--data\.annotations"):
             read_text(bad)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("text", ["image,caption\na.jpg,grün\n", '{"bild": "猫と犬"}', "x\n"])
+def test_each_unicode_encoding_is_read(tmp_path, encoding, text):
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    assert read_text(tmp_path / "a.txt") == text
+    (tmp_path / "a.gz").write_bytes(gzip.compress(text.encode(encoding)))
+    assert read_text(tmp_path / "a.gz") == text
+
+
+def test_broken_utf16_is_one_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes("grün".encode("utf-16") + b"x")
+    with pytest.raises(UserError, match=r"a\.txt: the file is UTF-16, but broken at byte 10; save it as UTF-8"):
+        read_text(tmp_path / "a.txt")
+
+
+def test_a_gzip_file_that_grows_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SMALL_BYTES", 2**16)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(bytes(2**24)))
+    with pytest.raises(UserError, match=r"it decompresses to more than \d+ bytes; decompress it with gunzip"):
+        read_text(path)
+    for damaged in (gzip.compress(b"image,caption")[:-9], b"\x1f\x8b" + bytes(100)):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a\.csv\.gz: broken gzip file: "):
+            read_text(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"PK\x03\x04", "Excel workbook or ZIP"), (b"PAR1", "Parquet"), (b"BZh9", "bzip2")]
+)
+def test_other_kinds_of_file_are_named(tmp_path, start, kind):
+    (tmp_path / "a.csv").write_bytes(start + bytes(20))
+    with pytest.raises(UserError, match=rf"a\.csv: an? {kind}.*, not text"):
+        read_text(tmp_path / "a.csv")
+
+
+def test_ids_are_numbers_however_they_are_written():
+    assert [same_id(value) for value in ("12", "0", "-3", "012", "x", 7, None, "9" * 40)] == [
+        12, 0, -3, "012", "x", 7, None, "9" * 40
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,40 @@ def test_equal_captions_count_as_two_if_their_ids_differ(folder):
     assert captions(load(folder, [item("a.jpg", texts=("same", "same"))])) == {"train": [("same", "same")]}
     one = item("a.jpg", texts=("same", "same"))
     one["sentences"][1]["sentid"] = 0
-    with pytest.raises(UserError, match=r"images\[0\]\.sentences\[1\]: duplicate caption"):
+    with pytest.raises(UserError, match=r"images\[0\]\.sentences\[1\]: repeated sentid: 0 "):
         load(folder, [one])
+
+
+def test_no_caption_is_lost_for_a_repeated_sentid(folder):
+    one = item("a.jpg", texts=("x", "y", "z"), cocoid=3)
+    for sentence in one["sentences"]:
+        sentence["sentid"] = "0"
+    collection = load(folder, [one], on_bad="skip")
+    assert captions(collection) == {"train": [("x", "y", "z")]}
+    assert problems(collection) == ["repeated sentid", "repeated sentid"]
+    assert collection.splits["train"].records[0].caption_ids == ()
+
+
+def test_captions_without_ids_are_merged_and_counted(folder):
+    one = item("a.jpg", texts=("same", "same", "y"))
+    for sentence in one["sentences"]:
+        del sentence["sentid"]
+    collection = load(folder, [one])
+    assert captions(collection) == {"train": [("same", "y")]}
+    assert "1 caption repeats another of its image and counts once" in collection.notes[0]
+
+
+def test_split_names_in_any_letter_case(folder):
+    items = [item("a.jpg", "Train"), item("b.jpg", "VAL"), item("c.jpg", "RestVal"), item("val2014/a.jpg", "train")]
+    assert {name: len(split) for name, split in load(folder, items).splits.items()} == {"train": 3, "val": 1}
+
+
+def test_several_image_folders(folder):
+    make_images(folder / "more", "d.jpg")
+    path = write_json(folder / "dataset.json", {"images": [item("a.jpg"), item("d.jpg", "val")]})
+    changes = {"annotations": path, "images": [str(folder / "images"), str(folder / "more")]}
+    collection = read_quietly(settings_for(folder, "karpathy", **changes))
+    assert {name: len(split) for name, split in collection.splits.items()} == {"train": 1, "val": 1}
 
 
 BAD = [

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +200,13 @@ def test_loading_gives_a_fresh_array():
     images.load(np.array([0]))[:] = 0
     assert len(images) == 1
     assert array.all()
+
+
+@pytest.mark.parametrize("other", [(7,), (3, 6), (1, 6)])
+def test_splits_of_other_shapes_are_named_with_both(tmp_path, other):
+    write(tmp_path, "train", features(4, 6), numbered(4))
+    write(tmp_path, "dev", features(4, *other), numbered(4))
+    wanted = rf"dev_ims.npy: features {re.escape(str(other))} per image, but \(6,\) in .*train_ims.npy"
+    for on_bad in ("fail", "skip"):
+        with pytest.raises(UserError, match=wanted):
+            load(tmp_path, on_bad=on_bad)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -5,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from source_files import make_images, read_quietly, settings_for, write_json
+from source_files import image_bytes, make_images, read_quietly, settings_for, write_json
 
 from vse_tf.config import DataSettings, ShapesSettings
+from vse_tf.data.sources import read
 from vse_tf.errors import UserError
 
 
@@ -52,6 +54,19 @@ for source, file in (("table", "c.csv"), ("karpathy", "k.json"), ("coco", "o.jso
 assert "tensorflow" not in sys.modules and "keras" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_equal_images_of_two_splits_are_counted_and_named(tmp_path, capsys):
+    make_images(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "c.csv").write_text("image,caption,split\na.jpg,x,train\nb.jpg,y,val\n")
+    settings = settings_for(tmp_path, "table", annotations=str(tmp_path / "c.csv"))
+    (note,) = read(settings).notes
+    assert note.startswith("1 image is in more than one split, as equal files of different names; the first is ")
+    assert f"{tmp_path}/a.jpg in train and {tmp_path}/b.jpg in val" in note
+    assert f"{note}\n" in capsys.readouterr().err
+    assert read(dataclasses.replace(settings, verify="none")).notes == ()
+    (tmp_path / "b.jpg").write_bytes(image_bytes(seed=1))
+    assert read(settings).notes == ()
 
 
 @pytest.mark.skipif("VSE_TF_FLICKR8K" not in os.environ, reason="VSE_TF_FLICKR8K names no folder of Flickr8k")

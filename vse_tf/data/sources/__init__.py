@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
 from vse_tf.errors import UserError
@@ -15,11 +17,12 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
 
     With `on_bad=fail` all problems of the source are in one error; with `on_bad=skip` bad captions and images are
     left out and listed in `Collection.skipped`. A file that cannot be read at all, or that lacks a required column or
-    key, is always an error. The module of a source describes its files; relative paths start at the working directory.
+    key, is always an error. What else a user should know is in `Collection.notes`. The module of a source describes
+    its files; relative paths start at the working directory.
 
     Args:
         settings: the section `data`.
-        progress: show a progress bar if it takes longer than a second.
+        progress: print the notes, and show a progress bar if it takes longer than a second.
 
     Returns:
         The splits that have images, by name; rows are dense from 0 in each.
@@ -33,6 +36,37 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
         >>> len(data.splits["train"]), len(data.splits["train"].captions)
         (64, 320)
     """
+    collection = _read(settings, progress)
+    for note in collection.notes if progress else ():
+        print(note, file=sys.stderr, flush=True)
+    return collection
+
+
+def named_paths(settings: DataSettings) -> list[str]:
+    """The files and folders in the settings that reading the data opens, each with its key.
+
+    Args:
+        settings: the section `data`.
+
+    Example:
+        >>> named_paths(DataSettings(source="table", annotations="captions.csv"))
+        ['data.annotations captions.csv']
+    """
+    if settings.source == "shapes":
+        named: list[tuple[str, Paths]] = []
+    elif settings.source == "tfds":
+        named = [("tfds.name", settings.tfds.name), ("tfds.data_dir", settings.tfds.data_dir)]
+    else:
+        named = [("annotations", settings.annotations), ("images", settings.images)]
+        if settings.source == "coco":
+            named += [(f"split_ids.{split}", files) for split, files in (settings.split_ids or {}).items()]
+    named.append(("cache_dir", settings.cache_dir))
+    return [
+        f"data.{key} {path}" for key, paths in named for path in ([paths] if isinstance(paths, str) else paths or [])
+    ]
+
+
+def _read(settings: DataSettings, progress: bool) -> Collection:
     # Each source's module is imported only when it is used: some need TensorFlow.
     match settings.source:
         case "shapes":
@@ -60,27 +94,3 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
 
             return read_tfds(settings, progress)
     raise UserError(f"--data.source {settings.source!r}: choose one of shapes, karpathy, coco, table, precomp, tfds")
-
-
-def named_paths(settings: DataSettings) -> list[str]:
-    """The files and folders in the settings that reading the data opens, each with its key.
-
-    Args:
-        settings: the section `data`.
-
-    Example:
-        >>> named_paths(DataSettings(source="table", annotations="captions.csv"))
-        ['data.annotations captions.csv']
-    """
-    if settings.source == "shapes":
-        named: list[tuple[str, Paths]] = []
-    elif settings.source == "tfds":
-        named = [("tfds.name", settings.tfds.name), ("tfds.data_dir", settings.tfds.data_dir)]
-    else:
-        named = [("annotations", settings.annotations), ("images", settings.images)]
-        if settings.source == "coco":
-            named += [(f"split_ids.{split}", files) for split, files in (settings.split_ids or {}).items()]
-    named.append(("cache_dir", settings.cache_dir))
-    return [
-        f"data.{key} {path}" for key, paths in named for path in ([paths] if isinstance(paths, str) else paths or [])
-    ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder
+from vse_tf.data.equal_files import equal_files
 from vse_tf.data.records import Collection, FileImages, Images, Record, Report, Split
 from vse_tf.data.sources.files import json_type, problem_of_text, short_repr
 from vse_tf.data.verify import verify
@@ -17,6 +19,8 @@ from vse_tf.setting_types import check_values
 
 # Other common names of the validation split.
 SPLIT_ALIASES = {"validation": "val", "valid": "val", "dev": "val"}
+# Found in any letter case.
+KNOWN_SPLITS = {"train", "val", "test", "restval", *SPLIT_ALIASES}
 SPLIT_ORDER = ("train", "val", "test")
 # More than any caption, less than the rest of a file behind an unclosed quotation mark.
 LONGEST_CAPTION = 100_000
@@ -62,12 +66,18 @@ class Gathering:
 
     def __init__(self, report: Report) -> None:
         self.report = report
+        self.repeated = 0
+        self.first_repeated = ""
         self._entries: dict[str, Entry] = {}
 
     @property
     def entries(self) -> list[Entry]:
         """The images in the order of their first mention."""
         return list(self._entries.values())
+
+    def remove(self, entry: Entry) -> None:
+        """Take an image out."""
+        del self._entries[entry.image]
 
     def image(self, image: str, split: str, where: str, merge: bool = False, row: int = 0) -> Entry | None:
         """Add an image.
@@ -99,7 +109,12 @@ class Gathering:
         return entry
 
     def caption(
-        self, entry: Entry, text: object, where: str, identity: Hashable = None, caption_id: int | None = None
+        self,
+        entry: Entry,
+        text: object,
+        where: str,
+        identity: tuple[str, int | str] | None = None,
+        caption_id: int | None = None,
     ) -> None:
         """Add a caption of an image.
 
@@ -107,14 +122,15 @@ class Gathering:
             entry: the image.
             text: the caption, if it is a string; surrounding white space is dropped.
             where: file and line (or key).
-            identity: what makes it distinct from the image's other captions (default: its text). Two people can write
-                the same words, so a source with caption ids gives those.
+            identity: kind and value of its id, if the source has ids: two people can write the same words. A repeated
+                id is a problem, but no caption is lost for it. Captions without ids are told apart by their text; one
+                that is there already is counted.
             caption_id: its COCO annotation id, if the source has COCO ids.
         """
         if not isinstance(text, str):
             self.report.add(where, f"wrong type: the caption is {json_type(text)}, not a string")
             return
-        problem = problem_of_text(text)
+        problem = "" if text.isascii() else problem_of_text(text)
         if problem:
             self.report.add(where, f"caption unreadable: {problem}")
             return
@@ -125,30 +141,45 @@ class Gathering:
         if len(text) > LONGEST_CAPTION:
             self.report.add(where, f"caption too long: {len(text)} characters, at most {LONGEST_CAPTION} are read")
             return
-        identity = text if identity is None else identity
-        if identity in entry.identities:
-            self.report.add(where, f"duplicate caption: {entry.image} already has {short_repr(text)}")
-            return
-        entry.identities.add(identity)
+        key: Hashable = identity or text
+        if key in entry.identities:
+            if identity is None:
+                self.repeated += 1
+                self.first_repeated = self.first_repeated or where
+                return
+            kind, value = identity
+            self.report.add(
+                where,
+                f"repeated {kind}: {value} belongs to another caption of {entry.image}, too; both captions are read",
+            )
+            caption_id = None
+        entry.identities.add(key)
         entry.captions.append(text)
         entry.caption_ids.append(caption_id)
 
+    def notes(self) -> list[str]:
+        """What was done that is no problem, one line each."""
+        if not self.repeated:
+            return []
+        what = "captions repeat others of their image and count"
+        if self.repeated == 1:
+            what = "caption repeats another of its image and counts"
+        return [f"{self.repeated} {what} once; the first is at {self.first_repeated}"]
 
-def collect_files(
-    source: str, entries: Sequence[Entry], settings: DataSettings, report: Report, progress: bool
-) -> Collection:
+
+def collect_files(source: str, gathering: Gathering, settings: DataSettings, progress: bool) -> Collection:
     """The collection of images that are files.
 
     Args:
         source: kind of source.
-        entries: the images; each `image` is an existing file.
+        gathering: the images; each `image` is an existing file.
         settings: `verify`, `max_pixels`, `on_bad`, `cache_dir` and `workers` are read.
-        report: the problems so far.
         progress: show a progress bar.
 
     Raises:
         UserError: there are problems and `on_bad` is `fail`, or no image is left.
     """
+    entries = gathering.entries
     bad = verify(
         [entry.image for entry in entries],
         settings.verify,
@@ -159,32 +190,48 @@ def collect_files(
     )
     for entry in entries:
         if entry.image in bad:
-            report.add(entry.where, f"undecodable image: {entry.image}: {bad[entry.image]}")
-    good = [entry for entry in entries if entry.image not in bad]
-    return collect(source, good, settings, report, lambda _, found: FileImages(tuple(entry.image for entry in found)))
+            gathering.report.add(entry.where, f"undecodable image: {entry.image}: {bad[entry.image]}")
+            gathering.remove(entry)
+    collection = collect(
+        source, gathering, settings, lambda _, found: FileImages(tuple(entry.image for entry in found))
+    )
+    if settings.verify == "none":
+        return collection
+    paths = {name: [record.image for record in split.records] for name, split in collection.splits.items()}
+    equal = equal_files(paths, settings.workers)
+    return dataclasses.replace(collection, notes=(*collection.notes, *_equal_note(equal))) if equal else collection
+
+
+def _equal_note(groups: list[list[tuple[str, str]]]) -> list[str]:
+    (split, path), *rest = groups[0]
+    other, copy = next(file for file in rest if file[0] != split)
+    what = "image is" if len(groups) == 1 else "images are"
+    return [
+        f"{len(groups)} {what} in more than one split, as equal files of different names; the first is {path} in "
+        f"{split} and {copy} in {other}: what is measured on them says little"
+    ]
 
 
 def collect(
     source: str,
-    entries: Sequence[Entry],
+    gathering: Gathering,
     settings: DataSettings,
-    report: Report,
     images: Callable[[str, list[Entry]], Images],
 ) -> Collection:
     """The collection of entries that have captions: rows are dense from 0 in each split, empty splits are left out.
 
     Args:
         source: kind of source.
-        entries: the images in order.
+        gathering: the images and the problems so far.
         settings: `on_bad` is read.
-        report: the problems so far.
         images: returns the images of a split from its name and entries.
 
     Raises:
         UserError: there are problems and `on_bad` is `fail`, or no image is left.
     """
+    report = gathering.report
     by_split: dict[str, list[Entry]] = {}
-    for entry in entries:
+    for entry in gathering.entries:
         if entry.captions:
             by_split.setdefault(entry.split, []).append(entry)
         else:
@@ -195,26 +242,29 @@ def collect(
     for name in [*names, *(name for name in by_split if name not in SPLIT_ORDER)]:
         records = tuple(_record(entry, name, row) for row, entry in enumerate(by_split[name]))
         splits[name] = Split(name, records, images(name, by_split[name]))
-    return Collection(source, splits, skipped)
+    return Collection(source, splits, skipped, tuple(gathering.notes()))
 
 
-def split_names(names: Iterable[str], where: str) -> dict[str, str]:
-    """Our name for each split name of a source: `dev`, `valid` and `validation` are `val`.
+def split_names(names: Iterable[str], where: str, any_case: bool = False) -> dict[str, str]:
+    """Our name for each split name of a source: `dev`, `valid` and `validation` are `val`, in any letter case.
 
     Args:
         names: the source's names.
         where: file, for the message.
+        any_case: names that differ in letter case only may occur together.
 
     Raises:
         UserError: two of the names mean the same split.
     """
     sources: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        target = SPLIT_ALIASES.get(name, name)
-        if target in sources:
-            raise UserError(f"{where}: the splits {sources[target]!r} and {name!r} both mean {target!r}; rename one")
-        sources[target] = name
-    return {name: target for target, name in sources.items()}
+    targets: dict[str, str] = {}
+    for name in names:
+        folded = name.casefold()
+        target = targets[name] = SPLIT_ALIASES.get(folded, folded) if folded in KNOWN_SPLITS else name
+        other = sources.setdefault(target, name)
+        if other != name and not (any_case and other.casefold() == folded):
+            raise UserError(f"{where}: the splits {other!r} and {name!r} both mean {target!r}; rename one")
+    return targets
 
 
 def draw_splits(keys: Iterable[str], settings: DataSettings) -> dict[str, str]:

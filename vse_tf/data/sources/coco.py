@@ -11,7 +11,8 @@ from typing import Any
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, split_names
-from vse_tf.data.sources.files import ImageFolder, integer_or_none, json_type, read_array, read_json, several_paths
+from vse_tf.data.sources.files import integer_or_none, json_type, read_array, read_json, same_id, several_paths
+from vse_tf.data.sources.image_folder import ImageFolder
 from vse_tf.errors import UserError
 
 FILE_SPLITS = {"captions_train": "train", "captions_val": "val", "captions_test": "test"}
@@ -72,10 +73,11 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
             continue
         entry.image_id = image.number
         for index, annotation in image.annotations:
-            number = integer_or_none(annotation.get("id"))
-            identity = None if number is None else ("id", number)
-            gathering.caption(entry, annotation["caption"], image.place(index, annotation), identity, number)
-    return collect_files("coco", gathering.entries, settings, report, progress)
+            number = annotation.get("id")
+            identity = ("annotation id", number) if isinstance(number, (int, str)) else None
+            place = image.place(index, annotation)
+            gathering.caption(entry, annotation["caption"], place, identity, integer_or_none(number))
+    return collect_files("coco", gathering, settings, progress)
 
 
 def _files(settings: DataSettings) -> list[tuple[Path, ImageFolder]]:
@@ -102,22 +104,26 @@ def _read_file(path: Path, folder: ImageFolder, report: Report) -> list[_Image]:
     bad: set[Hashable] = set()
     for index, item in enumerate(data["images"]):
         where = f"{path}: images[{index}]"
+        number = same_id(item.get("id")) if isinstance(item, dict) else None
         if not _has(item, {"id": (int, str), "file_name": (str,)}, where, report):
-            if isinstance(item, dict) and isinstance(item.get("id"), (int, str)):
-                bad.add(item["id"])
-        elif item["id"] in images:
-            report.add(where, f"duplicate image: id {item['id']} is already at {images[item['id']].where}")
+            if isinstance(number, (int, str)):
+                bad.add(number)
+        elif number in images:
+            report.add(where, f"duplicate image: id {number} is already at {images[number].where}")
         else:
-            name = f"{where} (id {item['id']})"
-            images[item["id"]] = _Image(item["file_name"], path, folder, name, integer_or_none(item["id"]))
+            name = f"{where} (id {number})"
+            images[number] = _Image(item["file_name"], path, folder, name, integer_or_none(number))
     for index, item in enumerate(data["annotations"]):
         where = f"{path}: annotations[{index}]"
         if not _has(item, {"image_id": (int, str), "caption": (object,)}, where, report):
             continue
-        if item["image_id"] in images:
-            images[item["image_id"]].annotations.append((index, item))
-        elif item["image_id"] not in bad:
-            report.add(where, f"unknown image id: {item['image_id']} is not among the file's images")
+        if isinstance(item.get("id"), str):
+            item["id"] = same_id(item["id"])
+        number = same_id(item["image_id"])
+        if number in images:
+            images[number].annotations.append((index, item))
+        elif number not in bad:
+            report.add(where, f"unknown image id: {number} is not among the file's images")
     return list(images.values())
 
 

@@ -1,13 +1,12 @@
-"""Reading caption files, with errors that name the line, and finding images in folders."""
+"""Reading caption files, with errors that name the line."""
 
 from __future__ import annotations
 
-import csv
+import gzip
 import io
 import json
-import os
-import stat
-from collections.abc import Callable, Iterator
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,26 @@ from vse_tf.files import open_array, read_regular
 
 # A caption file of ten million images is smaller; it is read into memory.
 CAPTION_BYTES = 8 * 2**30
+# Captions shrink to a tenth when they are compressed; no file grows by more than this, or above the limit, in memory.
+GZIP_GROWTH, SMALL_BYTES, GZIP_BYTES = 100, 64 * 2**20, 2 * 2**30
+MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+# First bytes of files that are taken for caption files.
+OTHER_FILES = {
+    b"PK\x03\x04": "an Excel workbook or ZIP archive",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"PAR1": "a Parquet file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"\x1f\x8b": "a gzip file in a gzip file",
+}
+# An id that a file writes as a string.
+DIGITS = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 
 
 def several_paths(value: Paths, key: str, what: str) -> list[Path]:
@@ -51,7 +70,7 @@ def one_path(value: Paths, key: str, what: str) -> Path:
 
 
 def read_text(path: Path, key: str = "data.annotations") -> str:
-    """A text file's contents, UTF-8 with or without a byte order mark.
+    """A text file's contents: UTF-8 or UTF-16, with or without a byte order mark, compressed by gzip or not.
 
     Bytes that are not UTF-8 become lone surrogates, which `problem_of_text` finds later: so the message can name the
     line, and the other lines stay usable.
@@ -61,15 +80,49 @@ def read_text(path: Path, key: str = "data.annotations") -> str:
         key: the setting that named it, for the message.
 
     Raises:
-        UserError: it cannot be read, or is UTF-16.
+        UserError: it cannot be read, is compressed in another way, or grows too much when it is decompressed.
     """
     try:
         contents = read_regular(path, CAPTION_BYTES)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; name the file with --{key}") from None
-    if contents.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
-    return contents.decode("utf-8-sig", errors="surrogateescape")
+    if contents.startswith(b"\x1f\x8b"):
+        contents = _decompressed(path, contents)
+    kind = next((kind for magic, kind in OTHER_FILES.items() if contents.startswith(magic)), None)
+    if kind:
+        raise UserError(f"{path}: {kind}, not text; --{key} takes text, as it is or compressed by gzip")
+    encoding = _encoding(contents)
+    if encoding == "utf-8-sig":
+        return contents.decode(encoding, errors="surrogateescape")
+    try:
+        return contents.decode(encoding, errors="surrogatepass").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        name = encoding.upper()[:6]
+        raise UserError(f"{path}: the file is {name}, but broken at byte {error.start}; save it as UTF-8") from None
+
+
+def _decompressed(path: Path, contents: bytes) -> bytes:
+    """What a gzip file holds. A file from others may be made to grow a thousand times."""
+    limit = max(SMALL_BYTES, min(GZIP_BYTES, GZIP_GROWTH * len(contents)))
+    try:
+        text = gzip.GzipFile(fileobj=io.BytesIO(contents)).read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: broken gzip file: {error}") from None
+    if len(text) > limit:
+        raise UserError(f"{path}: it decompresses to more than {limit} bytes; decompress it with gunzip")
+    return text
+
+
+def _encoding(contents: bytes) -> str:
+    for mark, encoding in MARKS.items():
+        if contents.startswith(mark):
+            return encoding
+    # Without a mark: UTF-8 text has no zero bytes, and in UTF-16 one half of each common letter is zero.
+    start = contents[:4096]
+    first, second = start[::2].count(0), start[1::2].count(0)
+    if max(first, second) * 8 > len(start) and not min(first, second):
+        return "utf-16-le" if second else "utf-16-be"
+    return "utf-8-sig"
 
 
 def read_json(path: Path) -> Any:
@@ -95,70 +148,6 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         # Numbers of thousands of digits, brackets nested thousands deep.
         raise UserError(f"{path}: broken JSON: {error}") from None
-
-
-def csv_rows(
-    path: Path, text: str, check_header: Callable[[list[str]], None]
-) -> Iterator[tuple[int, dict[str, str] | str]]:
-    """The rows of a CSV file as RFC 4180 has it (commas, double quotes, line breaks inside quotes); blank lines are
-    skipped.
-
-    Args:
-        path: the file, for messages.
-        text: its contents.
-        check_header: called with the names of the columns before the first row.
-
-    Yields:
-        The row's first line number, and its fields by column, or what is wrong with it.
-
-    Raises:
-        UserError: a quotation mark is wrong.
-    """
-    # Python's own limit of 131,072 is one for the process and would end the reading at a long caption.
-    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    start = 1
-    try:
-        for fields in reader:
-            number, start = start, reader.line_num + 1
-            if not fields:
-                continue
-            if not header:
-                header = [name.strip() for name in fields]
-                check_header(header)
-            elif len(fields) == len(header):
-                yield number, dict(zip(header, fields, strict=True))
-            else:
-                yield number, f"wrong number of fields: {len(fields)}, the header has {len(header)}"
-    except csv.Error as error:
-        raise UserError(
-            f"{path}: line {reader.line_num}: broken CSV: {error}; is a quotation mark not closed, or not doubled?"
-        ) from None
-    finally:
-        csv.field_size_limit(limit)
-
-
-def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """The objects of a JSONL file; blank lines are skipped.
-
-    Yields:
-        The line number, and the object, or what is wrong with the line.
-    """
-    # Only "\n" ends a line: JSON strings may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", None) or str(error)
-            yield number, f"broken JSON: {problem_of_text(line) or reason}"
-        else:
-            yield (
-                number,
-                item if isinstance(item, dict) else f"wrong type: the line is {json_type(item)}, not an object",
-            )
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
@@ -214,95 +203,14 @@ def integer_or_none(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-class ImageFolder:
-    """A folder of images. Each subfolder is listed once, which is faster than a look at every file.
-
-    Args:
-        root: the folder.
-        key: the setting that named it, for the message.
-
-    Raises:
-        UserError: there is no such folder.
+def same_id(value: Any) -> Any:
+    """An id as a number where it is a string of digits: some programs write the same ids in both ways.
 
     Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as images:
-        ...     Path(images, "cat.jpg").touch()
-        ...     ImageFolder(Path(images)).find("cat.jpg")
-        '/.../cat.jpg'
+        >>> same_id("391895")
+        391895
     """
-
-    def __init__(self, root: Path, key: str = "data.images") -> None:
-        if not root.is_dir():
-            reason = "not a folder" if root.exists() else "no such folder"
-            raise UserError(f"{root}: {reason}; name the image folder with --{key}")
-        self.root = os.path.realpath(root)
-        self._inside = os.path.join(self.root, "")  # noqa: PTH118 - the root may be "/"
-        self._folders: dict[str, str] = {}
-        self._listings: dict[str, dict[str, bool]] = {}
-
-    def find(self, name: str) -> str:
-        """The file of an image.
-
-        Args:
-            name: its path, relative to the folder or absolute; links are followed.
-
-        Returns:
-            The absolute path with links resolved, the same for all spellings of a path.
-
-        Raises:
-            ValueError: not a path, missing, or outside the folder; the message is one line.
-        """
-        problem = "holds a NUL" if "\0" in name else problem_of_text(name)
-        if problem or not name.strip():
-            raise ValueError(f"bad image path: {problem or 'it is empty'}")
-        # os.path here and below: it takes a tenth of pathlib's time, which counts for a hundred thousand names.
-        folder, base = os.path.split(os.path.join(self.root, name))  # noqa: PTH118
-        if base in ("", ".", ".."):
-            raise ValueError(f"bad image path: {short_repr(name)} is a folder")
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        folder = self._folders[folder]
-        self._check_inside(folder, name)
-        path = os.path.join(folder, base)  # noqa: PTH118
-        listing = self._listing(folder)
-        if base not in listing:
-            self._check_file(path, name)
-        elif not listing[base]:
-            return path
-        target = os.path.realpath(path)
-        self._check_inside(os.path.dirname(target), name)  # noqa: PTH120
-        self._check_file(target, name)
-        return target
-
-    def relative(self, path: str) -> str:
-        """A path that `find` returned, relative to the folder and with `/`: the same on every machine."""
-        return Path(os.path.relpath(path, self.root)).as_posix()
-
-    def _listing(self, folder: str) -> dict[str, bool]:
-        """Names of the regular files (False) and links (True) in a folder."""
-        if folder not in self._listings:
-            try:
-                with os.scandir(folder) as entries:
-                    self._listings[folder] = {e.name: e.is_symlink() for e in entries if e.is_symlink() or e.is_file()}
-            except OSError:
-                self._listings[folder] = {}
-        return self._listings[folder]
-
-    def _check_inside(self, folder: str, name: str) -> None:
-        if folder != self.root and not folder.startswith(self._inside):
-            raise ValueError(f"path outside the image folder: {short_repr(name)}")
-
-    def _check_file(self, path: str, name: str) -> None:
-        # Also reached if the listing spells a name in another letter case or Unicode form, as some file systems do.
-        try:
-            mode = os.stat(path).st_mode  # noqa: PTH116
-        except FileNotFoundError:
-            raise ValueError(f"missing image: {short_repr(name)}") from None
-        except OSError as error:
-            raise ValueError(f"missing image: {short_repr(name)} ({error.strerror})") from None
-        if not stat.S_ISREG(mode):
-            raise ValueError(f"bad image path: {short_repr(name)} is not a file")
+    return int(value) if isinstance(value, str) and DIGITS.fullmatch(value) else value
 
 
 def expanded(path: str) -> Path:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
-from vse_tf.data.sources.files import ImageFolder, integer_or_none, json_type, one_path, read_json, short_repr
+from vse_tf.data.sources.files import (
+    integer_or_none,
+    json_type,
+    one_path,
+    read_json,
+    same_id,
+    several_paths,
+    short_repr,
+)
+from vse_tf.data.sources.image_folder import ImageFolders
 from vse_tf.errors import UserError
 
 
@@ -22,22 +30,21 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
     `cocoid`, it and the `sentid` of its captions are used as COCO ids.
 
     Args:
-        settings: `annotations` is the file, `images` the folder.
+        settings: `annotations` is the file, `images` the folder, or several that hold the images together.
         progress: show a progress bar if it takes longer than a second.
 
     Raises:
         UserError: the file's problems, by key and imgid.
     """
     path = one_path(settings.annotations, "data.annotations", "caption file (dataset_*.json)")
-    folder = ImageFolder(one_path(settings.images, "data.images", "image folder"))
+    folders = ImageFolders(several_paths(settings.images, "data.images", "image folder"))
     items = _images(read_json(path), path)
     report = Report()
     gathering = Gathering(report)
-    names = split_names(
-        (i["split"] for i in items if isinstance(i, dict) and isinstance(i.get("split"), str)), str(path)
-    )
-    if settings.restval_as_train and "restval" in names:
-        names["restval"] = "train"
+    found = dict.fromkeys(i["split"] for i in items if isinstance(i, dict) and isinstance(i.get("split"), str))
+    names = split_names(found, str(path), any_case=True)
+    if settings.restval_as_train:
+        names = {name: "train" if split == "restval" else split for name, split in names.items()}
     for index, item in enumerate(items):
         where = f"{path}: images[{index}]"
         if isinstance(item, dict) and isinstance(item.get("imgid"), int):
@@ -45,7 +52,7 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
         if not _well_formed(item, where, report):
             continue
         try:
-            image = folder.find(os.path.join(item.get("filepath") or "", item["filename"]))  # noqa: PTH118 - faster
+            image = folders.find(item.get("filepath") or "", item["filename"])
         except ValueError as error:
             report.add(where, str(error))
             continue
@@ -57,11 +64,12 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
             place = f"{where}.sentences[{number}]"
             words = _caption_text(caption, place, report)
             if words is not None:
-                sentid = integer_or_none(caption.get("sentid"))
-                identity = None if sentid is None else ("sentid", sentid)
+                sentid = same_id(caption.get("sentid"))
+                identity = ("sentid", sentid) if isinstance(sentid, (int, str)) else None
                 # Only COCO's captions are numbered by COCO.
-                gathering.caption(entry, words, place, identity, None if entry.image_id is None else sentid)
-    return collect_files("karpathy", gathering.entries, settings, report, progress)
+                caption_id = None if entry.image_id is None else integer_or_none(sentid)
+                gathering.caption(entry, words, place, identity, caption_id)
+    return collect_files("karpathy", gathering, settings, progress)
 
 
 def _images(data: object, path: Path) -> list[Any]:

@@ -75,6 +75,7 @@ def read_precomp(settings: DataSettings, progress: bool = True) -> Collection:
     names = _split_files(folder)
     report = Report()
     gathering = Gathering(report)
+    _check_shapes(folder, names)
     arrays: dict[str, np.ndarray] = {}
     for name, split in names.items():
         arrays[split] = _read_split(folder, name, split, settings, gathering, progress)
@@ -82,7 +83,7 @@ def read_precomp(settings: DataSettings, progress: bool = True) -> Collection:
     def images(split: str, entries: list[Entry]) -> Images:
         return FeatureImages(arrays[split], np.array([entry.row for entry in entries], np.int64))
 
-    return collect("precomp", gathering.entries, settings, report, images)
+    return collect("precomp", gathering, settings, images)
 
 
 def _split_files(folder: Path) -> dict[str, str]:
@@ -99,6 +100,21 @@ def _split_files(folder: Path) -> dict[str, str]:
     if not found[IMAGES]:
         raise UserError(f"{folder}: no *{IMAGES} and *{CAPTIONS} there; name the folder with --data.annotations")
     return split_names(sorted(found[IMAGES]), str(folder))
+
+
+def _check_shapes(folder: Path, names: dict[str, str]) -> None:
+    """Refuse splits whose features differ in shape: one model cannot take both."""
+    first: tuple[Path, tuple[int, ...]] | None = None
+    # The other splits are compared with train, if it is there.
+    for name in sorted(names, key=lambda name: names[name] != "train"):
+        path = folder / f"{name}{IMAGES}"
+        shape = _open_array(path).shape[1:]
+        first = first or (path, shape)
+        if shape != first[1]:
+            raise UserError(
+                f"{path}: features {shape} per image, but {first[1]} in {first[0]}; all splits need features of one "
+                "shape: make them again in the same way, or move the files of a split away"
+            )
 
 
 def _read_split(
@@ -123,7 +139,7 @@ def _read_split(
         for number in range(start * per_row, end * per_row) if entry else ():
             if entry:
                 # Repeated captions stay: published figures count each line.
-                gathering.caption(entry, lines[number], f"{text_path}: line {number + 1}", number)
+                gathering.caption(entry, lines[number], f"{text_path}: line {number + 1}", ("line", number))
     return array
 
 

@@ -80,16 +80,16 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
     gathering = Gathering(report)
     splits = _done(root)["splits"]
     names = split_names(splits, builder.info.full_name)
-    if settings.restval_as_train and "restval" in names:
-        names["restval"] = "train"
+    if settings.restval_as_train:
+        names = {name: "train" if split == "restval" else split for name, split in names.items()}
     for split in splits:
         for number, (file, captions) in enumerate(_written_examples(root / split / CAPTIONS)):
             where = f"{builder.info.full_name}: {split}[{number}]"
             entry = gathering.image(str(root.absolute() / split / file), names[split], where)
             for place, caption in enumerate(captions if entry else ()):
                 if entry:
-                    gathering.caption(entry, caption, where, place)
-    return collect_files("tfds", gathering.entries, settings, report, progress)
+                    gathering.caption(entry, caption, where, ("caption", place))
+    return collect_files("tfds", gathering, settings, progress)
 
 
 def _written_examples(path: Path) -> Iterator[tuple[str, list[str]]]:
