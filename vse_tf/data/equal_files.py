@@ -31,8 +31,13 @@ def equal_files(paths: Mapping[str, Sequence[str]], workers: int | None = None) 
         Groups of equal files, each as split and path, that are in more than one split.
 
     Example:
-        >>> equal_files({"train": ["a.jpg", "b.jpg"], "val": ["copy of b.jpg"]})
-        [[('train', 'b.jpg'), ('val', 'copy of b.jpg')]]
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name, contents in {"a.jpg": "1", "b.jpg": "2", "copy.jpg": "2"}.items():
+        ...         _ = Path(folder, name).write_text(contents)
+        ...     equal_files({"train": [f"{folder}/a.jpg", f"{folder}/b.jpg"], "val": [f"{folder}/copy.jpg"]})
+        [[('train', '.../b.jpg'), ('val', '.../copy.jpg')]]
     """
     files = [(split, path) for split, names in paths.items() for path in names]
     if len(paths) < 2:

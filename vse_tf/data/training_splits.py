@@ -23,8 +23,7 @@ class ChosenImages:
         rows: rows of those that belong to it, integers `(n,)`.
 
     Example:
-        >>> ChosenImages(FeatureImages(array, np.arange(10)), np.array([7, 8])).load(np.array([0])).shape
-        (1, 2048)
+        val = ChosenImages(FeatureImages(array, np.arange(10)), [7, 8])
     """
 
     def __init__(self, images: Images, rows: Sequence[int]) -> None:
@@ -57,8 +56,7 @@ def training_splits(collection: Collection, settings: DataSettings) -> Collectio
         The same collection where nothing is missing, or nothing can be drawn.
 
     Example:
-        >>> list(training_splits(read(DataSettings(source="coco", annotations="captions_train2017.json")), data).splits)
-        ['train', 'val']
+        collection = training_splits(read(data), data)
     """
     splits = collection.splits
     there = [name for name in splits if name in ("train", "val")] or (list(splits) if len(splits) == 1 else [])

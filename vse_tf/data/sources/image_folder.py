@@ -29,8 +29,11 @@ class ImageFolder:
         UserError: there is no such folder.
 
     Example:
-        >>> ImageFolder(Path("images")).find("2014/cat.jpg")
-        '/home/me/images/2014/cat.jpg'
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as images:
+        ...     Path(images, "cat.jpg").touch()
+        ...     ImageFolder(Path(images)).find("cat.jpg")
+        '/.../cat.jpg'
     """
 
     def __init__(self, root: Path, key: str = "data.images") -> None:
@@ -182,8 +185,7 @@ class ImageFolders:
         UserError: one of them does not exist.
 
     Example:
-        >>> ImageFolders([Path("train2014"), Path("val2014")]).find("val2014", "cat.jpg")
-        '/home/me/val2014/cat.jpg'
+        image = ImageFolders([Path("train2014"), Path("val2014")]).find("val2014", "cat.jpg")
     """
 
     def __init__(self, roots: Sequence[Path], key: str = "data.images") -> None:
