@@ -263,6 +263,7 @@ def test_a_split_in_some_lines_only_is_a_problem_of_the_others(folder):
         ('{\n"images": [],\n"annotations": []}', "c.json", "kind coco; read it with --data.source coco"),
         ('{"images": []}', "c.json", "kind karpathy; read it with --data.source karpathy"),
         ('{\n"a.jpg": ["x"]\n}', "c.json", "one JSON object with the keys 'a.jpg'; a table is an array of objects"),
+        ('{"a.jpg": ["x"]}', "c.json", "there are: 'a.jpg'; one JSON object per image and caption is expected"),
         ('[{"image": "a.jpg", "caption": "x"},\n{"image"', "c.json", "line 2: broken JSON"),
         ('[{"image": "a.jpg", "caption": "x"}\n{"image": 1}]', "c.json", "line 2: broken JSON: a comma or ]"),
         ("[]", "c.json", "no usable record"),

@@ -148,7 +148,8 @@ def missing_columns(
     by = f" (separated by {separator})" if separator and separator != "commas" and len(names) > 1 else ""
     advice = f"name yours with {' and '.join(f'--data.table.{setting}' for setting in missing)}"
     if any(map(looks_like_image, names)):
-        advice = f"that looks like a row: put a line {','.join(wanted.values())} above it"
+        objects = "one JSON object per image and caption is expected"
+        advice = objects if what == "key" else f"that looks like a row: put a line {','.join(wanted.values())} above it"
     return UserError(
         f"{path}: no {what} {' and '.join(map(repr, missing.values()))}; there are: "
         f"{', '.join(map(short_repr, names))}{by}; {advice}"
