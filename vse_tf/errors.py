@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable
+
+# Lines of a trace that TensorFlow puts before its message, and what it puts around the message.
+_TRACE = re.compile(r"Graph execution error:|Detected at node|  File |    |<stack traces|\d+ root error")
+_AROUND = re.compile(r"^\s*\(\d+\) [A-Z_]+: |\{\{[^}]*\}\}|\[\[.*|\[Op:.*")
 
 
 class UserError(Exception):
@@ -51,6 +56,21 @@ def shell_path(path: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(path)
     return shlex.quote(text) if text.isprintable() else ascii(text)[:200]
+
+
+def tensorflow_reason(error: Exception) -> str:
+    """The message of a TensorFlow error in one line, without the trace, nodes and operations around it.
+
+    Args:
+        error: the error; of any other kind its first line is taken.
+
+    Example:
+        >>> tensorflow_reason(ValueError("{{function_node f}} invalid JPEG data\\n\\t [[{{node g}}]] [Op:f]"))
+        'invalid JPEG data'
+    """
+    text = str(getattr(error, "message", "") or error)
+    lines = (_AROUND.sub("", line).strip() for line in text.splitlines() if not _TRACE.match(line))
+    return next(filter(None, lines), type(error).__name__)
 
 
 def run_command(main: Callable[[], None]) -> None:

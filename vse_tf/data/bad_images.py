@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from vse_tf.config import OnBad
 from vse_tf.data.records import FileImages, Images, Problem, unreadable
-from vse_tf.errors import UserError
+from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.files import read_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
-from vse_tf.preprocessing.images import decode, decoding_problem
+from vse_tf.preprocessing.images import decode
 
 # Number of other images that are tried in place of a broken one before the run stops.
 ALTERNATES = 4
@@ -77,7 +77,7 @@ class BadImages:
         except OSError as error:
             return unreadable(error)
         except (tf.errors.OpError, ValueError) as error:
-            return f"undecodable: {decoding_problem(error)}"
+            return f"undecodable: {tensorflow_reason(error)}"
         return "could not be read a moment ago"
 
     def raised(self, error: Exception) -> Exception:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vse_tf.config import Verify
 from vse_tf.data.cache import read_cached, write_cached
+from vse_tf.errors import tensorflow_reason
 from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_headers import read_header
 from vse_tf.preprocessing.image_limits import BYTES, MAX_BYTES, NOT_AN_IMAGE, RefusedImageError, above_limit
@@ -131,7 +132,7 @@ def check_header(path: str) -> Check:
 def _decode_check(max_pixels: int) -> Callable[[str], Check]:
     import tensorflow as tf  # noqa: PLC0415
 
-    from vse_tf.preprocessing.images import decode, decoding_problem  # noqa: PLC0415
+    from vse_tf.preprocessing.images import decode  # noqa: PLC0415
 
     # One traced graph for all calls: eager decoding spends longer in Python than in the decoder.
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -149,7 +150,7 @@ def _decode_check(max_pixels: int) -> Callable[[str], Check]:
             with tf.device("CPU:0"):
                 size(tf.constant(contents))
         except (tf.errors.OpError, ValueError) as error:
-            reason = decoding_problem(error)
+            reason = tensorflow_reason(error)
             lasting = isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
         return dataclasses.replace(header, how="decode", reason=reason, lasting=lasting)
 

@@ -52,14 +52,6 @@ def decode(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
     return _oriented(stored_pixels(contents, header), header.orientation)
 
 
-def decoding_problem(error: Exception) -> str:
-    """The message of an error that `decode` raised, one line without what TensorFlow adds to it."""
-    # "{{function_node …}} message [Op:DecodeImage]" and then a trace.
-    text = (getattr(error, "message", None) or str(error)).strip()
-    text = text.split("}} ")[-1] if text.startswith("{{") else text
-    return text.split("\n")[0].split(" [Op:")[0] or type(error).__name__
-
-
 @without_autograph
 def refusal(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Why `decode` refuses an image by its header.
