@@ -8,7 +8,7 @@ from tests.indexing.collections import BytesModel, draw
 from vse_tf import embed as command
 from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
-from vse_tf.indexing.beam import beam_runner
+from vse_tf.indexing.beam import _remove_results, beam_runner
 from vse_tf.indexing.embedding import embed
 from vse_tf.indexing.items import image_items
 
@@ -53,6 +53,22 @@ def test_a_user_error_of_a_worker_is_raised(folder, tmp_path):
 def test_an_unknown_runner_is_one_line(folder, tmp_path):
     with pytest.raises(UserError, match="--runner NoRunner: Beam has no such runner"):
         beam_runner("NoRunner")
+
+
+def test_what_a_killed_call_left_is_removed(tmp_path):
+    (tmp_path / "beam-temp-beam-7f").mkdir()
+    (tmp_path / "beam-temp-beam-7f" / "shard").write_text("half")
+    (tmp_path / "beam-00000-of-00001.jsonl").write_text("[0, {}]")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "beam-link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "part-0.npy").write_text("stays")
+    _remove_results(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "part-0.npy"]
+
+
+def test_a_runner_whose_package_is_missing_names_it(folder, tmp_path):
+    with pytest.raises(UserError, match="no_such_package"):
+        beam_runner("no_such_package.runner.Runner")
 
 
 def test_without_beam_the_error_names_the_extra(tmp_path, monkeypatch):

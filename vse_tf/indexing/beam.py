@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -44,14 +45,14 @@ def beam_runner(name: str, options: str = "") -> Runner:
     own = shlex.split(options) or (_DIRECT if name == "DirectRunner" else [])
     try:
         create_runner(name)
-    except (ValueError, ImportError, AttributeError) as error:
+    except ImportError as error:
+        raise UserError(f"--runner {name}: it needs the package {error.name}, which is not installed") from None
+    except (ValueError, AttributeError) as error:
         raise UserError(f"--runner {name}: Beam has no such runner: {str(error).splitlines()[0]}") from None
 
     def run(embedder: SpanEmbedder, spans: Sequence[Span]) -> Iterator[str]:
         results = embedder.work.folder / "beam"
-        for old in results.parent.glob("beam-*"):
-            with file_errors(old, "written"):
-                old.unlink()
+        _remove_results(results.parent)
         numbered = list(enumerate(spans))
         pipeline_options = PipelineOptions([f"--runner={name}", *own], save_main_session=False)
         with beam.Pipeline(options=pipeline_options) as pipeline:
@@ -65,6 +66,16 @@ def beam_runner(name: str, options: str = "") -> Runner:
         yield from _part_names(sorted(results.parent.glob("beam-*.jsonl")), len(spans))
 
     return run
+
+
+def _remove_results(folder: Path) -> None:
+    """Remove the results of an earlier call, and the temporary folders of one that was killed."""
+    for old in folder.glob("beam-*"):
+        with file_errors(old, "written"):
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
 
 
 def _part_names(files: list[Path], count: int) -> Iterator[str]:

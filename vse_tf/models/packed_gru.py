@@ -58,11 +58,12 @@ class PackedGRU(keras.layers.GRU):
             sequences = tf.reverse_sequence(sequences, tf.reduce_sum(tf.cast(mask, tf.int32), 1), seq_axis=1)
         weights = [tf.convert_to_tensor(w) for w in (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)]
         # Eager tensor arrays cannot hold entries of different sizes.
-        run = tf.function(last_state) if tf.executing_eagerly() else last_state
+        run = tf.function(last_state, autograph=False) if tf.executing_eagerly() else last_state
         state = run(sequences, mask, weights, tf.as_dtype(self.compute_dtype))
         return tf.ensure_shape(tf.cast(state, self.compute_dtype), [sequences.shape[0], self.units])
 
 
+@tf.autograph.experimental.do_not_convert
 def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
     """The state `(batch, units)` at the last token of each sequence, float32; the products run in `dtype`."""
     order, count, start, place, last, previous = _packing(mask)
