@@ -170,6 +170,24 @@ def test_no_index_is_one_line(folder):
         search.main(["--index", str(folder), "a red circle"])
 
 
+def test_a_query_of_unknown_words_says_so(folder, capsys):
+    for query, unknown in (("xyzzy, plugh!", True), ("a red circle", False), ("a xyzzy", False), ("?!", False)):
+        search.main(["--index", str(folder / "images.index"), query])
+        assert ("knows no word of" in capsys.readouterr().err) == unknown, query
+
+
+def test_moved_images_are_named_with_the_way_out(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "all")
+    (tmp_path / "all" / "images").rename(tmp_path / "all" / "moved")
+    argv = ["--index", str(tmp_path / "all" / "images.index"), "a red circle", "--top_k", "3"]
+    search.main(argv)
+    errors = capsys.readouterr().err
+    assert f"3 of these images are missing, the first is {tmp_path}/all/images/" in errors
+    assert "name it with --root" in errors
+    search.main([*argv, "--root", str(tmp_path / "all" / "moved")])
+    assert "missing" not in capsys.readouterr().err
+
+
 def test_help_needs_no_tensorflow():
     code = "import sys; import vse_tf.search; print('tensorflow' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

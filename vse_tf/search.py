@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.indexing.embedding import EmbeddingModel
-from vse_tf.indexing.embedding_models import model_of_index
+from vse_tf.indexing.embedding_models import model_of_index, unknown_texts
 from vse_tf.indexing.faiss import BACKENDS, search_backend
 from vse_tf.indexing.items import read_queries
 from vse_tf.indexing.search import Hit, check_model, hits, hits_table
@@ -48,7 +50,13 @@ def main(argv: list[str] | None = None) -> None:
     query = model.encode_texts(texts) if image is None else _encode_image(model, arguments.image)
     results = [hits(index, *result) for result in zip(*search(query, arguments.top_k), strict=True)]
     _print(arguments, texts, results)
+    if image is None:
+        for text in unknown_texts(model, texts, query):
+            print(f"the model knows no word of {text!r}: other unknown words find the same", file=sys.stderr)
     files = _ImageFiles(index)
+    if missing := files.missing([hit for result in results for hit in result]):
+        advice = "if their folder was moved, name it with --root"
+        print(f"{len(missing)} of these images are missing, the first is {missing[0]}; {advice}", file=sys.stderr)
     if arguments.html:
         page = contact_sheet(image or texts[0], results[0], image_file=files)
         _write(arguments.html, page.encode())
@@ -71,6 +79,15 @@ class _ImageFiles:
         self.index = index
         self.refused: set[int] = set()
         self.reason = ""
+
+    def missing(self, found: Sequence[Hit]) -> list[Path]:
+        """The files of hits that may be opened but do not exist."""
+        paths = []
+        for hit in found:
+            with contextlib.suppress(OSError, ValueError):
+                if hit.path is not None and not (path := self.index.image(hit.item)).exists():
+                    paths.append(path)
+        return list(dict.fromkeys(paths))
 
     def __call__(self, hit: Hit) -> Path:
         try:

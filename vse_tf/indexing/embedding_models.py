@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 BATCH = 64
 # A batch is cut short when its files exceed this size together.
 BATCH_BYTES = 2**28
+# A word of no language, and how far vectors of equal tokens may be apart by rounding.
+NO_WORD, ROUNDING = "\ua66e\ua66e\ua66e", 1e-5
 # How an exported image tower names the images that it cannot read.
 _BAD = re.compile(r"image_bytes\[(\d+)\]: ([^;\n\]]+)")
 
@@ -276,3 +278,19 @@ def model_of_index(index: Index, run: str | None = None, models: str | None = No
             f"{quoted}: the model that made {index.folder} does not exist{where}; name it with --run or --models"
         )
     return RunModel(folder, checkpoint)
+
+
+def unknown_texts(model: EmbeddingModel, texts: Sequence[str], vectors: np.ndarray) -> list[str]:
+    """The texts that a model cannot tell from as many words that nobody knows.
+
+    Args:
+        model: the model.
+        texts: the texts.
+        vectors: their vectors, float32 `(len(texts), dim)`.
+    """
+    from vse_tf.preprocessing.words import normalise, to_tensor  # noqa: PLC0415 (TensorFlow)
+
+    words = [text.decode().split() for text in normalise(to_tensor(texts)).numpy()]
+    nonsense = model.encode_texts([" ".join([NO_WORD] * len(each)) for each in words])
+    same = np.abs(nonsense - vectors).max(axis=1, initial=0) < ROUNDING
+    return [text for text, each, unknown in zip(texts, words, same, strict=True) if each and unknown]
