@@ -45,6 +45,24 @@ def test_the_files_give_the_runs_vectors(run, tmp_path, kind, capsys):
     np.testing.assert_allclose(found, embedder.encode_images(list(arrays)), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "litert"])
+@pytest.mark.parametrize("encoder", ["transformer", "bidirectional", "hub", "applications"])
+def test_every_encoder_is_converted(tmp_path, bert_preset, kind, encoder):
+    if missing(kind):
+        pytest.skip(f"the extra {kind} is not installed: {', '.join(missing(kind))}")
+    changed = {
+        "transformer": {"text__encoder": "transformer", "text__layers": 2, "text__heads": 2},
+        "bidirectional": {"text__bidirectional": "true"},
+        "hub": {"text__encoder": f"hub:{bert_preset}", "text__stages": 2, "text__pooling": "mean_max"},
+        "applications": {"image__encoder": "applications:MobileNet", "image__weights": "none", "image__size": 32},
+    }[encoder]
+    run = write_run(tmp_path / "run", text__max_tokens=16, **changed)
+    export.main(["--run", str(run), "--output", str(tmp_path / "models"), "--format", kind])
+    differences = manifest.verify(tmp_path / "models" / kind / "1")["differences"]
+    assert len(differences) == 2
+    assert all(difference < 1e-4 for difference in differences.values())
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_packed_recurrence_is_replaced_by_keras_own(tmp_path, bidirectional):
     tower = load(write_run(tmp_path / "run", text__bidirectional=bidirectional)).text_tower

@@ -92,6 +92,8 @@ def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | Non
     spec = tf.TensorSpec(shape, tower.inputs[0].dtype, name=tower.inputs[0].name)
     try:
         portable = _with_plain_gru(tower)
+        if kind == "onnx":
+            _teach_erfc()
         with quiet(), on_any_device(portable):
             portable.export(str(file), format=kind, verbose=False, input_signature=[spec])
     except OSError as error:
@@ -99,6 +101,23 @@ def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | Non
     except Exception as error:  # the errors of the converters have no common class
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"--format {kind}: {file.stem} cannot be converted: {reason}; use savedmodel") from error
+
+
+def _teach_erfc() -> None:
+    """Tell tf2onnx how to convert `Erfc`, of which the exact GELU is made: 1 - Erf."""
+    from tf2onnx.handler import tf_op  # noqa: PLC0415
+
+    class Erfc:
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+            dtypes, shapes = [ctx.get_dtype(node.output[0])], [ctx.get_shape(node.output[0])]
+            one = ctx.make_const(f"{node.name}_one", np.ones([], np.float32))
+            erf = ctx.make_node("Erf", node.input, dtypes=dtypes, shapes=shapes)
+            ctx.remove_node(node.name)
+            ends = [one.output[0], erf.output[0]]
+            ctx.make_node("Sub", ends, outputs=node.output, name=node.name, dtypes=dtypes, shapes=shapes)
+
+    tf_op("Erfc")(Erfc)
 
 
 def _with_plain_gru(tower: keras.Model) -> keras.Model:
