@@ -159,7 +159,8 @@ def spread_states(network: keras.Model, count: int, encoder: str) -> list[keras.
     found = _cut_points(network, 3)
     kinds = [type(x._keras_history.operation) for x in found]
     # A transformer is a chain of layers of one class behind its embeddings.
-    layer = max(set(kinds), key=kinds.count, default=None)
+    # Of a single layer it is the last one.
+    layer = max(reversed(kinds), key=kinds.count, default=None)
     first = kinds.index(layer) if layer else 0
     states = found[max(first - 1, 0) : first] + [x for x, kind in zip(found, kinds, strict=True) if kind is layer]
     if len(states) < count:
