@@ -39,7 +39,8 @@ def test_a_full_disk_and_a_damaged_checkpoint_lose_nothing(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_until_full)
-        with pytest.raises(UserError, match=r"step 8 \(No space left on device\); free some space and repeat") as error:
+        full_disk = r"step-0+8: cannot be written: No space left on device; free some space and repeat"
+        with pytest.raises(UserError, match=full_disk) as error:
             train.main(argv)
     assert "\n" not in str(error.value)
     checkpoints = tmp_path / "run" / "checkpoints"
