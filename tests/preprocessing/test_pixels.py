@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.preprocessing.pixels import differences, pixels, read_stored
-from vse_tf.preprocessing import images
+from vse_tf.preprocessing import images, view
 
 ADVICE = (
     "Where that is meant, raise PIXELS_VERSION in vse_tf/preprocessing/images.py, so that cached features are computed "
@@ -12,7 +12,15 @@ ADVICE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def traced_anew():
+    """Graphs of views are kept; those of changed code must not stay."""
+    yield
+    view._traced.cache_clear()
+
+
 def check_pixels():
+    view._traced.cache_clear()
     version, stored = read_stored()
     assert version == images.PIXELS_VERSION, "run `python -m tests.preprocessing.pixels`"
     found = pixels()
