@@ -157,9 +157,10 @@ def check_values(section: Section, prefix: str = "") -> None:
             ...
         vse_tf.errors.UserError: train.epochs: 0 is not a whole number from 1 to 1000000
     """
-    for key, value, marks in _fields(section, prefix):
+    for key, value, kind in _fields(section, prefix):
+        rules = [mark for mark in set(_marks(kind)) if not isinstance(mark, OnResume)]
         for item in _items(value):
-            problem = next(filter(None, (mark.problem(item) for mark in marks if not isinstance(mark, OnResume))), "")
+            problem = next(filter(None, (rule.problem(item) for rule in rules)), "")
             if problem:
                 raise UserError(f"{key}: {problem}")
 
@@ -197,7 +198,7 @@ def keys_marked(section: Section, mark: OnResume) -> frozenset[str]:
         >>> "train.learning_rate" in keys_marked(Settings(), OnResume.RATE)
         True
     """
-    return frozenset(key for key, _, marks in _fields(section) if mark in marks)
+    return frozenset(key for key, _, kind in _fields(section) if mark in _marks(kind))
 
 
 def types_of(section: Section) -> dict[str, Any]:
@@ -206,23 +207,18 @@ def types_of(section: Section) -> dict[str, Any]:
     Args:
         section: a settings dataclass.
     """
-    found: dict[str, Any] = {}
-    for name, kind in get_type_hints(type(section), include_extras=True).items():
-        value = getattr(section, name)
-        nested = types_of(value) if _is_section(value) else None
-        found |= {name: kind} if nested is None else {f"{name}.{key}": each for key, each in nested.items()}
-    return found
+    return {key: kind for key, _, kind in _fields(section)}
 
 
-def _fields(section: Section, prefix: str = "") -> Iterator[tuple[str, object, set[Range | PathText | OnResume]]]:
-    """Key, value and marks of every setting."""
+def _fields(section: Section, prefix: str = "") -> Iterator[tuple[str, object, Any]]:
+    """Key, value and type of every setting."""
     types = get_type_hints(type(section), include_extras=True)
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if _is_section(value):
             yield from _fields(value, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}", value, set(_marks(types[field.name]))
+            yield f"{prefix}{field.name}", value, types[field.name]
 
 
 def _is_section(value: object) -> TypeGuard[Section]:

@@ -14,7 +14,7 @@ ADVICE = (
 
 @pytest.fixture(autouse=True)
 def traced_anew():
-    """Graphs of views are kept; those of changed code must not stay."""
+    """Graphs of views are cached; the cache must not hold graphs of changed code."""
     yield
     view._traced.cache_clear()
 

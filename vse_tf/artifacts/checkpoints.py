@@ -50,7 +50,7 @@ class Checkpoints:
 
     Args:
         folder: the run's `checkpoints/`.
-        keep: number of last checkpoints to keep; the best one of each is kept too.
+        keep: number of most recent checkpoints that are not deleted; the best one is never deleted.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:

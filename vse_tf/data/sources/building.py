@@ -123,8 +123,8 @@ class Gathering:
             text: the caption, if it is a string; surrounding white space is dropped.
             where: file and line (or key).
             identity: kind and value of its id, if the source has ids: two people can write the same words. A repeated
-                id is a problem, but no caption is lost for it. Captions without ids are told apart by their text; one
-                that is there already is counted.
+                id is a problem, but no caption is lost for it. Captions without ids are compared by their text;
+                repeated ones are counted.
             caption_id: its COCO annotation id, if the source has COCO ids.
         """
         if not isinstance(text, str):
