@@ -27,7 +27,8 @@ Format = Literal["onnx", "litert"]
 # Modules that exporter and comparison need; the extra of the same name installs them.
 NEEDS: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 SUFFIX: dict[Format, str] = {"onnx": "onnx", "litert": "tflite"}
-TOLERANCE = 1e-4
+# Towers with attention pooling round states to float16, which tf2onnx optimises away.
+TOLERANCE = 5e-4
 
 Run = Callable[[np.ndarray], np.ndarray]
 
