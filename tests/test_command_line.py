@@ -1,6 +1,7 @@
 """`--help`, options that do not exist, and `python -m vse_tf`."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -28,7 +29,7 @@ def help_of(main, argv, capsys):
 @pytest.mark.parametrize("name", MODULES)
 def test_the_first_screen_of_help(name, capsys):
     text = help_of(MODULES[name].main, ["--help"], capsys)
-    assert text.count("\n") <= 40 or name in ("export", "serve")
+    assert text.count("\n") <= 40
     assert "Optional[" not in text
     assert "type:" not in text
     assert "| null" not in text
@@ -51,20 +52,19 @@ def test_help_has_the_defaults_of_the_source(capsys):
 @pytest.mark.parametrize(
     ("main", "argv", "meant"),
     [
-        (train.main, ["--epochs", "5"], "did you mean --train.epochs?"),
-        (train.main, ["--train.epochz=5"], "did you mean --train.epochs?"),
-        (train.main, ["--name", "sigmoid"], "did you mean --loss.name or --data.tfds.name?"),
-        (evaluate.main, ["--run", "x", "--foldz", "5"], "did you mean --folds?"),
-        (search.main, ["--indexes", "x"], "did you mean --index?"),
+        (train.main, ["--epochs", "5"], ["--train.epochs"]),
+        (train.main, ["--train.epochz=5"], ["--train.epochs"]),
+        (train.main, ["--name", "sigmoid"], ["--data.tfds.name", "--loss.name"]),
+        (evaluate.main, ["--run", "x", "--foldz", "5"], ["--folds"]),
+        (search.main, ["--indexes", "x"], ["--index"]),
     ],
 )
 def test_unknown_options_name_what_was_meant(main, argv, meant, tmp_path, monkeypatch):
     monkeypatch.setattr("vse_tf.artifacts.run_folder.RunFolder.settings", lambda self: Settings())
     with pytest.raises(UserError) as caught:
         main(argv)
-    message = str(caught.value)
-    # The order of two equally good ones does not matter.
-    assert all(word.strip("?") in message for word in meant.split() if word != "or")
+    found = re.search(r"; did you mean (.*)\?", str(caught.value))
+    assert sorted(found[1].split(" or ")) == meant
 
 
 def test_an_option_like_no_other_has_no_guess():

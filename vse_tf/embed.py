@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{result.skipped:,} skipped: see {result.index.folder / SKIPPED}")
     if items.ignored:
         kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in items.ignored.most_common(5))
-        print(f"{items.ignored.total():,} files ignored that are no images: {kinds}")
+        print(f"ignored, since they are not images: {kinds}")
     _print_index(result.index)
 
 
