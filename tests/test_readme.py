@@ -76,7 +76,7 @@ def test_the_commands_run_one_after_the_other(place, monkeypatch, capsys, full):
     assert [name for name, _ in found][:2] == ["train", "train"]
     for name, argv in found:
         if name == "train":
-            source = argv[argv.index("--data.source") + 1] if "--data.source" in argv else "shapes"
+            source = "table" if "--data.annotations" in argv else "shapes"
             # A folder of forty photos is small as it is, and a pretrained backbone would have to be downloaded.
             reduced = {} if full and source == "shapes" else REDUCED[source]
             argv += [part for key, value in reduced.items() for part in (f"--{key}", value)]

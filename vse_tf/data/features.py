@@ -119,6 +119,11 @@ class FeatureShards:
         """The spans of a view that have no shard yet."""
         return [span for span in self.spans() if not self._path(view, span[0]).exists()]
 
+    def missing_bytes(self, view: str) -> int:
+        """What the missing shards of a view will take on the disk."""
+        row = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return sum(row * self._rows(start, end) for start, end in self.missing(view))
+
     def remove_damaged(self, views: Sequence[str]) -> list[Path]:
         """Remove the shards of these views that are truncated or damaged, so that they are computed again.
 
@@ -191,10 +196,12 @@ class FeatureShards:
             shard = open_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
-        rows = end - start if self.lengths is None else self.lengths[start:end].sum()
-        if shard.shape != (rows, *self.shape) or shard.dtype != self.dtype:
+        if shard.shape != (self._rows(start, end), *self.shape) or shard.dtype != self.dtype:
             raise UserError(f"{path}: not the features of {end - start} items; delete the file and run again")
         return shard
+
+    def _rows(self, start: int, end: int) -> int:
+        return end - start if self.lengths is None else int(self.lengths[start:end].sum())
 
     def _path(self, view: str, start: int) -> Path:
         return self.folder / f"{view}-{start:09d}.npy"

@@ -8,6 +8,7 @@ from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
 from vse_tf.errors import UserError
 from vse_tf.setting_types import Paths
+from vse_tf.source_detection import with_source
 
 __all__ = ["named_paths", "read"]
 
@@ -36,7 +37,7 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
         >>> len(data.splits["train"]), len(data.splits["train"].captions)
         (64, 320)
     """
-    collection = _read(settings, progress)
+    collection = _read(with_source(settings), progress)
     for note in collection.notes if progress else ():
         print(note, file=sys.stderr, flush=True)
     return collection
