@@ -64,6 +64,7 @@ TRANSFORMER = UsedIf("text.encoder", "transformer")
 WORDS = UsedIf("text.encoder", "gru", "transformer")
 HUB = UsedIf("text.encoder", "hub")
 STEP = UsedIf("train.schedule", "step")
+LEARNED = UsedIf("loss.learned", True, named="loss.learn_temperature")
 
 
 def _losses_with(setting: str) -> UsedIf:
@@ -195,7 +196,7 @@ class LossSettings:
         Above0, UsedIf("loss.name", *(name for name, loss in LOSSES.items() if loss.temperature != "none"))
     ] = 0.1
     learn_temperature: bool | Literal["auto"] = "auto"
-    temperature_limits: Annotated[tuple[Above0, Above0], UsedIf("loss.learned", True)] = (0.01, 1.0)
+    temperature_limits: Annotated[tuple[Above0, Above0], LEARNED] = (0.01, 1.0)
     bias: Annotated[float, Range(-LARGEST), _losses_with("bias")] = -10.0
     margin: Annotated[From0, UsedIf("loss.name", "convse++", "triplet_sum", "triplet_max")] = 0.2
     mask_same_image: bool = True

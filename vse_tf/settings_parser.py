@@ -183,7 +183,7 @@ def refuse_unused(settings: Settings, keys: list[str], told: bool = True) -> Non
         UserError: the first such option, with what it belongs to.
     """
     for key, mark in unused(settings, keys).items():
-        advice = f"leave it out, or change --{mark.keys[0]}"
+        advice = f"leave it out, or change --{mark.named[0]}"
         if mark.keys == ("data.source",) and not told and not settings.data.annotations:
             advice = "name a caption file with --data.annotations, or leave it out"
         raise UserError(f"{key}: only used with {mark.needed()}, but {mark.found(settings)}; {advice}")

@@ -18,6 +18,7 @@ class UsedIf:
     Args:
         key: key of the other setting; of several, one suffices.
         values: its values; of an encoder's name such as `hub:resnet_50_imagenet` the part before the colon counts.
+        named: the setting that a message names (default: `key`), where `key` is a property that follows from it.
 
     Example:
         >>> from vse_tf.config import Settings
@@ -25,9 +26,10 @@ class UsedIf:
         False
     """
 
-    def __init__(self, key: str | tuple[str, ...], *values: object) -> None:
+    def __init__(self, key: str | tuple[str, ...], *values: object, named: str = "") -> None:
         self.keys = (key,) if isinstance(key, str) else key
         self.values = values
+        self.named = (named,) if named else self.keys
 
     def holds(self, settings: Section) -> bool:
         """Whether a run with these settings uses the marked one."""
@@ -37,11 +39,11 @@ class UsedIf:
         """What a run must have, in words."""
         *others, last = map(_in_yaml, self.values)
         values = f"{', '.join(others)} or {last}" if others else last
-        return f"{' or '.join(self.keys)} {values}"
+        return f"{' or '.join(self.named)} {values}"
 
     def found(self, settings: Section) -> str:
         """What a run has instead, in words."""
-        return " and ".join(f"{key} is {_in_yaml(attrgetter(key)(settings))}" for key in self.keys)
+        return " and ".join(f"{key} is {_in_yaml(attrgetter(key)(settings))}" for key in self.named)
 
 
 def unused(settings: Section, keys: Iterable[str]) -> dict[str, UsedIf]:
