@@ -80,10 +80,9 @@ class DataSettings:
     Args:
         source: kind of source; auto tells it from the annotations, or takes tfds where `data.tfds.name` is given, and
             shapes, the generated set, where neither is.
-        annotations: karpathy, coco, table, precomp only: caption file(s): the karpathy JSON, the coco JSONs, the table,
-            or the precomp folder.
-        images: karpathy, coco, table only: image folder(s); for coco one per caption file, or one for all; for karpathy
-            one or several.
+        annotations: own files only: the caption table, the karpathy JSON, the coco JSON(s), or the precomp folder.
+        images: own files only: image folder(s); for coco one per caption file, or one for all; for karpathy one or
+            several; for a table the default is its own folder.
         split_ids: coco only: `.npy` files of annotation ids per split, as in {train: [a.npy, b.npy], val: [c.npy]}.
         restval_as_train: karpathy, tfds only: use the split `restval` as train.
         val_fraction: own data only: share of images in val if the source has no splits, or no val.

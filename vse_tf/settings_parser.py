@@ -144,7 +144,9 @@ def parse_with_data(parser: ArgumentParser, argv: list[str], run: Settings) -> t
     arguments = parser.parse_args(argv)
     data = parser.instantiate(arguments)["data"]
     check_values(data, "data.")
-    data = with_source(data)
+    if {"data.annotations", "data.source"} & set(typed):
+        # Not for those in the run folder, which may come from others: what is read is printed before.
+        data = with_source(data)
     refuse_unused(replace(run, data=data), [key for key in typed if key.startswith("data.")])
     return arguments, data
 

@@ -53,14 +53,13 @@ def named_paths(settings: DataSettings) -> list[str]:
         >>> named_paths(DataSettings(source="table", annotations="captions.csv"))
         ['data.annotations captions.csv']
     """
-    if settings.source == "shapes":
-        named: list[tuple[str, Paths]] = []
-    elif settings.source == "tfds":
-        named = [("tfds.name", settings.tfds.name), ("tfds.data_dir", settings.tfds.data_dir)]
-    else:
-        named = [("annotations", settings.annotations), ("images", settings.images)]
-        if settings.source == "coco":
-            named += [(f"split_ids.{split}", files) for split, files in (settings.split_ids or {}).items()]
+    source, named = settings.source, list[tuple[str, Paths]]()
+    if source in ("tfds", "auto"):
+        named += [("tfds.name", settings.tfds.name), ("tfds.data_dir", settings.tfds.data_dir)]
+    if source not in ("tfds", "shapes"):
+        named += [("annotations", settings.annotations), ("images", settings.images)]
+    if source in ("coco", "auto"):
+        named += [(f"split_ids.{split}", files) for split, files in (settings.split_ids or {}).items()]
     named.append(("cache_dir", settings.cache_dir))
     return [
         f"data.{key} {path}" for key, paths in named for path in ([paths] if isinstance(paths, str) else paths or [])
