@@ -85,6 +85,9 @@ def test_cached_features_of_images_give_the_towers_vectors(tmp_path, pooling):
     split = read(embedder.settings.data).split("train")
     images = ImageInputs(embedder.view, bad)
     cache = FeatureCache(embedder.image_tower, images, tmp_path / "cache", progress=False)
+    refused = FeatureCache(embedder.image_tower, images, tmp_path / "cache", cache_size=1e-9, progress=False)
+    with pytest.raises(UserError, match=r"data\.cache_size: the features of train take"):
+        refused.split(split, ["centre", "crop7"])
     cached = cache.split(split, ["centre", "flip"])
     assert cached.images.load(np.zeros([1], np.int64)).ndim == (3 if pooling == "attention" else 2)
     stored, live = (embedder.encode_split(one, bad).image for one in (cached, split))
