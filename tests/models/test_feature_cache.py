@@ -118,13 +118,14 @@ def test_a_backbone_has_one_key_whatever_was_built_before_it(bert_preset):
     assert len(keys) == 1
 
 
-VIEW = ImageView((24, 32), 36, random_crop=True, crop_scale=(0.2, 0.9), flip=True, max_pixels=10**6)
+VIEW = ImageView((24, 32), 36, random_crop=True, crop_scale=(0.2, 0.9), flip=True)
 
 
-def test_every_field_that_shapes_pixels_is_in_the_key(monkeypatch):
+def test_every_field_that_shapes_features_is_in_the_key(monkeypatch):
     # As it was in keys of the version before there was a version of the pixels.
     assert prepared(VIEW) == {"size": (24, 32), "resize": 36, "crop_scale": (0.2, 0.9), "flip": True}
-    other = {"size": (24, 33), "resize": None, "crop_scale": (0.2, 1.0), "flip": False}
+    # An image that a lower limit refused is cached as one that cannot be read.
+    other = {"size": (24, 33), "resize": None, "crop_scale": (0.2, 1.0), "flip": False, "max_pixels": 10**6}
     assert other.keys() | feature_cache.NO_PIXELS == {field.name for field in dataclasses.fields(ImageView)}
     for name, value in other.items():
         assert prepared(dataclasses.replace(VIEW, **{name: value})) != prepared(VIEW)

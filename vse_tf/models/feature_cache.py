@@ -31,9 +31,8 @@ from vse_tf.preprocessing.view import ImageView
 
 CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
 IMAGE_BATCH, CAPTION_BATCH = 32, 64
-# Fields of a view that do not shape its pixels: the name of a cached view says whether it is a crop, and `max_pixels`
-# only decides which images are read.
-NO_PIXELS = {"random_crop", "max_pixels"}
+# Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop.
+NO_PIXELS = {"random_crop"}
 # The fields that are in the key whatever their values, as they always were.
 FIRST_FIELDS = {"size", "resize", "crop_scale", "flip"}
 
