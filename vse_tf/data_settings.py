@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from vse_tf.setting_types import Count, Few, Free, Kept, LocalPath, Paths, Range, Seed, Share
+from vse_tf.setting_types import Above0, Count, Few, Free, Kept, LocalPath, Paths, Range, Seed, Share
 from vse_tf.used_settings import UsedIf
 
 Verify = Literal["none", "headers", "decode"]
@@ -94,9 +94,11 @@ class DataSettings:
         max_pixels: images with more pixels, according to their header, are bad; so are images that cost too much to
             decode in other ways (see `vse_tf.preprocessing.image_limits`).
         cache_dir: folder of cached results and features (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
+        cache_size: largest size of that folder in GB; what was used least recently makes room (default: a quarter of
+            the free space when the folder is first used).
         epoch_over: an epoch has every caption once (captions) or every image once with one of its captions (images).
         features: run the frozen image backbone once per image and view and train on the cached features; auto does so
-            for a frozen pretrained backbone where they take at most half of the free space in `data.cache_dir`.
+            for a frozen pretrained backbone where they fit into `data.cache_size` and half of the free space.
         feature_crops: data.features only: number of random crops cached per training image, in addition to the centre
             view and (with image.flip) its mirror image; each epoch draws one of an image's views. auto: 2 with
             `image.random_crop`, else 0.
@@ -120,6 +122,7 @@ class DataSettings:
     verify: Annotated[Free[Verify], _source(*COLLECTIONS)] = "headers"
     max_pixels: Count = 100_000_000
     cache_dir: Free[LocalPath | None] = None
+    cache_size: Free[Above0 | None] = None
     epoch_over: Literal["captions", "images"] = "captions"
     features: Kept[bool | Literal["auto"]] = "auto"
     feature_crops: Annotated[

@@ -27,9 +27,13 @@ class Cache:
     def __init__(self, folder, size):
         self.folder = folder / "features" / "key"
         self.size = size
+        self.cache = self
 
-    def missing_bytes(self, split, views=()):
-        return self.size * max(1, len(views))
+    def limit(self):
+        return 10 * FREE
+
+    def bytes_of(self, split, views=()):
+        return (self.size * max(1, len(views)),) * 2
 
 
 def chosen(monkeypatch, tmp_path, size, text=None, **data):
@@ -47,7 +51,10 @@ def test_features_are_cached_where_half_of_the_disk_holds_them(monkeypatch, tmp_
     assert notes == [f"features of the images, computed once and cached in {tmp_path}: 500.0 MB"]
     settings, notes = chosen(monkeypatch, tmp_path, FREE // 10 + 1)
     assert (settings.data.features, settings.data.feature_crops) == (False, "auto")
-    assert "are not cached: 500.0 MB of the 1.0 GB free in" in notes[0] and "--data.features true" in notes[0]
+    assert "are not cached: they take 500.0 MB, and" in notes[0] and "has room for 500.0 MB" in notes[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(Cache, "limit", lambda self: FREE // 3)
+        assert chosen(monkeypatch, tmp_path, FREE // 10)[0].data.features is False
     # Fewer views take less, and a user's word stands.
     assert chosen(monkeypatch, tmp_path, FREE // 10 + 1, feature_crops=1)[0].data.features is True
     settings, notes = chosen(monkeypatch, tmp_path, FREE, features=True)
@@ -65,7 +72,7 @@ def test_captions_take_what_images_leave(monkeypatch, tmp_path):
 def test_nothing_to_cache_and_nothing_missing_are_silent(monkeypatch, tmp_path):
     settings, notes = chosen(monkeypatch, tmp_path, None)
     assert settings.data.features is False and notes == []
-    monkeypatch.setattr(Cache, "missing_bytes", lambda *_: 0)
+    monkeypatch.setattr(Cache, "bytes_of", lambda *_: (FREE, 0))
     settings, notes = chosen(monkeypatch, tmp_path, 1)
     assert settings.data.features is True and notes == []
 

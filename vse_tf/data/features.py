@@ -107,8 +107,8 @@ class FeatureShards:
         self.shape, self.dtype = feature
         self.lengths = lengths
         longest = 1 if lengths is None else int(lengths.max(initial=1))
-        largest = math.prod(self.shape) * np.dtype(self.dtype).itemsize * longest
-        self.size = max(1, min(SHARD, SHARD_BYTES // max(1, largest)))
+        self._row_bytes = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        self.size = max(1, min(SHARD, SHARD_BYTES // max(1, self._row_bytes * longest)))
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First and last-plus-one row of each shard."""
@@ -119,10 +119,10 @@ class FeatureShards:
         """The spans of a view that have no shard yet."""
         return [span for span in self.spans() if not self._path(view, span[0]).exists()]
 
-    def missing_bytes(self, view: str) -> int:
-        """What the missing shards of a view will take on the disk."""
-        row = math.prod(self.shape) * np.dtype(self.dtype).itemsize
-        return sum(row * self._rows(start, end) for start, end in self.missing(view))
+    def bytes_of(self, span: tuple[int, int]) -> int:
+        """Bytes of the shard of these items."""
+        start, end = span
+        return self._row_bytes * (end - start if self.lengths is None else int(self.lengths[start:end].sum()))
 
     def remove_damaged(self, views: Sequence[str]) -> list[Path]:
         """Remove the shards of these views that are truncated or damaged, so that they are computed again.
@@ -196,12 +196,10 @@ class FeatureShards:
             shard = open_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: unreadable features ({error}); delete the file and run again") from None
-        if shard.shape != (self._rows(start, end), *self.shape) or shard.dtype != self.dtype:
+        rows = end - start if self.lengths is None else self.lengths[start:end].sum()
+        if shard.shape != (rows, *self.shape) or shard.dtype != self.dtype:
             raise UserError(f"{path}: not the features of {end - start} items; delete the file and run again")
         return shard
-
-    def _rows(self, start: int, end: int) -> int:
-        return end - start if self.lengths is None else int(self.lengths[start:end].sum())
 
     def _path(self, view: str, start: int) -> Path:
         return self.folder / f"{view}-{start:09d}.npy"

@@ -70,25 +70,27 @@ def choose(
             chosen[f"data.{kind}"] = False
             continue
         views = {"train": _views(settings)} if kind == "features" else {}
-        needed = sum(cache.missing_bytes(split, views.get(name, ())) for name, split in collection.splits.items())
+        sizes = [cache.bytes_of(split, views.get(name, ())) for name, split in collection.splits.items()]
+        total, needed = (sum(each) for each in zip(*sizes, strict=True))
         place = _existing(cache.folder)
-        free = max(shutil.disk_usage(place).free - promised, 0)
-        fits = not needed or (os.access(place, os.W_OK) and needed <= SHARE * free)
+        space = cache.cache.limit() - promised if needed and asked == "auto" else 0
+        space = max(min(space, int(SHARE * shutil.disk_usage(place).free) - promised), 0)
+        fits = not needed or (os.access(place, os.W_OK) and total <= space)
         # Each worker has a cache of its own, perhaps on a disk of its own.
         fits = not worker_sum(strategy, 1)([not fits])[0]
         tower, items = _WHAT[kind]
         folder = shell_path(cache.folder.parents[1])
         if asked is True or fits:
-            promised += needed
+            promised += total
             chosen[f"data.{kind}"] = True
             if needed:
                 told.append(f"features of the {items}, computed once and cached in {folder}: {_size(needed)}")
         else:
             chosen[f"data.{kind}"] = False
             told.append(
-                f"features of the {items} are not cached: {_size(needed)} of the {_size(free)} free in {folder}; every "
-                f"epoch runs the frozen {tower} backbone (name a larger disk with --data.cache_dir, or give "
-                f"--data.{kind} true)"
+                f"features of the {items} are not cached: they take {_size(total)}, and {folder} has room for "
+                f"{_size(space)}; every epoch runs the frozen {tower} backbone (raise --data.cache_size, or name a "
+                f"larger disk with --data.cache_dir)"
             )
     if chosen["data.features"] and settings.data.feature_crops == "auto":
         chosen["data.feature_crops"] = _crops(settings)
