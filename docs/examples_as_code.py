@@ -1,7 +1,7 @@
 """Makes mkdocstrings render the `Example:` of a docstring as code (a Griffe extension, see mkdocs.yml).
 
-Griffe takes `Example:` for a box of prose, in which `>>>` is a quotation. Here it becomes the section `Examples:`; lines
-without a prompt become a block of Python.
+Griffe takes `Example:` for a box of prose, in which `>>>` is a quotation. Here it becomes the section `Examples:`;
+lines without a prompt become a block of Python.
 """
 
 from __future__ import annotations

@@ -22,7 +22,12 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
-QUERY = "a red circle left of a blue star"
+QUERY = "a big red star to the left of a small blue star"
+
+
+def run(*command: str) -> None:
+    """Run a Python command to its end."""
+    subprocess.run([sys.executable, *command], check=True)
 
 
 @contextmanager
@@ -33,51 +38,45 @@ def server(*command: str) -> Iterator[str]:
     ) as process:
         try:
             lines = iter(process.stdout or [])
-            yield next(found[0] for line in lines if (found := re.search(r"http://(?:[\d.]+|localhost):\d+/(?!v1)", line)))
+            yield next(found[0] for line in lines if (found := re.search(r"http://[\w.]+:\d+(?=/? )", line)))
         finally:
             process.terminate()
 
 
-def search_page(page: Page, run: str, folder: Path) -> None:
+def search_page(page: Page, trained: str) -> None:
     """The page of `serve`, with the answer to a query."""
-    subprocess.run([sys.executable, HERE / "example_images.py", "--count", "300"], cwd=folder, check=True)
-    for command in (
-        ["embed", "--run", run, "--images", "photos", "--output", "photos.index"],
-        ["export", "--run", run, "--output", "models"],
-    ):
-        subprocess.run([sys.executable, "-m", f"vse_tf.{command[0]}", *command[1:]], cwd=folder, check=True)
-    models, index = str(folder / "models"), str(folder / "photos.index")
-    with server("-m", "vse_tf.serve", "--models", models, "--gallery", index, "--port", "0") as address:
+    run(str(HERE / "example_images.py"), "--count", "300")
+    run("-m", "vse_tf.embed", "--run", trained, "--images", "photos", "--output", "photos.index")
+    run("-m", "vse_tf.export", "--run", trained, "--output", "models")
+    with server("-m", "vse_tf.serve", "--models", "models", "--gallery", "photos.index", "--port", "0") as address:
         page.goto(address)
         page.fill("input[type=search]", QUERY)
         page.keyboard.press("Enter")
         page.wait_for_selector("#results[aria-busy=false] img")
         page.wait_for_load_state("networkidle")
-        page.screenshot(path=folder / "search_page.png")
+        page.screenshot(path="search_page.jpg", quality=88)
 
 
-def error_page(page: Page, run: str, folder: Path) -> None:
+def error_page(page: Page, trained: str) -> None:
     """The page of `evaluate --errors`."""
-    errors = folder / "errors.html"
-    command = ["-m", "vse_tf.evaluate", "--run", run, "--split", "hard", "--errors", str(errors)]
-    subprocess.run([sys.executable, *command], check=True)
-    page.goto(errors.as_uri())
-    page.screenshot(path=folder / "error_page.png")
+    run("-m", "vse_tf.evaluate", "--run", trained, "--split", "hard", "--errors", "errors.html")
+    page.goto(Path("errors.html").absolute().as_uri())
+    page.screenshot(path="error_page.png")
 
 
-def tensorboard(page: Page, run: str, folder: Path) -> None:
+def tensorboard(page: Page, trained: str) -> None:
     """Its curves, and its pictures of nearest neighbours."""
-    logs = str(Path(run) / "logs")
-    with server("-m", "tensorboard.main", "--logdir", logs, "--port", "0", "--load_fast", "false") as address:
-        page.goto(f"{address}#scalars")
-        page.wait_for_load_state("networkidle")
-        page.wait_for_timeout(3000)
-        page.screenshot(path=folder / "tensorboard_scalars.png")
-        page.goto(f"{address}#images")
-        page.reload()
-        page.wait_for_load_state("networkidle")
-        page.wait_for_timeout(3000)
-        page.screenshot(path=folder / "tensorboard_images.png")
+    folder = str(Path(trained).parent)
+    with server("-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--load_fast", "false") as address:
+        for tab, picture in (
+            ("scalars&tagFilter=val", "tensorboard_scalars.png"),
+            ("images", "tensorboard_images.png"),
+        ):
+            page.goto(f"{address}/#{tab}")
+            page.reload()
+            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(3000)
+            page.screenshot(path=picture)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,20 +85,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", required=True, help="run folder of the built-in set")
     parser.add_argument("--output", type=Path, default=HERE / "pictures", help="folder to write the pictures to")
     args = parser.parse_args(argv)
-    run = str(Path(args.run).resolve())
+    output = args.output.absolute()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as started:
-        folder = Path(temporary)
+        # The pages name the run as the command does: by a path that is the same on every machine.
+        trained = str(Path("runs") / Path(args.run).resolve().name)
+        shutil.copytree(args.run, Path(temporary) / trained)
+        os.chdir(temporary)
         browser = started.chromium.launch(executable_path=chromium, args=[*sandbox, "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1200, "height": 760}, color_scheme="light")
         for take in (search_page, error_page, tensorboard):
-            take(page, run, folder)
+            take(page, trained)
         browser.close()
-        args.output.mkdir(parents=True, exist_ok=True)
-        for picture in sorted(folder.glob("*.png")):
-            shutil.copy(picture, args.output)
-            print(f"written to {args.output / picture.name}")
+        output.mkdir(parents=True, exist_ok=True)
+        for picture in sorted([*Path().glob("*.png"), *Path().glob("*.jpg")]):
+            shutil.copy(picture, output)
+            print(f"written to {output / picture.name}")
 
 
 if __name__ == "__main__":
