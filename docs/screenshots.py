@@ -68,15 +68,12 @@ def tensorboard(page: Page, trained: str) -> None:
     """Its curves, and its pictures of nearest neighbours."""
     folder = str(Path(trained).parent)
     with server("-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--load_fast", "false") as address:
-        for tab, picture in (
-            ("scalars&tagFilter=val", "tensorboard_scalars.png"),
-            ("images", "tensorboard_images.png"),
-        ):
-            page.goto(f"{address}/#{tab}")
+        for tab in ("scalars", "images"):
+            page.goto(f"{address}/#{tab}&tagFilter={'val' if tab == 'scalars' else ''}")
             page.reload()
             page.wait_for_load_state("networkidle")
             page.wait_for_timeout(3000)
-            page.screenshot(path=picture)
+            page.screenshot(path=f"tensorboard_{tab}.png")
 
 
 def main(argv: list[str] | None = None) -> None:
