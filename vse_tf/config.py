@@ -114,6 +114,8 @@ class DataSettings:
         max_pixels: images with more pixels, according to their header, are bad; so are images that cost too much to
             decode in other ways (see `vse_tf.preprocessing.image_limits`).
         cache_dir: folder of cached results and features (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
+        cache_size: largest size of that folder in GB; what was used least recently makes room (default: a quarter of
+            the free space when the folder is first used).
         epoch_over: an epoch has every caption once (captions) or every image once with one of its captions (images).
         features: run the frozen image backbone once per image and view and train on the cached features.
         feature_crops: with features: number of random crops cached per training image, in addition to the centre view
@@ -137,6 +139,7 @@ class DataSettings:
     verify: Free[Verify] = "headers"
     max_pixels: Count = 100_000_000
     cache_dir: Free[LocalPath | None] = None
+    cache_size: Free[Above0 | None] = None
     epoch_over: Literal["captions", "images"] = "captions"
     features: bool = False
     feature_crops: Annotated[int, Range(0, 1024)] = 0

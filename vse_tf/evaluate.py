@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 PROG = "python -m vse_tf.evaluate"
 # Settings of the data that do not say which images and captions are read.
-_HOW_READ = {"on_bad", "verify", "cache_dir", "workers", "features", "feature_crops", "text_features", "epoch_over"}
+_HOW_READ = {"on_bad", "verify", "cache_dir", "cache_size", "workers", "features", "feature_crops"}
+_HOW_READ |= {"text_features", "epoch_over"}
 
 
 def main(argv: list[str] | None = None) -> None:

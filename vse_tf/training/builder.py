@@ -78,10 +78,11 @@ class RunParts:
         size = image_size(settings.image, images)
         self.view = ImageView.of(settings.image, size, data.max_pixels, array_size(images))
         self.model = self._build_model()
-        folder, image_tower, text_tower = cache_folder(data), self.model.image_tower, self.model.text_tower
+        folder, largest = cache_folder(data), data.cache_size
+        image_tower, text_tower = self.model.image_tower, self.model.text_tower
         inputs, captions = ImageInputs(self.view, bad), CaptionInputs(self.tokenizer, settings.text)
-        self._image_cache = FeatureCache(image_tower, inputs, folder) if data.features else None
-        self._text_cache = FeatureCache(text_tower, captions, folder) if data.text_features else None
+        self._image_cache = FeatureCache(image_tower, inputs, folder, largest) if data.features else None
+        self._text_cache = FeatureCache(text_tower, captions, folder, largest) if data.text_features else None
 
     def prepare_splits(self) -> None:
         """Replace images and captions by cached features where the settings ask for them, and set the order.
