@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -91,6 +92,9 @@ class Reader:
         found = re.match(r"(?:python -m vse_tf\.|vse-tf )(\w+) ?(.*)", command)
         if found:
             self.product(found[1], [*self.expanded(found[2])], full, while_serving)
+        elif found := re.match(r"python docs/(\w+)\.py ?(.*)", command):
+            few = ["--count", "4", "--size", "16", "--images", "drawn", "--captions", "drawn.csv"]
+            runpy.run_path(str(DOCS / f"{found[1]}.py"))["main"]([*shlex.split(found[2]), *few])
         elif command.startswith("tensorboard "):
             with serving("tensorboard.main", [*shlex.split(command)[1:], "--port", "0"]):
                 pass
@@ -148,7 +152,7 @@ def serving(module, argv):
 
 
 @pytest.mark.parametrize("page", [name for name in PAGES if blocks(name)])
-def test_commands_and_code_run(readers, page, monkeypatch):
+def test_commands_and_code_run(readers, page):
     # What code of the pages takes for given.
     scope = {"upsert": lambda ids, vectors: None, "queries": np.eye(8, dtype=np.float32)[:2]}
     curls = [line for kind, body in blocks(page) if kind == "sh" for line in commands(body) if line.startswith("curl ")]
