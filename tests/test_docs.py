@@ -119,8 +119,10 @@ class Reader:
             return
         if name == "train" and not {"--help", "--print_config"} & set(argv) and not full:
             argv += [part for key, value in reduced(argv).items() for part in (f"--{key}", value)]
-        with contextlib.suppress(SystemExit):
+        try:
             importlib.import_module(f"vse_tf.{name}").main(argv)
+        except SystemExit as done:  # of --help
+            assert not done.code
 
 
 def reduced(argv):
