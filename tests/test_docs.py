@@ -21,6 +21,7 @@ from PIL import Image
 import vse_tf
 from tests.tiny import TINY
 from vse_tf.config import Settings
+from vse_tf.evaluation.report import table
 from vse_tf.settings_parser import flat
 
 ROOT = Path(__file__).parent.parent
@@ -188,6 +189,13 @@ def test_what_the_readme_links_exists():
     links = re.findall(r"\]\((?!http)([^)#]+)", README)
     assert len(links) > 12
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+@pytest.mark.parametrize("page", ["docs/index.md", "docs/guides/first_run.md"])
+def test_printed_tables_look_like_todays(page):
+    head = [line.strip() for line in table({"val": {}}).splitlines()[:2]]
+    for line in head:
+        assert line in PAGES[page]
 
 
 @pytest.mark.parametrize("page", PAGES)
