@@ -66,6 +66,18 @@ class Registry:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def add(self, name: str, load: Callable[[], Servable]) -> None:
+        """Serve a model that has no folder, as version 1; until `load` returns, its state is LOADING.
+
+        Args:
+            name: its name.
+            load: makes it; what it raises is reported.
+        """
+        model = _Model(ModelConfig(name, Path()))
+        with self._lock:
+            self._models[name] = model
+        self._start(model, 1, load)
+
     def look(self) -> None:
         """Load what is wanted and not there yet, drop what is no longer wanted."""
         for config in self._sources():
@@ -173,22 +185,28 @@ class Registry:
 
     def _bring(self, model: _Model, version: int, folder: Path) -> None:
         before = _fingerprint(folder)
+        if not self._start(model, version, lambda: self._load(version, folder), f"{folder}: "):
+            with self._lock:
+                model.broken[version] = before
+
+    def _start(self, model: _Model, version: int, load: Callable[[], Servable], where: str = "") -> bool:
+        """Load a version; returns whether that succeeded."""
         with self._lock:
             model.states[version] = _State("LOADING")
         try:
-            servable = self._load(version, folder)
+            servable = load()
         except Exception as error:
             # Whatever a folder holds, the versions that answer go on answering.
-            reason = str(error) if isinstance(error, UserError) else f"{folder}: {type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, UserError) else f"{where}{type(error).__name__}: {error}"
             with self._lock:
-                model.broken[version] = before
                 model.states[version] = _State("END", "INVALID_ARGUMENT", " ".join(reason.split()))
             self._report(f"{model.config.name} {version}: not served: {reason}")
-            return
+            return False
         with self._lock:
             model.loaded[version] = servable
             model.states[version] = _State("AVAILABLE")
         self._report(f"{model.config.name} {version}: available")
+        return True
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
