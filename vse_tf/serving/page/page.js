@@ -8,7 +8,7 @@ const STORED = 4_000_000; // characters of an image that outlives a reload
 const get = (id) => document.getElementById(id);
 const [form, textInput, imageInput, status, results, more, hint, drop] =
   ["search", "text", "image", "status", "results", "more", "hint", "drop"].map(get);
-const [query, queryPicture, queryName] = ["query", "query-picture", "query-name"].map(get);
+const [queryPicture, queryCaption] = ["query-picture", "query-caption"].map(get);
 const [large, largePicture, largeName, noPicture, path, copied] =
   ["large", "large-picture", "large-name", "no-picture", "path", "copied"].map(get);
 
@@ -185,11 +185,11 @@ function card(item, number) {
   return entry;
 }
 
-function showQuery(source, name) {
-  query.hidden = !name;
-  queryPicture.hidden = !source;
-  if (source) queryPicture.src = source; else queryPicture.removeAttribute("src");
-  queryName.textContent = name || "";
+function showQuery(picture, caption) {
+  queryPicture.hidden = !picture;
+  if (picture) queryPicture.src = picture; else queryPicture.removeAttribute("src");
+  queryCaption.hidden = !caption;
+  queryCaption.textContent = caption ?? "";
 }
 
 function searchText(text) {
@@ -203,14 +203,14 @@ function searchRow(row, id) {
   showQuery();
   search(gallery?.kind === "captions" ? "like this one" : `like ${id}`, async () => ({ row }), ({ query: found }) => {
     if (found.id !== id) throw new Error(`“${id}” is no longer in its place; search for it again.`);
-    showQuery(gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", found.caption ?? found.id);
+    showQuery(gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", found.caption);
   });
 }
 
 function searchImage(key) {
   textInput.value = "";
   const image = images.get(key) ?? JSON.parse(sessionStorage.getItem("image") ?? "{}")[key];
-  showQuery(image?.data, image?.name);
+  showQuery(image?.data);
   search(`like ${image?.name ?? "an image"}`, async () => {
     if (!image) throw new Error("The image that was searched for is not kept any longer; choose it again.");
     return { vector: await embed(gallery.models.image, { b64: image.data.slice(image.data.indexOf(",") + 1) }) };
@@ -237,6 +237,8 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = textInput.value.trim();
   if (text) {
+    // On a touch screen the keyboard covers the results.
+    if (matchMedia("(pointer: coarse)").matches) textInput.blur();
     go({ q: text });
   } else {
     history.pushState(null, "", location.pathname);
@@ -336,6 +338,7 @@ async function copy() {
   copied.textContent = "Copied.";
 }
 
+queryPicture.addEventListener("error", () => { queryPicture.hidden = true; });
 largePicture.addEventListener("error", () => { largePicture.hidden = true; noPicture.hidden = false; });
 get("previous").addEventListener("click", () => turn(-1));
 get("next").addEventListener("click", () => turn(1));
