@@ -1,6 +1,7 @@
 """The page in headless Chromium, as a person uses it; a stand-in answers TensorFlow Serving's calls."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -73,7 +74,13 @@ def address(tmp_path_factory, images):
     vectors = np.stack([vector_of((folder / name).read_bytes()) for name in names])
     writer = IndexWriter(tmp_path_factory.mktemp("index"), "images", DIM)
     items = [Item(name, path=name) for name in names]
-    index = writer.commit([writer.write(vectors)], items, {"id": "a"}, root=folder)
+    with serving(writer.commit([writer.write(vectors)], items, {"id": "a"}, root=folder)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(index):
+    """The page of an index, and its address."""
     routes = [predict, page_route, GalleryRoute(index, full_paths=True)]
 
     @Request.application
@@ -192,6 +199,27 @@ def test_a_result_opens_large(page, images):
     page.keyboard.press("Escape")
     assert page.locator("#large").is_hidden()
     assert page.evaluate("document.activeElement.querySelector('.name').textContent") == names_of(page)[place]
+
+
+def test_a_caption_opens_large_too(browser, tmp_path):
+    texts = [f"a dog and {count} cats" for count in range(5)]
+    vectors = np.stack([vector_of(text.encode()) for text in texts])
+    writer = IndexWriter(tmp_path / "index", "captions", DIM)
+    items = [Item(str(row + 1), caption=text) for row, text in enumerate(texts)]
+    with serving(writer.commit([writer.write(vectors)], items, {"id": "a"})) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.get_by_text("5 captions").wait_for()
+        page.fill("#text", texts[3])
+        page.keyboard.press("Enter")
+        page.locator("#results button", has_text=texts[3]).first.click()
+        assert page.locator("#large-name").inner_text() == texts[3]
+        assert page.locator("#path").input_value() == texts[3]
+        assert page.locator("#stage").is_hidden()
+        page.click("#similar")
+        page.get_by_text("5 of 5 captions like this one").wait_for()
+        assert page.locator("#query-caption").inner_text() == names_of(page)[0] == texts[3]
+        page.close()
 
 
 def test_a_picture_that_is_gone_says_so(page, images):

@@ -207,9 +207,18 @@ function searchRow(row, id) {
   });
 }
 
+// The image that outlives a reload, by its name in the address; a browser may forbid to keep any.
+function stored() {
+  try {
+    return JSON.parse(sessionStorage.getItem("image")) ?? {};
+  } catch {
+    return {};
+  }
+}
+
 function searchImage(key) {
   textInput.value = "";
-  const image = images.get(key) ?? JSON.parse(sessionStorage.getItem("image") ?? "{}")[key];
+  const image = images.get(key) ?? stored()[key];
   showQuery(image?.data);
   search(`like ${image?.name ?? "an image"}`, async () => {
     if (!image) throw new Error("The image that was searched for is not kept any longer; choose it again.");
@@ -267,8 +276,7 @@ async function chooseImage(file) {
   try {
     sessionStorage.setItem("image", data.length > STORED ? "{}" : JSON.stringify({ [key]: image }));
   } catch {
-    // The browser keeps less: after a reload, the image has to be chosen again.
-    sessionStorage.removeItem("image");
+    // After a reload, the image has to be chosen again.
   }
   go({ image: key });
 }
@@ -319,6 +327,7 @@ function showLarge(number) {
     image.decode().then(() => { if (current === number && large.open) largePicture.src = image.src; }, () => {});
   }
   largeName.textContent = item.caption ?? item.id;
+  path.setAttribute("aria-label", isImage ? "Path of the image" : "Text");
   path.value = item.caption ?? item.path ?? item.id;
   get("copy").textContent = isImage ? "Copy path" : "Copy text";
   copied.textContent = `${number + 1} of ${shown.items.length} ${shown.title}`;
