@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vse_tf.indexing.items import Items
     from vse_tf.serving.http import Route
     from vse_tf.serving.registry import Registry
+    from vse_tf.serving.servable import Servable
 
 Port = restricted_number_type("Port", int, [(">=", 0), ("<", 65536)])
 PROG = "python -m vse_tf.serve"
@@ -82,12 +83,11 @@ def _serve(arguments: Namespace) -> None:
             flush=True,
         )
     from vse_tf.serving.http import make_app, make_server  # noqa: PLC0415
-    from vse_tf.serving.loading import load_version  # noqa: PLC0415
     from vse_tf.serving.pages import GalleryRoute, page_route  # noqa: PLC0415
     from vse_tf.serving.registry import Registry  # noqa: PLC0415
     from vse_tf.serving.rest import RestApi  # noqa: PLC0415
 
-    registry = Registry(lambda: _models(arguments), load_version, _say)
+    registry = Registry(lambda: _models(arguments), _load_version, _say)
     limit = arguments.max_body_bytes
     routes: list[Route] = []
     app = make_app(RestApi(registry), limit, routes, names)
@@ -120,6 +120,13 @@ def _serve(arguments: Namespace) -> None:
     finally:
         registry.close()
         server.close()
+
+
+def _load_version(version: int, folder: Path) -> Servable:
+    # TensorFlow: 5 s, which nobody waits for before the first line is printed.
+    from vse_tf.serving.loading import load_version  # noqa: PLC0415
+
+    return load_version(version, folder)
 
 
 class _RunSource:

@@ -1,4 +1,4 @@
-"""The models being served: their versions and labels, and new versions as they appear."""
+"""The models being served: their versions and labels, and new versions as they appear. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vse_tf.errors import UserError
 from vse_tf.serving.model_config import ModelConfig, version_folders
 from vse_tf.serving.request_error import RequestError
-from vse_tf.serving.servable import Servable
+
+if TYPE_CHECKING:
+    from vse_tf.serving.servable import Servable
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
