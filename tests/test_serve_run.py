@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -149,6 +150,20 @@ def test_a_folder_without_images_is_one_line(run, tmp_path, monkeypatch):
         serve.main(["--run", str(run), "--images", str(tmp_path / "empty"), "--port", "0"])
     with pytest.raises(UserError, match=r"--images: .*gone"):
         serve.main(["--run", str(run), "--images", str(tmp_path / "gone")])
+
+
+def test_it_ends_while_the_image_tower_is_loading(monkeypatch):
+    ended, codes = threading.Event(), []
+
+    def stopped_at_once(arguments):
+        threading.Thread(target=ended.wait, name=serve.LOADING, daemon=True).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "_serve", stopped_at_once)
+    monkeypatch.setattr(serve.os, "_exit", codes.append)
+    serve.main([])
+    ended.set()
+    assert codes == [0]
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ longer than --timeout to arrive is given up, but only a proxy limits how many co
 of the serving kit in export/. Requests for other host names than localhost, this machine's own and those of --hosts are
 refused, and so are those that web pages of other sites send."""
 EXAMPLES = (f"{PROG} --run runs/table-convse-0 --images photos", f"{PROG} --models models --gallery photos.index")
+LOADING = "loading the image tower"
 # Options that go with --run, and those that go with exported models.
 OF_RUN = ("run", "images", "index")
 OF_MODELS = ("models", "models_config", "label", "versions", "gallery", "root", "poll_seconds")
@@ -64,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     _say("stopped")
+    if any(thread.name == LOADING for thread in threading.enumerate()):
+        # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
+        os._exit(0)
 
 
 def _serve(arguments: Namespace) -> None:
@@ -190,7 +194,8 @@ class _RunSource:
 
         registry.add(TEXT_TOWER, lambda: traced(text))
         # A thread, so that the page opens meanwhile.
-        threading.Thread(target=registry.add, args=(IMAGE_TOWER, lambda: traced(image)), daemon=True).start()
+        adding = (IMAGE_TOWER, lambda: traced(image))
+        threading.Thread(target=registry.add, args=adding, name=LOADING, daemon=True).start()
 
     def export_command(self) -> str:
         """The command that exports the run with this gallery."""
