@@ -124,6 +124,9 @@ def test_what_is_embedded_is_not_embedded_again(run, photos, capsys, monkeypatch
     assert "nothing to embed: all 3 images are as they were" in capsys.readouterr().out
     assert index.folder == first.folder
     assert index.image(index.item(0)) == photos / "0.jpg"
+    (photos / "notes.txt").write_text("no photo")
+    source(run, photos).embed()
+    assert "images are as they were\nignored, since they are not images: 1 .txt\n" in capsys.readouterr().out
     other = source(run, photos.parent)
     assert other.folder != index.folder
     assert source(run, photos, photos.parent / "named").embed().folder == photos.parent / "named"

@@ -163,10 +163,10 @@ class _RunSource:
         result = embed(
             self.items, self.model, self.folder, progress=True, note=lambda line: print(line, file=sys.stderr)
         )
-        if result.new or result.changed or result.deleted:
-            print("\n".join(result.summary(self.items.ignored)))
-        else:
-            print(f"nothing to embed: all {result.unchanged:,} images are as they were")
+        counts, *more = result.summary(self.items.ignored)
+        if not (result.new or result.changed or result.deleted):
+            counts = f"nothing to embed: all {result.unchanged:,} images are as they were"
+        print("\n".join([counts, *more]))
         _say(f"index: {shell_path(self.folder)}")
         return Index.open(self.folder, self.items.root)
 

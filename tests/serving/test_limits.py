@@ -107,7 +107,7 @@ def test_broken_gzip(server, packed):
     ],
     ids=["body", "empty lines", "halves of empty lines", "empty lines after a request"],
 )
-def test_a_request_that_drips_in_is_given_up(folder, first, drip):
+def test_a_slow_request_is_given_up(folder, first, drip):
     with local([ModelConfig("m", folder)], timeout=1.0) as server, socket.create_connection(server.address) as client:
         client.settimeout(10)
         client.sendall(first)

@@ -126,7 +126,7 @@ def make_server(app: WsgiApp, host: str, port: int, workers: int, max_body_bytes
 
 
 class _Channel(HTTPChannel):
-    """A connection on which a request has to arrive within a time, however busily its bytes drip in."""
+    """A connection on which a request has to arrive within a time, however slowly its bytes come."""
 
     timeout = 0.0
     _since: float | None = None
