@@ -236,8 +236,8 @@ class TrainSettings:
         text_rate: factor on the text tower's learning rate.
         backbone_rate: trainable backbones only: factor on their learning rate, on top of their tower's.
         clip_norm: gradients are clipped to this global norm; 0 switches it off.
-        patience: stop after this number of epochs without a better validation rsum; 0 never stops early. auto: 5, but 0
-            with a cosine schedule, whose last epochs are its best.
+        patience: stop after this number of epochs without a better validation rsum; 0 never stops early. auto: 10, but
+            0 with a cosine schedule, whose last epochs are its best.
         collapse_steps: stop with an error when the loss has been that of a collapsed model for this number of steps; 0
             never does.
         eval_batch_size: number of images or captions encoded at a time when measuring.

@@ -62,9 +62,9 @@ def test_features_are_cached_where_half_of_the_disk_holds_them(monkeypatch, tmp_
 
 
 def test_captions_take_what_images_leave(monkeypatch, tmp_path):
-    settings, notes = chosen(monkeypatch, tmp_path, FREE // 10, FREE // 10)
+    settings, notes = chosen(monkeypatch, tmp_path, FREE // 20, FREE // 10)
     assert settings.data.text_features is True and len(notes) == 2
-    settings, notes = chosen(monkeypatch, tmp_path, FREE // 10, FREE // 7)
+    settings, notes = chosen(monkeypatch, tmp_path, FREE // 20, FREE // 7)
     assert settings.data.text_features is False and "frozen text backbone" in notes[1]
     assert chosen(monkeypatch, tmp_path, FREE, FREE, features=False, text_features=False)[1] == []
 
@@ -77,7 +77,7 @@ def test_nothing_to_cache_and_nothing_missing_are_silent(monkeypatch, tmp_path):
     assert settings.data.features is True and notes == []
 
 
-@pytest.mark.parametrize(("schedule", "epochs"), [("step", 5), ("constant", 5), ("cosine", 0)])
+@pytest.mark.parametrize(("schedule", "epochs"), [("step", 10), ("constant", 10), ("cosine", 0)])
 def test_patience_waits_for_the_end_of_a_cosine(schedule, epochs):
     assert patience(Settings(train=TrainSettings(schedule=schedule))) == epochs
 
@@ -107,7 +107,7 @@ def test_a_run_stores_its_choices_and_keeps_them(tmp_path, monkeypatch, capsys):
     stored = RunFolder(tmp_path / "run").settings()
     assert stored.data.source == "table"
     assert (stored.data.features, stored.data.feature_crops, stored.data.text_features) == (True, 2, False)
-    assert stored.train.patience == 5
+    assert stored.train.patience == 10
     views = {path.name.split("-")[0] for path in (tmp_path / "cache").rglob("*.npy")}
     assert views == {"centre", "flip", "crop0", "crop1"}
     # The disk is full now: the run goes on as it began, a new one does without.
