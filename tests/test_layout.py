@@ -14,7 +14,7 @@ LEVELS = [
     ["errors"],
     ["setting_types"],
     ["config", "help_text"],
-    ["files", "locks", "removed_settings"],
+    ["downloads", "files", "locks", "removed_settings"],
     ["atomic", "command_line"],
     ["settings_parser", "preprocessing"],
     ["data"],
