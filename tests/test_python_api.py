@@ -1,6 +1,5 @@
 """Use from Python: what the encoders take, what a model says of itself, training and searching in one call each."""
 
-import io
 import shutil
 
 import numpy as np
