@@ -89,6 +89,7 @@ class RunModel:
 
     @cached_property
     def embedder(self) -> Embedder:
+        """The loaded run."""
         import vse_tf  # noqa: PLC0415
 
         return vse_tf.load(self.run, self.checkpoint)
