@@ -115,6 +115,15 @@ def test_a_model_says_what_it_is(model, tiny_run):
     assert (last.epoch, set(last.metrics)) == (1, {"val"})
 
 
+@pytest.mark.parametrize("results", ["{", "[]", '{"best": 5, "last": 5, "finished": 1, "stopped": 0, "provenance": 0}'])
+def test_damaged_results_do_not_keep_a_model_from_loading(tiny_run, tmp_path, results):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text(results)
+    found = vse_tf.load(tmp_path / "run")
+    assert (found.epoch, found.metrics) == (None, {})
+    assert "epoch" not in repr(found)
+
+
 def test_fit_is_one_call(tiny_run, tmp_path, model):
     """The run is finished, so that nothing is trained here; the settings have to be the same."""
     run = tmp_path / "run"

@@ -41,7 +41,7 @@ from vse_tf.preprocessing.image_inputs import (
 )
 from vse_tf.preprocessing.view import ImageView
 
-# Batches of images that `encode_images` takes from an iterable at a time.
+# Batches of images that `encode_images` takes from a sequence at a time.
 AHEAD = 16
 
 
@@ -113,7 +113,8 @@ class Embedder:
         known |= {"loss": self.settings.loss.name}
         if self.epoch is not None:
             known["epoch"] = self.epoch
-        if rsum := self.metrics.get("val", {}).get("rsum"):
+        rsum = self.metrics.get("val", {}).get("rsum")
+        if isinstance(rsum, float):
             known["val_rsum"] = round(rsum, 1)
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in known.items())})"
 
@@ -164,8 +165,8 @@ class Embedder:
         size = batch_size or self.settings.train.eval_batch_size
         vectors, start, waiting = [np.zeros([0, self.dim], np.float32)], 0, iter(every)
         with _bar(len(every) if isinstance(every, Sized) else None, progress) as bar:
-            # Many batches at a time: files are read ahead.
-            while part := list(islice(waiting, AHEAD * size)):
+            # Files are read ahead; what a generator yields may be large.
+            while part := list(islice(waiting, AHEAD * size if isinstance(every, Sequence) else size)):
                 vectors.append(self._encode_some(part, "images" if single else "images[{}]", start, size, bar.update))
                 start += len(part)
         found = np.concatenate(vectors)
@@ -389,12 +390,15 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
 
 def _measured(folder: RunFolder, checkpoint: str) -> tuple[int | None, dict[str, dict[str, float]]]:
     """The epoch of a checkpoint and its metrics by split, as far as the run has written them."""
-    results = folder.read_results()
-    if results is None:
+    try:
+        results = folder.read_results() or {}
+        epoch, metrics = results[checkpoint]["epoch"], {"val": dict(results[checkpoint]["metrics"])}
+        if checkpoint == "best":
+            metrics |= {split: dict(measured) for split, measured in results["galleries"].items()}
+    except (UserError, LookupError, TypeError, ValueError, AttributeError):
+        # Nothing that encoding needs: an unfinished run, or a damaged file.
         return None, {}
-    measured = results[checkpoint]
-    metrics = {"val": measured["metrics"]}
-    return measured["epoch"], metrics | results["galleries"] if checkpoint == "best" else metrics
+    return epoch, metrics
 
 
 def _bar(images: int | None, progress: bool) -> tqdm:
