@@ -384,21 +384,8 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
             f"{folder.tokenizer}: {tokenizer.vocabulary_size} words, but the model knows {embedding.input_dim}; copy "
             "the run folder again"
         )
-    epoch, metrics = _measured(folder, checkpoint)
+    epoch, metrics = folder.measured(checkpoint)
     return Embedder(model, tokenizer, view, settings, folder.path, epoch, metrics)
-
-
-def _measured(folder: RunFolder, checkpoint: str) -> tuple[int | None, dict[str, dict[str, float]]]:
-    """The epoch of a checkpoint and its metrics by split, as far as the run has written them."""
-    try:
-        results = folder.read_results() or {}
-        epoch, metrics = results[checkpoint]["epoch"], {"val": dict(results[checkpoint]["metrics"])}
-        if checkpoint == "best":
-            metrics |= {split: dict(measured) for split, measured in results["galleries"].items()}
-    except (UserError, LookupError, TypeError, ValueError, AttributeError):
-        # Nothing that encoding needs: an unfinished run, or a damaged file.
-        return None, {}
-    return epoch, metrics
 
 
 def _bar(images: int | None, progress: bool) -> tqdm:
