@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "apache_beam": "apache-beam",
     "faiss": "faiss-cpu",
     "google": "protobuf",
+    "griffe": "griffelib",
     "keras_hub": "keras-hub",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_serving": "tensorflow-serving-api",

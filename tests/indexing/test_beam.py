@@ -1,6 +1,11 @@
 """Embedding with Apache Beam: several worker processes make the same index, byte for byte."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +13,7 @@ from tests.indexing.collections import BytesModel, draw
 from vse_tf import embed as command
 from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
-from vse_tf.indexing.beam import _remove_results, beam_runner
+from vse_tf.indexing.beam import _part_names, _remove_results, beam_runner
 from vse_tf.indexing.embedding import embed
 from vse_tf.indexing.items import image_items
 
@@ -48,6 +53,44 @@ def test_a_user_error_of_a_worker_is_raised(folder, tmp_path):
         embed(image_items(folder), BytesModel(), tmp_path / "i", on_bad="fail", runner=beam_runner("DirectRunner", ONE))
     with pytest.raises(UserError, match="no index here"):
         Index.open(tmp_path / "i")
+
+
+SLOW = """
+import sys, time
+from tests.indexing.collections import BytesModel
+from vse_tf.indexing.beam import beam_runner
+from vse_tf.indexing.embedding import embed
+from vse_tf.indexing.items import image_items
+
+class SlowModel(BytesModel):
+    def encode_files(self, *arguments):
+        time.sleep(0.5)
+        return super().encode_files(*arguments)
+
+runner = beam_runner("DirectRunner", sys.argv[3])
+embed(image_items(sys.argv[1]), SlowModel(), sys.argv[2], shard_rows=3, runner=runner)
+"""
+
+
+def test_a_killed_call_is_continued(folder, tmp_path):
+    index = tmp_path / "index"
+    command = [sys.executable, "-c", SLOW, str(folder), str(index), SEVERAL]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while len(list(index.glob(".embed/part-*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert len(list(index.glob(".embed/part-*"))) >= 2
+    assert list(index.glob(".embed/beam-temp-*"))
+    embed(image_items(folder), BytesModel(), index, shard_rows=3, runner=beam_runner("DirectRunner", SEVERAL))
+    embed(image_items(folder), BytesModel(), tmp_path / "local", shard_rows=3)
+    assert contents(index) == contents(tmp_path / "local")
+
+
+def test_lost_results_are_called_lost(tmp_path):
+    with pytest.raises(UserError, match=r"--runner Dask: 3 of 3 results are lost"):
+        list(_part_names([], 3, "Dask"))
 
 
 def test_an_unknown_runner_is_one_line(folder, tmp_path):

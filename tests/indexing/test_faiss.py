@@ -27,8 +27,12 @@ def test_faiss_finds_what_exact_search_finds(index, name):
     pytest.importorskip("faiss")
     notes = []
     search = search_backend(name, index, notes.append)
-    assert "recall@10 against exact search: " in notes[0]
-    assert float(notes[0].rsplit(": ", 1)[1]) > 0.9
+    assert "recall@10 against exact search " in notes[0]
+    measured = float(notes[0].rsplit(maxsplit=1)[1])
+    assert measured > 0.9
+    # Also where the index was built by an earlier call.
+    search_backend(name, index, notes.append)
+    assert notes[1] == f"{name.partition('-')[2] or 'hnsw'}: recall@10 against exact search {measured:.3f}"
     query = index.gather([5, 700])
     rows, scores = search(query, 10)
     assert rows[:, 0].tolist() == [5, 700]
@@ -42,14 +46,12 @@ def test_it_is_built_again_when_the_vectors_change(index, tmp_path):
     pytest.importorskip("faiss")
     notes = []
     search_backend("faiss", index, notes.append)
-    search_backend("faiss", index, notes.append)
-    assert len(notes) == 1
     changed = unit(np.random.default_rng(1).standard_normal((500, 16)))
     index = index_of(tmp_path / "index", changed, [500])
     rows, _ = search_backend("faiss", index, notes.append)(changed[17:18], 1)
     assert rows.tolist() == [[17]]
-    assert len(notes) == 2
-    files = list((tmp_path / "index").glob("faiss-*"))
+    assert "built" in notes[1]
+    files = list((tmp_path / "index").glob("faiss-*.bin"))
     assert len(files) == 1
     files[0].write_bytes(files[0].read_bytes()[:100])
     search_backend("faiss", index, notes.append)
@@ -80,7 +82,7 @@ def test_a_file_of_another_index_is_built_again(index, monkeypatch):
     assert search(index.gather([0]), 5)[0].tolist() == [[0, 1, 2, 3]]
     search_backend("faiss-flat", index, notes.append)
     assert "damaged, building it again" in notes[1]
-    (path,) = index.folder.glob("faiss-*")
+    (path,) = index.folder.glob("faiss-*.bin")
     path.unlink()
     os.mkfifo(path)
     search_backend("faiss-flat", index, notes.append)

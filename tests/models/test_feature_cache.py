@@ -85,6 +85,9 @@ def test_cached_features_of_images_give_the_towers_vectors(tmp_path, pooling):
     split = read(embedder.settings.data).split("train")
     images = ImageInputs(embedder.view, bad)
     cache = FeatureCache(embedder.image_tower, images, tmp_path / "cache", progress=False)
+    refused = FeatureCache(embedder.image_tower, images, tmp_path / "cache", cache_size=1e-9, progress=False)
+    with pytest.raises(UserError, match=r"data\.cache_size: the features of train take"):
+        refused.split(split, ["centre", "crop7"])
     cached = cache.split(split, ["centre", "flip"])
     assert cached.images.load(np.zeros([1], np.int64)).ndim == (3 if pooling == "attention" else 2)
     stored, live = (embedder.encode_split(one, bad).image for one in (cached, split))
@@ -115,13 +118,14 @@ def test_a_backbone_has_one_key_whatever_was_built_before_it(bert_preset):
     assert len(keys) == 1
 
 
-VIEW = ImageView((24, 32), 36, random_crop=True, crop_scale=(0.2, 0.9), flip=True, max_pixels=10**6)
+VIEW = ImageView((24, 32), 36, random_crop=True, crop_scale=(0.2, 0.9), flip=True)
 
 
-def test_every_field_that_shapes_pixels_is_in_the_key(monkeypatch):
+def test_every_field_that_shapes_features_is_in_the_key(monkeypatch):
     # As it was in keys of the version before there was a version of the pixels.
     assert prepared(VIEW) == {"size": (24, 32), "resize": 36, "crop_scale": (0.2, 0.9), "flip": True}
-    other = {"size": (24, 33), "resize": None, "crop_scale": (0.2, 1.0), "flip": False}
+    # An image that a lower limit refused is cached as one that cannot be read.
+    other = {"size": (24, 33), "resize": None, "crop_scale": (0.2, 1.0), "flip": False, "max_pixels": 10**6}
     assert other.keys() | feature_cache.NO_PIXELS == {field.name for field in dataclasses.fields(ImageView)}
     for name, value in other.items():
         assert prepared(dataclasses.replace(VIEW, **{name: value})) != prepared(VIEW)

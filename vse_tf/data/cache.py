@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -55,9 +56,13 @@ def write_cached(path: Path, value: object) -> None:
 def read_cached(path: Path) -> Any:
     """What `write_cached` wrote there, or None if there is no such file or it cannot be read."""
     try:
-        return read_json(path, CACHED_BYTES)
+        found = read_json(path, CACHED_BYTES)
     except (OSError, ValueError):
         return None
+    with contextlib.suppress(OSError):
+        # The cache removes first what was used least recently.
+        os.utime(path)
+    return found
 
 
 def cached_result(folder: Path, file: Path, name: str, compute: Callable[[], T]) -> T:

@@ -107,8 +107,8 @@ class FeatureShards:
         self.shape, self.dtype = feature
         self.lengths = lengths
         longest = 1 if lengths is None else int(lengths.max(initial=1))
-        largest = math.prod(self.shape) * np.dtype(self.dtype).itemsize * longest
-        self.size = max(1, min(SHARD, SHARD_BYTES // max(1, largest)))
+        self._row_bytes = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        self.size = max(1, min(SHARD, SHARD_BYTES // max(1, self._row_bytes * longest)))
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First and last-plus-one row of each shard."""
@@ -118,6 +118,11 @@ class FeatureShards:
     def missing(self, view: str) -> list[tuple[int, int]]:
         """The spans of a view that have no shard yet."""
         return [span for span in self.spans() if not self._path(view, span[0]).exists()]
+
+    def bytes_of(self, span: tuple[int, int]) -> int:
+        """Bytes of the shard of these items."""
+        start, end = span
+        return self._row_bytes * (end - start if self.lengths is None else int(self.lengths[start:end].sum()))
 
     def remove_damaged(self, views: Sequence[str]) -> list[Path]:
         """Remove the shards of these views that are truncated or damaged, so that they are computed again.

@@ -40,7 +40,7 @@ _NONE = np.zeros(0, np.int64)
 class Ranks(NamedTuple):
     """0-based ranks: how many wrong items score at least as high as the right one.
 
-    Args:
+    Attributes:
         i2t: `(N,)` int64, rank of each image's best-ranked own caption; -1 for an image without captions (no query).
         t2i: `(M,)` int64, rank of each caption's image.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -17,6 +18,8 @@ from vse_tf.indexing.work_folder import Span
 
 # Beam's own defaults run everything in one thread of this process.
 _DIRECT = ["--direct_running_mode=multi_processing", "--direct_num_workers=0"]
+# Its workers' messages about themselves; errors are shown.
+_QUIET = ["--default_sdk_harness_log_level=ERROR"]
 
 
 def beam_runner(name: str, options: str = "") -> Runner:
@@ -54,7 +57,9 @@ def beam_runner(name: str, options: str = "") -> Runner:
         results = embedder.work.folder / "beam"
         _remove_results(results.parent)
         numbered = list(enumerate(spans))
-        pipeline_options = PipelineOptions([f"--runner={name}", *own], save_main_session=False)
+        given = [f"--runner={name}", *_QUIET, *own]
+        pipeline_options = PipelineOptions(given, save_main_session=False)
+        logging.getLogger("apache_beam").setLevel(logging.ERROR)
         with beam.Pipeline(options=pipeline_options) as pipeline:
             _ = (
                 pipeline
@@ -63,7 +68,7 @@ def beam_runner(name: str, options: str = "") -> Runner:
                 | beam.ParDo(_EmbedSpan(embedder))
                 | beam.io.WriteToText(str(results), file_name_suffix=".jsonl")
             )
-        yield from _part_names(sorted(results.parent.glob("beam-*.jsonl")), len(spans))
+        yield from _part_names(sorted(results.parent.glob("beam-*.jsonl")), len(spans), name)
 
     return run
 
@@ -78,11 +83,11 @@ def _remove_results(folder: Path) -> None:
                 old.unlink()
 
 
-def _part_names(files: list[Path], count: int) -> Iterator[str]:
+def _part_names(files: list[Path], count: int, runner: str) -> Iterator[str]:
     """The names of the parts in the order of their spans.
 
     Raises:
-        UserError: a worker reported an error; the first one is raised.
+        UserError: a worker reported an error (the first one is raised), or results are lost.
     """
     results: dict[int, dict[str, str]] = {}
     for file in files:
@@ -90,10 +95,14 @@ def _part_names(files: list[Path], count: int) -> Iterator[str]:
             lines = file.read_text().splitlines()
         results.update(json.loads(line) for line in lines)
     for number in range(count):
-        result = results.get(number, {"error": f"the runner gave no result for part {number}; run the command again"})
-        if "error" in result:
-            raise UserError(result["error"])
-        yield result["part"]
+        if number not in results:
+            raise UserError(
+                f"--runner {runner}: {count - len(results)} of {count} results are lost; its workers have "
+                "to see the output folder under the same path; run the command again, or omit --runner"
+            )
+        if "error" in results[number]:
+            raise UserError(results[number]["error"])
+        yield results[number]["part"]
 
 
 def _beam() -> ModuleType:
@@ -104,10 +113,14 @@ def _beam() -> ModuleType:
     return beam
 
 
+# Beam warns of its parts that are not installed.
+logging.disable(logging.WARNING)
 try:
     from apache_beam import DoFn
 except ImportError:  # `_beam` raises the error
     DoFn = object
+finally:
+    logging.disable(logging.NOTSET)
 
 
 class _EmbedSpan(DoFn):

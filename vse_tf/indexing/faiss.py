@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -12,8 +15,9 @@ import numpy as np
 
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import own_file
+from vse_tf.atomic import write_text
 from vse_tf.errors import UserError
-from vse_tf.files import file_errors, open_regular
+from vse_tf.files import file_errors, open_regular, read_json
 from vse_tf.indexing.search import ExactSearch, Search
 
 BACKENDS = ("exact", "faiss", "faiss-flat", "faiss-ivf", "faiss-hnsw")
@@ -68,7 +72,7 @@ class FaissSearch:
         Args:
             index: the index.
             kind: `flat` (exact), `ivf` (clusters) or `hnsw` (a graph).
-            note: called with the recall against exact search after a build.
+            note: called with the recall against exact search, which is measured once per build.
 
         Raises:
             UserError: FAISS is not installed, or the file cannot be written.
@@ -81,12 +85,14 @@ class FaissSearch:
                 open_regular(own_file(index.folder, path.name)).close()
                 existing = faiss.read_index(str(path))
                 if (existing.d, existing.ntotal) == (index.dim, index.count):
-                    return cls(index, existing)
+                    search = cls(index, existing)
+                    note(f"{kind}: recall@10 against exact search {search._recall(path):.3f}")
+                    return search
             except (OSError, RuntimeError):
                 pass
             note(f"{path}: damaged, building it again")
         built = build(index, kind)
-        for old in index.folder.glob(f"faiss-{kind}-*.bin"):
+        for old in index.folder.glob(f"faiss-{kind}-*"):
             old.unlink(missing_ok=True)
         temporary = path.with_name(f".{path.name}-{os.getpid()}")
         with file_errors(path, "written"):
@@ -96,8 +102,20 @@ class FaissSearch:
                 raise OSError(str(error)) from None
             temporary.replace(path)
         search = cls(index, built)
-        note(f"built {path}; recall@10 against exact search: {recall(search, ExactSearch(index), _queries(index)):.3f}")
+        note(f"built {path}; recall@10 against exact search {search._recall(path):.3f}")
         return search
+
+    def _recall(self, path: Path) -> float:
+        """The recall@10 of FAISS's index in a file: what the file beside it says, or measured and written there."""
+        beside = path.with_suffix(".json")
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            known = read_json(own_file(self.index.folder, beside.name))["recall_at_10"]
+            if 0 <= known <= 1:
+                return float(known)
+        measured = recall(self, ExactSearch(self.index), _queries(self.index))
+        with contextlib.suppress(OSError):
+            write_text(beside, json.dumps({"recall_at_10": measured}))
+        return measured
 
     def __call__(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best rows of each query that FAISS finds.

@@ -18,7 +18,8 @@ def npairs_angular(
     """Angular loss of each pair in its n-pairs form, both directions; the functional form of `NPairsAngular`.
 
     Args:
-        image, text: `(batch, dim)` unit embeddings of the pairs (of this replica).
+        image: `(batch, dim)` unit image embeddings of the pairs (of this replica).
+        text: `(batch, dim)` unit caption embeddings of the pairs.
         image_id: `(batch,)` ids of the images, or None: all other pairs are negatives.
         angle: upper bound alpha of the angle at the negative, in degrees, between 0 and 90.
 

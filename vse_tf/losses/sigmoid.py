@@ -21,7 +21,8 @@ def sigmoid_pairwise(
     """Sigmoid loss of each image with all captions, the functional form of `SigmoidPairwise`.
 
     Args:
-        image, text: `(batch, dim)` unit embeddings of the pairs (of this replica).
+        image: `(batch, dim)` unit image embeddings of the pairs (of this replica).
+        text: `(batch, dim)` unit caption embeddings of the pairs.
         image_id: `(batch,)` ids of the images, or None: all other pairs are negatives.
         temperature: temperature T, a positive number or a variable.
         bias: bias b on the logits, a number or a variable.

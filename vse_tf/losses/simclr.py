@@ -18,7 +18,8 @@ def nt_xent(
     """NT-Xent of each pair over both modalities, the functional form of `NTXent`.
 
     Args:
-        image, text: `(batch, dim)` unit embeddings of the pairs (of this replica).
+        image: `(batch, dim)` unit image embeddings of the pairs (of this replica).
+        text: `(batch, dim)` unit caption embeddings of the pairs.
         image_id: `(batch,)` ids of the images, or None: all other pairs are negatives.
         temperature: temperature T, a positive number or a variable.
 

@@ -29,7 +29,7 @@ def batch_statistics(image: tf.Tensor, text: tf.Tensor, image_id: tf.Tensor | No
         - `i2t_accuracy`: share of images whose caption is strictly more similar than all negatives;
         - `t2i_accuracy`: share of captions whose image is;
         - `hardest_negative_gap`: positive minus hardest negative, the mean over the anchors of both directions that
-          have negatives.
+            have negatives.
 
         Ties and non-finite similarities count against the model; an anchor without negatives counts as right.
 

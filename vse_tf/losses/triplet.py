@@ -14,7 +14,8 @@ def triplet_sum(image: tf.Tensor, text: tf.Tensor, image_id: tf.Tensor | None = 
     """Sum of the hinges of each pair over all negatives, the functional form of `TripletSum`.
 
     Args:
-        image, text: `(batch, dim)` unit embeddings of the pairs (of this replica).
+        image: `(batch, dim)` unit image embeddings of the pairs (of this replica).
+        text: `(batch, dim)` unit caption embeddings of the pairs.
         image_id: `(batch,)` ids of the images, or None: all other pairs are negatives.
         margin: margin m, at least 0.
 
@@ -39,7 +40,8 @@ def triplet_max(image: tf.Tensor, text: tf.Tensor, image_id: tf.Tensor | None = 
     """Hinge of each pair with its hardest negative, the functional form of `TripletMax`.
 
     Args:
-        image, text: `(batch, dim)` unit embeddings of the pairs (of this replica).
+        image: `(batch, dim)` unit image embeddings of the pairs (of this replica).
+        text: `(batch, dim)` unit caption embeddings of the pairs.
         image_id: `(batch,)` ids of the images, or None: all other pairs are negatives.
         margin: margin m, at least 0.
 

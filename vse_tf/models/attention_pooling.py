@@ -25,7 +25,7 @@ class AttentionPooling(keras.layers.Layer):
     Call arguments:
         inputs: `(batch, n, d)`, regions of a map or states of tokens.
 
-    Returns:
+    Call returns:
         float32 `(batch, queries, d)`.
 
     Example:
@@ -65,7 +65,7 @@ class GridNorm(keras.layers.Layer):
     Call arguments:
         inputs: `(batch, n, d)`.
 
-    Returns:
+    Call returns:
         float32 `(batch, n, d)`.
     """
 

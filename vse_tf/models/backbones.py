@@ -51,7 +51,7 @@ class ApplicationsPreprocessing(keras.layers.Layer):
     Call arguments:
         inputs: float32 `(batch, h, w, 3)`, RGB in 0..255.
 
-    Returns:
+    Call returns:
         float32 `(batch, h, w, 3)` as the family's networks expect it.
     """
 

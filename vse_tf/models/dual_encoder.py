@@ -32,7 +32,7 @@ class DualEncoder(keras.Model):
         inputs: `{"image": …, "text": …}` of the same batch; each may be the output of its tower's frozen backbone
             (cached features) instead of pixels or token ids.
 
-    Returns:
+    Call returns:
         float32 `(batch, 2, dim)`: `[:, 0]` image, `[:, 1]` text, unit length.
 
     Example:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from vse_tf.config import DataSettings, TextSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.cache import cache_folder
+from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, readable
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import FileImages, Images, Split
@@ -30,9 +31,8 @@ from vse_tf.preprocessing.view import ImageView
 
 CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
 IMAGE_BATCH, CAPTION_BATCH = 32, 64
-# Fields of a view that do not shape its pixels: the name of a cached view says whether it is a crop, and `max_pixels`
-# only decides which images are read.
-NO_PIXELS = {"random_crop", "max_pixels"}
+# Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop.
+NO_PIXELS = {"random_crop"}
 # The fields that are in the key whatever their values, as they always were.
 FIRST_FIELDS = {"size", "resize", "crop_scale", "flip"}
 
@@ -62,6 +62,7 @@ class FeatureCache:
         tower: the image or text tower; its backbone is frozen.
         inputs: how images or captions are read.
         folder: the cache folder; each combination of backbone, weights, preparation and items has its own folder in it.
+        cache_size: largest size of the cache folder in GB; see `BoundedCache`.
         progress: show a bar.
 
     Raises:
@@ -73,7 +74,12 @@ class FeatureCache:
     """
 
     def __init__(
-        self, tower: keras.Model, inputs: ImageInputs | CaptionInputs, folder: Path, progress: bool = True
+        self,
+        tower: keras.Model,
+        inputs: ImageInputs | CaptionInputs,
+        folder: Path,
+        cache_size: float | None = None,
+        progress: bool = True,
     ) -> None:
         backbone = backbone_of(tower)
         if backbone is None or backbone.trainable:
@@ -81,9 +87,22 @@ class FeatureCache:
         self.backbone = backbone
         self.inputs = inputs
         self.progress = progress
+        self.cache = BoundedCache(folder, cache_size)
         self.folder = folder / inputs.folder / backbone_key(backbone, inputs.prepared)
         spec = tf.TensorSpec([None, *backbone.input_shape[1:]], backbone.inputs[0].dtype)
         self._run = tf.function(lambda batch: backbone(batch, training=False), input_signature=[spec])
+
+    def bytes_of(self, split: Split, views: Sequence[str] = ()) -> tuple[int, int]:
+        """What the features of a split take in the cache: all of them, and those that are still missing.
+
+        Args:
+            split: a split.
+            views: as in `split`.
+        """
+        shards = self._shards(self.inputs.items(split))
+        spans = [(shards.spans(), shards.missing(view)) for view in views or self.inputs.views]
+        count = shards.bytes_of
+        return sum(sum(map(count, every)) for every, _ in spans), sum(sum(map(count, left)) for _, left in spans)
 
     def split(self, split: Split, views: Sequence[str] = ()) -> Split:
         """The split with cached features.
@@ -97,13 +116,15 @@ class FeatureCache:
         """
         views = views or self.inputs.views
         items = self.inputs.items(split)
-        shape = tuple(side for side in self.backbone.output_shape[1:] if side is not None)
-        lengths = items.lengths if None in self.backbone.output_shape[1:] else None
-        feature = shape, self.backbone.outputs[0].dtype
-        shards = FeatureShards(self.folder / items.key, len(items.lengths), feature, lengths)
+        shards = self._shards(items)
+        shape, lengths = shards.shape, shards.lengths
+        self.cache.claim(shards.folder)
         for path in shards.remove_damaged(views):
             print(f"{path}: damaged features, computed again")
         total = sum(end - start for view in views for start, end in shards.missing(view))
+        if total:
+            needed = sum(shards.bytes_of(span) for view in views for span in shards.missing(view))
+            self.cache.make_room(needed, f"the features of {split.name}")
         name = f"{self.inputs.folder.replace('_', ' ')} ({split.name})"
         with tqdm(total=total, desc=name, unit=self.inputs.unit, disable=not (self.progress and total)) as bar:
 
@@ -122,6 +143,13 @@ class FeatureCache:
             crops = [[view] for view in views if view.startswith("crop")]
             shards.fill([[view for view in views if not view.startswith("crop")], *crops], compute)
         return self.inputs.attach(split, shards, views)
+
+    def _shards(self, items: CacheItems) -> FeatureShards:
+        sides = self.backbone.output_shape[1:]
+        shape = tuple(side for side in sides if side is not None)
+        feature = shape, self.backbone.outputs[0].dtype
+        lengths = items.lengths if None in sides else None
+        return FeatureShards(self.folder / items.key, len(items.lengths), feature, lengths)
 
 
 class ImageInputs:
@@ -251,11 +279,31 @@ def training_views(flip: bool, crops: int) -> list[str]:
     return [CENTRE, *([FLIP] if flip else []), *(f"crop{i}" for i in range(crops))]
 
 
+def feature_cache(
+    tower: keras.Model, inputs: ImageInputs | CaptionInputs, data: DataSettings, required: bool
+) -> FeatureCache | None:
+    """The cache of a tower's features in the folder that the settings name.
+
+    Args:
+        tower: the tower.
+        inputs: how its images or captions are read.
+        data: the section `data`.
+        required: without a frozen backbone this is an error; otherwise the result is None.
+
+    Raises:
+        UserError: see `required`.
+    """
+    backbone = backbone_of(tower)
+    if not required and (backbone is None or backbone.trainable):
+        return None
+    return FeatureCache(tower, inputs, cache_folder(data), data.cache_size)
+
+
 def with_features(split: Split, data: DataSettings, tower: keras.Model, view: ImageView, bad: BadImages) -> Split:
     """The split as evaluation reads it: with cached features of the centre view if `data.features`, else unchanged."""
-    if not data.features:
+    if data.features is not True:
         return split
-    return FeatureCache(tower, ImageInputs(view, bad), cache_folder(data)).split(split)
+    return FeatureCache(tower, ImageInputs(view, bad), cache_folder(data), data.cache_size).split(split)
 
 
 def _paths_key(paths: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ class SplitPadding(keras.layers.Layer):
     Call arguments:
         inputs: int `(batch, length)`; ids below 0 are padding.
 
-    Returns:
+    Call returns:
         int32 `(batch, length)` and bool `(batch, length)`, true at tokens.
 
     Example:
@@ -54,7 +54,7 @@ class FillPadding(keras.layers.Layer):
     Call arguments:
         inputs: int `(batch, any length)`; ids below 0 are padding.
 
-    Returns:
+    Call returns:
         int32 `(batch, length)`.
     """
 
@@ -93,7 +93,7 @@ class MaskedMean(_MaskedLayer):
         states: `(batch, length, d)`.
         valid: bool `(batch, length)`, true at tokens.
 
-    Returns:
+    Call returns:
         float32 `(batch, d)`.
     """
 

@@ -27,7 +27,7 @@ class PackedGRU(keras.layers.GRU):
         sequences: `(batch, length, d)`.
         mask: bool `(batch, length)`, true at tokens, padding on the right; None: no padding.
 
-    Returns:
+    Call returns:
         `(batch, units)`, the state at the last token of each sequence; zeros without tokens.
 
     Example:

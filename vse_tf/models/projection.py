@@ -26,7 +26,7 @@ class L2Normalize(keras.layers.Layer):
     Call arguments:
         inputs: `(…, dim)`, any float type.
 
-    Returns:
+    Call returns:
         float32 `(…, dim)`.
 
     Example:
@@ -76,9 +76,9 @@ def build_head(
 ) -> keras.Model:
     """Build the part of a tower after its encoder: feature to unit vector.
 
-    [l2 →] [Dense(feature_units) →] [dropout →] Dense(head_units, no bias) → ReLU → Dense(dim) → l2. Kernels are Glorot
-    uniform, biases zero. Vectors `(n, d)` are pooled first, see `AttentionPooling`: the averages, each of unit length,
-    are concatenated. Source: the reference code of arXiv 2110.08872.
+    `[l2 →] [Dense(feature_units) →] [dropout →] Dense(head_units, no bias) → ReLU → Dense(dim) → l2`. Kernels are
+    Glorot uniform, biases zero. Vectors `(n, d)` are pooled first, see `AttentionPooling`: the averages, each of unit
+    length, are concatenated. Source: the reference code of arXiv 2110.08872.
 
     Args:
         feature_shape: shape of the encoder's feature, `(d,)` or `(n, d)`.

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from vse_tf.atomic import check_folder, write_text
 from vse_tf.config import DataSettings, TfdsSettings
 from vse_tf.data.cache import cache_folder
+from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.data.sources.files import expanded
@@ -61,13 +62,19 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
     for key, path in features.items():
         # Before a download of hours.
         _find_feature(builder, key, path)
-    root = cache_folder(settings) / "tfds" / builder.info.full_name
+    folder = cache_folder(settings)
+    cache, root = BoundedCache(folder, settings.cache_size), folder / "tfds" / builder.info.full_name
+    cache.claim(folder / "tfds" / builder.name)
     if not _is_current(builder, root, features):
         # Before a download of hours.
         check_folder(root, "data.cache_dir")
         try:
             root.mkdir(parents=True, exist_ok=True)
+            what = f"the images of {builder.info.full_name}"
+            # Their size is known now, or once the set is prepared.
+            cache.make_room(builder.info.dataset_size, what)
             _prepare(builder, settings.tfds)
+            cache.make_room(builder.info.dataset_size, what)
             splits = list(builder.info.splits) or list(USUAL_SPLITS)
             for split in splits:
                 _write_split(builder, split, root, features, progress)
