@@ -109,7 +109,7 @@ def test_other_features_than_the_runs_name_both_shapes(tmp_path, monkeypatch):
             evaluate.main([*asked, str(other)])
     with pytest.raises(UserError, match=r"features \(6,\) per image, the data hold images \(48, 48, 3\)"):
         evaluate.main([*asked[:2], "--data.source", "shapes"])
-    with pytest.raises(UserError, match=r"takes features \(6,\) per image, not \(7,\)"):
+    with pytest.raises(ValueError, match=r"shape \(7,\); this model takes features \(6,\) per image"):
         vse_tf.load(tmp_path / "run").encode_images([np.ones(7, np.float32)])
     evaluate.main([*asked, str(own)])
 

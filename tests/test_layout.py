@@ -16,7 +16,7 @@ LEVELS = [
     ["used_settings"],
     ["data_settings"],
     ["config", "help_text"],
-    ["files", "locks", "removed_settings"],
+    ["downloads", "files", "locks", "removed_settings"],
     ["atomic", "command_line", "source_detection"],
     ["settings_parser", "preprocessing"],
     ["data"],

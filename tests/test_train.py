@@ -149,10 +149,8 @@ def test_load_encodes_images_and_texts(run, tmp_path):
     np.testing.assert_allclose(model.encode_texts(["a red circle"]), texts[:1], atol=1e-6)
     assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, 8)
     assert model.image_tower.output_shape == model.text_tower.output_shape == (None, 8)
-    with pytest.raises(UserError, match=r"missing\.png"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         model.encode_images([tmp_path / "missing.png"])
-    with pytest.raises(TypeError):
-        model.encode_texts("one string")
 
 
 @pytest.mark.lowest

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from vse_tf.losses.registry import LOSSES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from vse_tf.artifacts.index import Index
     from vse_tf.embedder import Embedder
+    from vse_tf.errors import UserError
     from vse_tf.evaluation.metrics import recalls
+    from vse_tf.indexing.index import Index
     from vse_tf.losses import (
         ConVSE,
         ConVSEPlusPlus,
@@ -45,8 +47,10 @@ __all__ = [
     "SigmoidPairwise",
     "TripletMax",
     "TripletSum",
+    "UserError",
     "convse",
     "convse_plus_plus",
+    "fit",
     "load",
     "npairs_angular",
     "nt_xent",
@@ -56,7 +60,12 @@ __all__ = [
     "triplet_sum",
 ]
 
-_MODULES = {"DualEncoder": "models.dual_encoder", "Index": "artifacts.index", "recalls": "evaluation.metrics"}
+_MODULES = {
+    "DualEncoder": "models.dual_encoder",
+    "Index": "indexing.index",
+    "UserError": "errors",
+    "recalls": "evaluation.metrics",
+}
 _MODULES |= {name: f"losses.{loss.module}" for loss in LOSSES.values() for name in (loss.class_name, loss.function)}
 
 
@@ -74,15 +83,42 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
         checkpoint: `best` (by validation rsum) or `last`.
 
     Returns:
-        The model with `encode_images`, `encode_texts`, `image_tower` and `text_tower`.
+        The model with `encode_images`, `encode_texts`, `image_tower`, `text_tower` and `metrics`.
 
     Raises:
         UserError: the folder holds no run, or no checkpoint yet.
 
     Example:
         model = vse_tf.load("runs/shapes-convse-0")
-        scores = model.encode_texts(["a red circle left of a blue star"]) @ model.encode_images(["scene.png"]).T
+        score = model.encode_texts("a red circle left of a blue star") @ model.encode_images("scene.png")
     """
     from vse_tf.embedder import load as load_embedder  # noqa: PLC0415
 
     return load_embedder(run, checkpoint)
+
+
+def fit(settings: Mapping[str, Any] | None = None, *, config: str | Path | None = None) -> Embedder:
+    """Train a dual encoder, as `vse-tf train` does, and load its best model.
+
+    Repeated with the same settings it continues the run where it stopped, or loads it if it is finished.
+
+    Args:
+        settings: settings by the names that they have on the command line and in a recipe, `train.epochs` for instance;
+            all others have their defaults. Without any, the built-in shapes are learned.
+        config: a recipe, a YAML file; `settings` come after it.
+
+    Returns:
+        The model of the best epoch; `metrics` has what it reached on each split, `run` is the run folder.
+
+    Raises:
+        UserError: an unknown setting or a wrong value, data that cannot be read, or a folder that holds another run.
+
+    Example:
+        model = vse_tf.fit({"data.source": "table", "data.annotations": "captions.csv", "data.images": "photos"})
+        print(model, model.metrics["test"]["rsum"])
+    """
+    from vse_tf.settings_parser import settings_of_options  # noqa: PLC0415
+    from vse_tf.training.trainer import train  # noqa: PLC0415
+
+    run, _ = train(settings_of_options(settings or {}, config))
+    return load(run.path)

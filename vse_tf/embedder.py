@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,25 @@ from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
-from vse_tf.errors import UserError
+from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.files import file_errors
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.encoders import encoder_module
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.image_inputs import (
+    ImageInput,
+    encoded_bytes,
+    features,
+    is_one_image,
+    is_path,
+    pixels,
+    raise_unreadable,
+)
 from vse_tf.preprocessing.view import ImageView
+
+# Batches of images that `encode_images` takes from a sequence at a time.
+AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -56,23 +70,53 @@ class Embedder:
         tokenizer: its tokenizer.
         view: how images are prepared.
         settings: the run's settings.
+        run: the run folder, if it was loaded from one.
+        epoch: the epoch of the loaded checkpoint, where it is known.
+        metrics: the metrics that the run measured, by split.
 
     Example:
         >>> model = vse_tf.load("runs/shapes-convse-0")
+        >>> model
+        Embedder(run='runs/shapes-convse-0', image='cnn', text='gru', dim=128, loss='convse', epoch=19, val_rsum=591.4)
         >>> images = model.encode_images(["a.jpg", "b.png"])
         >>> model.encode_texts(["two dogs in the snow"]) @ images.T
+        >>> model.metrics["test"]["t2i_r1"]
+        96.8
     """
 
-    def __init__(self, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: DualEncoder,
+        tokenizer: text.Tokenizer,
+        view: ImageView,
+        settings: Settings,
+        run: Path | None = None,
+        epoch: int | None = None,
+        metrics: Mapping[str, dict[str, float]] | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.view = view
         self.settings = settings
+        self.run = run
+        self.epoch = epoch
+        self.metrics = dict(metrics or {})
         self._encode_image = _compiled(model.image_tower)
         self._encode_features = _compiled(head_of(model.image_tower))
         self._encode_text = _compiled(model.text_tower)
         self._encode_caption_features = _compiled(head_of(model.text_tower))
         self._files: ImageReader | None = None
+
+    def __repr__(self) -> str:
+        known: dict[str, Any] = {} if self.run is None else {"run": str(self.run)}
+        known |= {"image": self.settings.image.encoder, "text": self.settings.text.encoder, "dim": self.dim}
+        known |= {"loss": self.settings.loss.name}
+        if self.epoch is not None:
+            known["epoch"] = self.epoch
+        rsum = self.metrics.get("val", {}).get("rsum")
+        if isinstance(rsum, float):
+            known["val_rsum"] = round(rsum, 1)
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in known.items())})"
 
     @property
     def image_tower(self) -> keras.Model:
@@ -90,35 +134,43 @@ class Embedder:
         return self.text_tower.output_shape[-1]
 
     def encode_images(
-        self, images: Sequence[str | Path | np.ndarray], batch_size: int | None = None, progress: bool = False
+        self, images: ImageInput | Iterable[ImageInput], batch_size: int | None = None, progress: bool = False
     ) -> np.ndarray:
         """Embed images.
 
         Args:
-            images: paths of image files, uint8 arrays `(h, w, 3)` of any size, or, for a model of features, float
-                arrays `(d,)` or `(regions, d)`; one kind in a call.
+            images: one image, or an iterable of images (a generator too). An image is the path of an image file, its
+                bytes, a PIL image or a uint8 array `(h, w, 3)` of any size; for a model of features a float array
+                `(d,)` or `(regions, d)`.
             batch_size: images at a time (default: the run's `train.eval_batch_size`).
             progress: show a bar.
 
         Returns:
-            float32 `(len(images), dim)`, unit rows.
+            A unit vector float32 `(dim,)` of one image, or unit rows float32 `(n, dim)` of n images.
 
         Raises:
-            UserError: an image cannot be read; the message names it.
+            TypeError: something else than an image.
+            ValueError: an image that cannot be decoded, or an array of another shape.
+            OSError: a file that cannot be read; `FileNotFoundError` if there is none.
 
         Example:
-            >>> model.encode_images(["dog.jpg"]).shape
-            (1, 128)
+            >>> model.encode_images("dog.jpg").shape
+            (128,)
+            >>> model.encode_images(["dog.jpg", PIL.Image.open("cat.png")]).shape
+            (2, 128)
         """
-        if not len(images):
-            return np.zeros([0, self.dim], np.float32)
-        if isinstance(images[0], (str, Path)):
-            bad = BadImages("fail", self.view.max_pixels)
-            with _bar(len(images), progress) as bar:
-                return self.encode_files([str(path) for path in images], bad, batch_size, bar.update)[0]
+        shape = self.image_tower.input_shape[1:]
+        single = is_one_image(images, len(shape))
+        every: Any = [images] if single else images
         size = batch_size or self.settings.train.eval_batch_size
-        starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, unit="batch")
-        return np.concatenate([self._encode_arrays(images[start : start + size]) for start in starts])
+        vectors, start, waiting = [np.zeros([0, self.dim], np.float32)], 0, iter(every)
+        with _bar(len(every) if isinstance(every, Sized) else None, progress) as bar:
+            # Files are read ahead; what a generator yields may be large.
+            while part := list(islice(waiting, AHEAD * size if isinstance(every, Sequence) else size)):
+                vectors.append(self._encode_some(part, "images" if single else "images[{}]", start, size, bar.update))
+                start += len(part)
+        found = np.concatenate(vectors)
+        return found[0] if single else found
 
     def encode_files(
         self,
@@ -158,27 +210,40 @@ class Embedder:
         advance(len(paths) - done)
         return np.concatenate(vectors), np.concatenate(rows)
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> np.ndarray:
+    def encode_texts(
+        self, texts: str | Iterable[str], batch_size: int | None = None, progress: bool = False
+    ) -> np.ndarray:
         """Embed captions or text queries.
 
         Args:
-            texts: strings in any language; a blank one has a vector too.
+            texts: one string, or an iterable of strings, in any language; a blank one has a vector too.
             batch_size: texts at a time (default: the run's `train.eval_batch_size`).
             progress: show a bar.
 
         Returns:
-            float32 `(len(texts), dim)`, unit rows.
+            A unit vector float32 `(dim,)` of one string, or unit rows float32 `(n, dim)` of n strings.
+
+        Raises:
+            TypeError: something else than strings.
 
         Example:
+            >>> model.encode_texts("a red circle").shape
+            (128,)
             >>> model.encode_texts(["a red circle", "ein roter Kreis"]).shape
             (2, 128)
         """
         if isinstance(texts, str):
-            raise TypeError("texts is one string; pass a list of strings")
+            return self.encode_texts([texts], batch_size, progress)[0]
+        if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+            raise TypeError(f"texts is of the type {type(texts).__name__}; give a string or an iterable of strings")
+        texts = list(texts)
+        for number, each in enumerate(texts):
+            if not isinstance(each, str):
+                raise TypeError(f"texts[{number}] is of the type {type(each).__name__}; give strings")
         result = np.zeros([len(texts), self.dim], np.float32)
-        if not len(texts):
+        if not texts:
             return result
-        values, splits = text.tokenise_all(self.tokenizer, list(texts))
+        values, splits = text.tokenise_all(self.tokenizer, texts)
         tokens = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
         # Texts of similar length together, for little padding; the vectors do not depend on it.
         order = np.argsort(np.diff(splits), kind="stable")
@@ -243,15 +308,34 @@ class Embedder:
         vectors = [self._encode_caption_features(features.load(part).astype(np.float32)).numpy() for part in parts]
         return np.concatenate([np.zeros([0, self.dim], np.float32), *vectors])
 
-    def _encode_arrays(self, arrays: Sequence[Any]) -> np.ndarray:
+    def _encode_some(
+        self, images: list[Any], name: str, start: int, size: int, advance: Callable[[int], Any]
+    ) -> np.ndarray:
+        """The vectors of images of any kind; the name is that of an image, for messages."""
+        result = np.empty([len(images), self.dim], np.float32)
+        files = [number for number, image in enumerate(images) if is_path(image)] if self.view.size else []
+        if files:
+            bad = BadImages("skip", self.view.max_pixels, lambda problem: raise_unreadable(problem.where, problem.what))
+            result[files] = self.encode_files([os.fspath(images[i]) for i in files], bad, size, advance)[0]
+        others = sorted(set(range(len(images))) - set(files))
+        for first in range(0, len(others), size):
+            batch = others[first : first + size]
+            prepared = [self._prepared(images[i], name.format(start + i)) for i in batch]
+            result[batch] = self._encode_image(tf.stack(prepared)).numpy()
+            advance(len(batch))
+        return result
+
+    def _prepared(self, image: Any, name: str) -> tf.Tensor:
+        """An image that is no file as the image tower takes it."""
         if self.view.size is None:
-            wanted = tuple(self.image_tower.input_shape[1:])
-            others = [shape for shape in map(np.shape, arrays) if shape != wanted]
-            if others:
-                raise UserError(f"this model takes features {wanted} per image, not {others[0]}")
-            return self._encode_image(np.stack(arrays).astype(np.float32)).numpy()
-        prepared = [self.view.of_pixels(tf.constant(np.asarray(array), tf.uint8), None) for array in arrays]
-        return self._encode_image(tf.stack(prepared)).numpy()
+            return tf.constant(features(image, name, tuple(self.image_tower.input_shape[1:])))
+        contents = encoded_bytes(image)
+        if contents is None:
+            return self.view.of_pixels(tf.constant(pixels(image, name)), None)
+        try:
+            return self.view.of_file(tf.constant(contents), None)
+        except (tf.errors.OpError, ValueError) as error:
+            raise ValueError(f"{name} cannot be decoded: {tensorflow_reason(error)}") from None
 
     def _encode_image_rows(self, images: Images, bad: BadImages, progress: bool) -> tuple[np.ndarray, np.ndarray]:
         size = self.settings.train.eval_batch_size
@@ -300,10 +384,11 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
             f"{folder.tokenizer}: {tokenizer.vocabulary_size} words, but the model knows {embedding.input_dim}; copy "
             "the run folder again"
         )
-    return Embedder(model, tokenizer, view, settings)
+    epoch, metrics = folder.measured(checkpoint)
+    return Embedder(model, tokenizer, view, settings, folder.path, epoch, metrics)
 
 
-def _bar(images: int, progress: bool) -> tqdm:
+def _bar(images: int | None, progress: bool) -> tqdm:
     return tqdm(total=images, desc="images", disable=not progress, unit="image")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import re
 import sys
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -99,6 +100,34 @@ def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) 
         named = ", ".join(f"{key} ({mark.found(settings)})" for key, mark in left.items())
         print(f"not used by this run: {named}", file=sys.stderr, flush=True)
     return settings
+
+
+def settings_of_options(values: Mapping[str, Any], config: str | Path | None = None) -> Settings:
+    """Settings from options of the command line as a dictionary, for callers in Python.
+
+    Args:
+        values: values by their options' names.
+        config: YAML file with settings; `values` win.
+
+    Raises:
+        UserError: as `parse_settings`.
+
+    Example:
+        >>> settings_of_options({"train.epochs": 3, "image.channels": [4, 8]}).image.channels
+        [4, 8]
+    """
+    argv = [] if config is None else [f"--config={config}"]
+    prog = "python -m vse_tf.train"
+    try:
+        return parse_settings([*argv, *(f"--{key}={_as_text(value)}" for key, value in values.items())], prog, "Train")
+    except SystemExit:
+        # --help and --print_config, which are no settings.
+        raise UserError(f"{', '.join(values)}: not settings alone") from None
+
+
+def _as_text(value: Any) -> str:
+    """A value as it is written on the command line. Paths and NumPy's numbers are no JSON, but their text is."""
+    return value if isinstance(value, str) else json.dumps(value, default=str).removeprefix('"').removesuffix('"')
 
 
 def settings_from_dict(values: dict[str, Any], where: str) -> Settings:

@@ -176,6 +176,22 @@ class RunFolder:
             raise UserError(f"{self.results}: not the results of a run; delete the file and run the command again")
         return results
 
+    def measured(self, checkpoint: str = "best") -> tuple[int | None, dict[str, dict[str, float]]]:
+        """The epoch of a checkpoint and its metrics by split, as far as the run has written them.
+
+        Args:
+            checkpoint: `best` or `last`.
+        """
+        try:
+            results = self.read_results() or {}
+            epoch, metrics = results[checkpoint]["epoch"], {"val": dict(results[checkpoint]["metrics"])}
+            if checkpoint == "best":
+                metrics |= {split: dict(found) for split, found in results["galleries"].items()}
+        except (UserError, LookupError, TypeError, ValueError, AttributeError):
+            # An unfinished run, or a damaged file, which keeps no model from being used.
+            return None, {}
+        return epoch, metrics
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         with file_errors(self.metrics, "written", ADVICE):

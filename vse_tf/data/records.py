@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
+from vse_tf.atomic import write_text
 from vse_tf.errors import UserError
 
 
@@ -147,6 +149,11 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
 
+    @property
+    def kind(self) -> str:
+        """What is wrong, without the particulars behind a colon."""
+        return self.what.split(":")[0]
+
 
 def unreadable(error: OSError) -> str:
     """What is wrong with an image whose file cannot be opened."""
@@ -166,36 +173,56 @@ class Report:
     """
 
     problems: list[Problem] = field(default_factory=list)
-    most_listed: int = 20
+    most_listed: int = 5
 
     def add(self, where: str, what: str) -> None:
         """Note a problem."""
         self.problems.append(Problem(where, what))
 
-    def settle(self, on_bad: Literal["fail", "skip"], good: int) -> tuple[Problem, ...]:
+    def settle(self, on_bad: Literal["fail", "skip"], good: int, file: Path | None = None) -> tuple[Problem, ...]:
         """Raise an error for the problems, or return them as skipped.
 
         Args:
             on_bad: `data.on_bad`.
             good: number of good records.
+            file: where all problems are written if there are too many for the message.
 
         Raises:
             UserError: there are problems and `on_bad` is `fail`, or there is no good record.
         """
         if self.problems and on_bad == "fail":
-            raise UserError(f"{self.summary()}; fix them, or skip them with --data.on_bad skip")
+            raise UserError(f"{self.summary(file)}; fix them, or skip them with --data.on_bad skip")
         if not good:
-            raise UserError(f"no usable record in the data; {self.summary()}")
+            raise UserError(f"no usable record in the data; {self.summary(file)}")
         return tuple(self.problems)
 
-    def summary(self) -> str:
-        """All problems in one line: their number, the first `most_listed`, the number of each kind among the rest."""
+    def summary(self, file: Path | None = None) -> str:
+        """All problems in one line; of many, the number of each kind and `most_listed` examples.
+
+        Args:
+            file: where all of them are written then, one per line. If that fails, the line does without it.
+        """
         count = len(self.problems)
         line = f"{count} problem{'' if count == 1 else 's'} in the data"
         if not count:
             return line
-        line += ": " + " | ".join(str(problem) for problem in self.problems[: self.most_listed])
-        rest = Counter(problem.what.split(":")[0] for problem in self.problems[self.most_listed :])
-        if rest:
-            line += " | and " + ", ".join(f"{n} more: {what}" for what, n in rest.most_common())
-        return line
+        if count <= self.most_listed:
+            return f"{line}: {' | '.join(map(str, self.problems))}"
+        kinds = Counter(problem.kind for problem in self.problems)
+        numbers = ", ".join(f"{number} × {kind}" for kind, number in kinds.most_common())
+        line += f" ({numbers}), for example {' | '.join(map(str, self._examples()))}"
+        return line + (f" | …; all of them are in {file}" if file and self._written(file) else " | …")
+
+    def _examples(self) -> list[Problem]:
+        """The first of each kind, and then the first of all, in their order."""
+        first = {problem.kind: number for number, problem in reversed(list(enumerate(self.problems)))}
+        chosen = dict.fromkeys([*sorted(first.values()), *range(len(self.problems))])
+        return [self.problems[number] for number in sorted(list(chosen)[: self.most_listed])]
+
+    def _written(self, file: Path) -> bool:
+        try:
+            lines = "".join(f"{' '.join(str(problem).split())}\n" for problem in self.problems)
+            write_text(file, lines.encode("utf-8", "backslashreplace").decode())
+        except OSError:
+            return False
+        return True

@@ -34,6 +34,11 @@ class Hit:
     item: Item
     path: Path | None = None
 
+    @property
+    def caption(self) -> str | None:
+        """The caption; None for an image."""
+        return self.item.caption
+
     def to_dict(self) -> dict[str, str | int | float | None]:
         """The hit as a JSON object: `rank`, `item` (its id), `path` or `caption`, `score`, `row`."""
         content = {"caption": self.item.caption} if self.path is None else {"path": str(self.path)}

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from vse_tf.config import ImageSettings
+from vse_tf.downloads import downloads
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import ApplicationsPreprocessing, PretrainedBackbone, dtype_policy, first_line
 from vse_tf.models.encoders import Encoder, nearest
@@ -36,6 +37,10 @@ _SIZES = {
     "Xception": 299,
 }
 _IMAGENET_STDDEV = (0.229, 0.224, 0.225)
+_WITHOUT_NETWORK = (
+    "without a network give a file of them (--image.weights FILE), a KerasHub preset's folder (--image.encoder "
+    "hub:FOLDER), or train a small network from scratch (--image.encoder cnn)"
+)
 
 
 def applications() -> list[str]:
@@ -81,21 +86,23 @@ def applications_backbone(
         A model named `backbone` from float32 RGB pixels `(batch, h, w, 3)` in 0..255 to float32 `(batch, d)`.
 
     Raises:
-        UserError: no such model, the weights cannot be loaded, it has fewer stages, or the images are too small.
+        UserError: no such model, its weights cannot be downloaded or loaded, it has fewer stages, or the images are too
+            small.
 
     Example:
         >>> applications_backbone("EfficientNetB0", "imagenet", (224, 224), False, "float32")
     """
     constructor = _constructor(name)
     source = _weights(weights)
-    try:
-        with dtype_policy(precision):
-            network = constructor(include_top=False, weights=source, input_shape=(*size, 3))
-    except Exception as error:  # a download's, HDF5's and Keras' own errors have no class in common
-        what = f"image.encoder applications:{name} at image.size {size[0]}x{size[1]}"
-        if source is not None:
-            what += f" with image.weights {weights!r} (a file must hold the model's weights without classifier)"
-        raise UserError(f"{what}: {first_line(error)}") from error
+    with downloads(f"image.encoder applications:{name}: its weights", _WITHOUT_NETWORK):
+        try:
+            with dtype_policy(precision):
+                network = constructor(include_top=False, weights=source, input_shape=(*size, 3))
+        except Exception as error:  # HDF5's and Keras' own errors have no class in common
+            what = f"image.encoder applications:{name} at image.size {size[0]}x{size[1]}"
+            if source is not None:
+                what += f" with image.weights {weights!r} (a file must hold the model's weights without classifier)"
+            raise UserError(f"{what}: {first_line(error)}") from error
     network = _with_constant_normalization(network)
     family = constructor.__module__.rpartition(".")[2]
     pixels = keras.Input((*size, 3), name="pixels")

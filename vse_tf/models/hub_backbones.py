@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.config import ImageSettings, TextSettings
+from vse_tf.downloads import preset_downloads
 from vse_tf.errors import UserError
 from vse_tf.files import read_json
 from vse_tf.models.backbones import PretrainedBackbone, first_line
@@ -217,31 +218,35 @@ def _states(network: keras.Model) -> keras.Model:
 
 
 def _padding_id(preset: str) -> int:
-    try:
-        return int(keras_hub.tokenizers.Tokenizer.from_preset(_located(preset, "text.encoder")).pad_token_id)
-    except Exception as error:  # as below
-        raise UserError(
-            f"text.encoder: preset {preset!r} needs its tokenizer's padding token; {first_line(error)}"
-        ) from error
+    located = _located(preset, "text.encoder")
+    with preset_downloads("text.encoder", preset):
+        try:
+            return int(keras_hub.tokenizers.Tokenizer.from_preset(located).pad_token_id)
+        except Exception as error:  # as below
+            raise UserError(
+                f"text.encoder: preset {preset!r} needs its tokenizer's padding token; {first_line(error)}"
+            ) from error
 
 
 def _image_converter(preset: str) -> keras_hub.layers.ImageConverter:
     located = _located(preset, "image.encoder")
-    try:
-        return keras_hub.layers.ImageConverter.from_preset(located)
-    except Exception as error:  # a download's, a missing file's and Keras' own errors have no class in common
-        raise UserError(
-            f"image.encoder: preset {preset!r} has no image converter, which holds the scaling of its pixels; "
-            f"{first_line(error)}"
-        ) from error
+    with preset_downloads("image.encoder", preset):
+        try:
+            return keras_hub.layers.ImageConverter.from_preset(located)
+        except Exception as error:  # a missing file's and Keras' own errors have no class in common
+            raise UserError(
+                f"image.encoder: preset {preset!r} has no image converter, which holds the scaling of its pixels; "
+                f"{first_line(error)}"
+            ) from error
 
 
 def _network(preset: str, key: str, precision: str, **kwargs: Any) -> keras.Model:
     located = _located(preset, key)
-    try:
-        network = keras_hub.models.Backbone.from_preset(located, dtype=precision, **kwargs)
-    except Exception as error:  # as above
-        raise UserError(f"{key}: preset {preset!r} cannot be loaded; {first_line(error)}") from error
+    with preset_downloads(key, preset):
+        try:
+            network = keras_hub.models.Backbone.from_preset(located, dtype=precision, **kwargs)
+        except Exception as error:  # as above
+            raise UserError(f"{key}: preset {preset!r} cannot be loaded; {first_line(error)}") from error
     if all(layer.dtype_policy.name == "float32" for layer in network.layers):
         # Its layers ignore the precision: the network's own policy would only round the pixels.
         network.dtype_policy = keras.dtype_policies.get("float32")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.downloads import preset_downloads
 from vse_tf.errors import UserError
 from vse_tf.files import read_json, read_regular, reason_of
 from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
@@ -191,16 +192,17 @@ class PresetTokenizer(tf.Module):
         import keras_hub  # noqa: PLC0415 (13 s)
 
         preset = preset.removeprefix("hub:")
-        try:
-            if (Path(preset) / DESCRIPTION).is_file() and not (Path(preset) / "config.json").exists():
-                tokenizer = load_assets(Path(preset))  # a tokenizer saved alone, which from_preset refuses
-            else:
-                tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
-        except Exception as error:  # KerasHub raises anything for missing files, network errors and damaged presets
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(
-                f"text.encoder: no tokenizer in preset {preset!r}; give a text preset ({reason})"
-            ) from error
+        with preset_downloads("text.encoder", preset):
+            try:
+                if (Path(preset) / DESCRIPTION).is_file() and not (Path(preset) / "config.json").exists():
+                    tokenizer = load_assets(Path(preset))  # a tokenizer saved alone, which from_preset refuses
+                else:
+                    tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
+            except Exception as error:  # KerasHub raises anything for missing files and damaged presets
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                raise UserError(
+                    f"text.encoder: no tokenizer in preset {preset!r}; give a text preset ({reason})"
+                ) from error
         return cls(tokenizer, max_tokens)
 
     def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:

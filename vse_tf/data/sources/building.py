@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder
@@ -236,13 +238,22 @@ def collect(
             by_split.setdefault(entry.split, []).append(entry)
         else:
             report.add(entry.where, f"image without captions: {entry.image}")
-    skipped = report.settle(settings.on_bad, sum(map(len, by_split.values())))
+    skipped = report.settle(settings.on_bad, sum(map(len, by_split.values())), _problems_file(settings))
     names = [name for name in SPLIT_ORDER if name in by_split]
     splits = {}
     for name in [*names, *(name for name in by_split if name not in SPLIT_ORDER)]:
         records = tuple(_record(entry, name, row) for row, entry in enumerate(by_split[name]))
         splits[name] = Split(name, records, images(name, by_split[name]))
     return Collection(source, splits, skipped, tuple(gathering.notes()))
+
+
+def _problems_file(settings: DataSettings) -> Path:
+    """Where the problems of this source are listed if there are too many for a message."""
+    named = settings.tfds.name if settings.source == "tfds" else settings.annotations
+    first = (named if isinstance(named, str) else next(iter(named or []), None)) or settings.source
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(first))).hexdigest()[:8]  # noqa: PTH100 - links differ
+    name = re.sub(r"[^\w.-]", "_", os.path.basename(first))[:60]  # noqa: PTH119 - also of a path with a NUL
+    return cache_folder(settings) / "problems" / f"{name}-{digest}.txt"
 
 
 def split_names(names: Iterable[str], where: str, any_case: bool = False) -> dict[str, str]:

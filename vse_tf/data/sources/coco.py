@@ -13,6 +13,7 @@ from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, split_names
 from vse_tf.data.sources.files import integer_or_none, json_type, read_array, read_json, same_id, several_paths
 from vse_tf.data.sources.image_folder import ImageFolder
+from vse_tf.data.sources.missing_images import check_any_found
 from vse_tf.errors import UserError
 
 FILE_SPLITS = {"captions_train": "train", "captions_val": "val", "captions_test": "test"}
@@ -62,10 +63,12 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
         _check_ids(split_of, images, report)
         images = _select(images, split_of, report)
     gathering = Gathering(report)
+    missing: dict[str, str] = {}
     for image in images:
         try:
             file = image.folder.find(image.name)
         except ValueError as error:
+            missing[image.name] = str(error)
             report.add(image.where, str(error))
             continue
         entry = gathering.image(file, image.split, image.where)
@@ -77,6 +80,9 @@ def read_coco(settings: DataSettings, progress: bool = True) -> Collection:
             identity = ("annotation id", number) if isinstance(number, (int, str)) else None
             place = image.place(index, annotation)
             gathering.caption(entry, annotation["caption"], place, identity, integer_or_none(number))
+    if images:
+        folders = dict.fromkeys(Path(image.folder.root) for image in images)
+        check_any_found(images[0].path, list(folders), missing, len(images) - len(missing))
     return collect_files("coco", gathering, settings, progress)
 
 

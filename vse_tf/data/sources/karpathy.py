@@ -18,6 +18,7 @@ from vse_tf.data.sources.files import (
     short_repr,
 )
 from vse_tf.data.sources.image_folder import ImageFolders
+from vse_tf.data.sources.missing_images import check_any_found
 from vse_tf.errors import UserError
 
 
@@ -37,14 +38,17 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
         UserError: the file's problems, by key and imgid.
     """
     path = one_path(settings.annotations, "data.annotations", "caption file (dataset_*.json)")
-    folders = ImageFolders(several_paths(settings.images, "data.images", "image folder"))
+    roots = several_paths(settings.images, "data.images", "image folder")
+    folders = ImageFolders(roots)
     items = _images(read_json(path), path)
     report = Report()
     gathering = Gathering(report)
-    found = dict.fromkeys(i["split"] for i in items if isinstance(i, dict) and isinstance(i.get("split"), str))
-    names = split_names(found, str(path), any_case=True)
+    splits = dict.fromkeys(i["split"] for i in items if isinstance(i, dict) and isinstance(i.get("split"), str))
+    names = split_names(splits, str(path), any_case=True)
     if settings.restval_as_train:
         names = {name: "train" if split == "restval" else split for name, split in names.items()}
+    missing: dict[str, str] = {}
+    found = 0
     for index, item in enumerate(items):
         where = f"{path}: images[{index}]"
         if isinstance(item, dict) and isinstance(item.get("imgid"), int):
@@ -54,8 +58,10 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
         try:
             image = folders.find(item.get("filepath") or "", item["filename"])
         except ValueError as error:
+            missing[str(Path(item.get("filepath") or "", item["filename"]))] = str(error)
             report.add(where, str(error))
             continue
+        found += 1
         entry = gathering.image(image, names[item["split"]], where)
         if entry is None:
             continue
@@ -69,6 +75,7 @@ def read_karpathy(settings: DataSettings, progress: bool = True) -> Collection:
                 # Only COCO's captions are numbered by COCO.
                 caption_id = None if entry.image_id is None else integer_or_none(sentid)
                 gathering.caption(entry, words, place, identity, caption_id)
+    check_any_found(path, roots, missing, found)
     return collect_files("karpathy", gathering, settings, progress)
 
 

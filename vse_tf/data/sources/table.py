@@ -13,6 +13,7 @@ from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, draw_splits, split_names
 from vse_tf.data.sources.files import json_type, one_path, read_text, short_repr
 from vse_tf.data.sources.image_folder import ImageFolder
+from vse_tf.data.sources.missing_images import check_any_found
 from vse_tf.data.sources.rows import array_rows, field_rows, json_rows, looks_like_image, wrong_count
 from vse_tf.data.sources.table_layout import find_columns, json_kind, missing_columns, text_table
 from vse_tf.errors import UserError
@@ -101,13 +102,16 @@ def _place(path: Path, row: _Row) -> str:
 def _find_images(path: Path, rows: list[_Row], folder: ImageFolder, report: Report) -> dict[str, str]:
     """The file of each image name; a missing one is an empty string and one problem."""
     files: dict[str, str] = {}
+    missing: dict[str, str] = {}
     for row in rows:
         if row.image not in files:
             try:
                 files[row.image] = folder.find(row.image)
             except ValueError as error:
                 files[row.image] = ""
+                missing[row.image] = str(error)
                 report.add(_place(path, row), str(error))
+    check_any_found(path, [Path(folder.root)], missing, len(files) - len(missing))
     return files
 
 

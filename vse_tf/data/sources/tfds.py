@@ -25,6 +25,7 @@ from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.data.sources.files import expanded
 from vse_tf.data.sources.tfds_folder import check_prepared
+from vse_tf.downloads import downloads
 from vse_tf.errors import UserError
 from vse_tf.files import open_regular, read_json, reason_of
 from vse_tf.locks import BusyError, ProcessLock
@@ -138,11 +139,16 @@ def _prepare(builder: DatasetBuilder, settings: TfdsSettings) -> None:
             f"--data.tfds.name {settings.name}: the set is not prepared in {builder.data_dir}; name its folder with "
             "--data.tfds.data_dir or allow --data.tfds.download true"
         )
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        # A data set's own script may raise anything: no network, a moved file, a full disk, a manual download.
-        raise UserError(f"--data.tfds.name {settings.name}: preparing it failed: {_one_line(error)}") from error
+    advice = (
+        "without a network name a folder that another machine prepared with --data.tfds.data_dir, or read the caption "
+        "file and the images themselves with --data.source table, karpathy or coco"
+    )
+    with downloads(f"--data.tfds.name {settings.name}: the data set", advice):
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            # A data set's own script may raise anything: a moved file, a full disk, a manual download.
+            raise UserError(f"--data.tfds.name {settings.name}: preparing it failed: {_one_line(error)}") from error
 
 
 def _is_current(builder: DatasetBuilder, root: Path, features: dict[str, str]) -> bool:
