@@ -36,6 +36,7 @@ PROG = "python -m benchmarks.objectives"
 RECIPE = {
     "data.features": "true",
     "data.epoch_over": "captions",
+    "image.random_crop": "false",
     "image.units": "512",
     "text.embedding_dim": "200",
     "text.units": "256",
@@ -52,6 +53,7 @@ RECIPE = {
     "train.examples": "0",
     "train.projector": "0",
     "train.collapse_steps": "0",
+    "train.patience": "0",
 }
 MASK_OFF = {"loss.mask_same_image": "false"}
 LARGE = {"train.batch_size": "512"}

@@ -29,6 +29,12 @@ def pytest_runtest_setup(item):
     random.seed(crc32(item.nodeid.encode()))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory):
+    """Features are cached by default; not in the home folder of whoever runs the tests."""
+    os.environ.setdefault("VSE_TF_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """A tiny run that many tests read and none changes."""

@@ -120,3 +120,22 @@ def test_features_for_a_run_of_images_are_one_line(tmp_path, monkeypatch):
     own = write_features(tmp_path / "own", 6)
     with pytest.raises(UserError, match=r"sees \(16, 16, 3\), the data hold precomputed features \(6,\) per image"):
         evaluate.main(["--run", str(tmp_path / "run"), "--data.source", "precomp", "--data.annotations", str(own)])
+
+
+def test_other_annotations_tell_their_source(run, tmp_path):
+    folder, table = run(), tmp_path / "captions.csv"
+    table.write_text("image,caption\na.jpg,a dog\n")
+    data = evaluate._parse(["--run", str(folder), "--data.annotations", str(table)])[1]
+    assert data.source == "table"
+    with pytest.raises(UserError, match=r"data\.images: only used with .* but data\.source is shapes"):
+        evaluate.main(["--run", str(folder), "--data.images", "photos"])
+    # A run of others may name any file: it is printed before it is opened.
+    paths = named_paths(DataSettings(annotations="a", tfds=TfdsSettings(name="b"), split_ids={"val": ["c"]}))
+    assert paths == ["data.tfds.name b", "data.annotations a", "data.split_ids.val c"]
+    config = folder / "config.yaml"
+    config.write_text(
+        config.read_text()
+        .replace("source: shapes", "source: auto")
+        .replace("annotations: null", "annotations: nowhere")
+    )
+    assert evaluate._parse(["--run", str(folder)])[1].source == "auto"

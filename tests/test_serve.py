@@ -112,7 +112,13 @@ def test_help_answers_without_tensorflow():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "name the folder of the models with --models"),
+        ([], "name a run and images with --run and --images, or the folder of exported models with --models"),
+        (["--run", "gone", "--images", "EMPTY"], "gone: no run here"),
+        (["--run", "gone"], "name both the run and the images"),
+        (["--images", "EMPTY"], "name both the run and the images"),
+        (["--run", "gone", "--models", "MODELS"], "--models does not go with --run"),
+        (["--run", "gone", "--images", "EMPTY", "--gallery", "EMPTY"], "--gallery does not go with --run"),
+        (["--models", "MODELS", "--index", "EMPTY"], "--models does not go with --index"),
         (["--models", "EMPTY"], "EMPTY holds no models"),
         (["--models", "gone"], "no folder gone"),
         (["--models", "MODELS", "--label", "stable"], "LABEL=VERSION"),

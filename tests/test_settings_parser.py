@@ -52,7 +52,9 @@ def test_a_file_for_shapes_keeps_the_built_in_defaults(tmp_path):
 
 
 def test_round_trip(tmp_path):
-    settings = parse("--image.size", "[32, 40]", "--data.split_ids", '{"train": ["a.npy", "b.npy"]}')
+    settings = parse(
+        "--data.source", "coco", "--image.size", "[32, 40]", "--data.split_ids", '{"train": ["a.npy", "b.npy"]}'
+    )
     assert settings.image.size == (32, 40)
     save_settings(settings, tmp_path / "config.yaml")
     assert load_settings(tmp_path / "config.yaml") == settings
@@ -77,7 +79,7 @@ def test_round_trip(tmp_path):
         (["--image.crop_scale", "[0.5, 0.1]"], "image.crop_scale"),
         (["--data.val_fraction", "0.6", "--data.test_fraction", "0.5"], "data.val_fraction"),
         (["--model.dropout", "1"], "model.dropout"),
-        (["--data.source", "precomp"], "image.encoder"),
+        (["--data.source", "precomp", "--image.encoder", "cnn"], "image.encoder"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

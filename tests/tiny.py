@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vse_tf.config import Settings
-from vse_tf.settings_parser import parse_settings
+from vse_tf.config import DataSettings, ImageSettings, Settings, TextSettings
+from vse_tf.settings_parser import SOURCE_DEFAULTS, parse_settings
+from vse_tf.used_settings import unused
 
 TINY = {
     "data.shapes.train_scenes": "64",
@@ -28,8 +29,22 @@ TINY = {
 
 def arguments(run_dir: Path | str, **changed: Any) -> list[str]:
     """Arguments of a tiny run; changed keys are written with `__` for the dot."""
-    values = {**TINY, "train.run_dir": str(run_dir), **{k.replace("__", "."): str(v) for k, v in changed.items()}}
+    given = {k.replace("__", "."): str(v) for k, v in changed.items()}
+    values = {**TINY, "train.run_dir": str(run_dir), **given}
+    # A large network with the tiny one's settings would be a mistake on the command line.
+    for key in unused(_encoders(given), TINY.keys() - given.keys()):
+        del values[key]
     return [part for key, value in values.items() for part in (f"--{key}", value)]
+
+
+def _encoders(given: dict[str, str]) -> Settings:
+    source = given.get("data.source", "shapes")
+    image = given.get("image.encoder") or SOURCE_DEFAULTS.get(source, {}).get("image.encoder", "applications")
+    return Settings(
+        data=DataSettings(source=source),
+        image=ImageSettings(encoder=image),
+        text=TextSettings(encoder=given.get("text.encoder", "gru")),
+    )
 
 
 def tiny_settings(run_dir: Path | str, **changed: Any) -> Settings:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from vse_tf.data_settings import DataSettings, OnBad, ShapesSettings, TableSettings, TfdsSettings, Verify
 from vse_tf.losses.registry import LOSSES
 from vse_tf.setting_types import (
     LARGEST,
@@ -17,10 +18,10 @@ from vse_tf.setting_types import (
     Few,
     Free,
     From0,
+    Kept,
     Length,
     LocalPath,
     OutputPath,
-    Paths,
     Range,
     Rate,
     Seed,
@@ -31,123 +32,43 @@ from vse_tf.setting_types import (
     Width,
     WidthOrNone,
 )
+from vse_tf.used_settings import UsedIf
+
+__all__ = [
+    "DataSettings",
+    "DistributionSettings",
+    "ImageSettings",
+    "LossName",
+    "LossSettings",
+    "ModelSettings",
+    "OnBad",
+    "Settings",
+    "ShapesSettings",
+    "TableSettings",
+    "TextSettings",
+    "TfdsSettings",
+    "TrainSettings",
+    "Verify",
+    "to_dict",
+]
 
 LossName: TypeAlias = str
 if not TYPE_CHECKING:
     # One of the registry's names: a type that mypy cannot express.
     LossName = Literal[tuple(LOSSES)]
-Verify = Literal["none", "headers", "decode"]
-OnBad = Literal["fail", "skip"]
+PIXELS = UsedIf("image.encoder", "cnn", "applications", "hub")
+PRETRAINED = UsedIf("image.encoder", "applications", "hub")
+POOLED = UsedIf("image.encoder", "applications", "hub", "features")
+GRU = UsedIf("text.encoder", "gru")
+TRANSFORMER = UsedIf("text.encoder", "transformer")
+WORDS = UsedIf("text.encoder", "gru", "transformer")
+HUB = UsedIf("text.encoder", "hub")
+STEP = UsedIf("train.schedule", "step")
+LEARNED = UsedIf("loss.learned", True, named="loss.learn_temperature")
 
 
-@dataclass(frozen=True)
-class ShapesSettings:
-    """The generated shapes set.
-
-    Args:
-        train_scenes: number of training scenes; each comes with its mirror (objects swapped), so this is even.
-        gallery_scenes: number of scenes in each of the splits val, test and hard.
-        size: width and height of a scene in pixels.
-        captions: number of distinct captions per scene.
-        cache: draw all scenes once and cache them in memory (true) or draw each when it is needed (false).
-        seed: seed of scenes and captions.
-    """
-
-    train_scenes: Count = 8000
-    gallery_scenes: Count = 500
-    size: Annotated[int, Range(16, 2**14)] = 48
-    captions: Count = 5
-    cache: bool = True
-    seed: Seed = 0
-
-
-@dataclass(frozen=True)
-class TableSettings:
-    """A caption table: text or JSON.
-
-    Args:
-        image_column: column (key) with the image path, relative to `data.images`.
-        caption_column: column (key) with the caption; in JSON a list of captions is allowed too.
-        split_column: column (key) with the split; if the file has none, images are split by `data.val_fraction`
-            and `data.test_fraction`.
-    """
-
-    image_column: str = "image"
-    caption_column: str = "caption"
-    split_column: str = "split"
-
-
-@dataclass(frozen=True)
-class TfdsSettings:
-    """A TensorFlow Datasets set.
-
-    Args:
-        name: registered name, for example `coco_captions` (a config and version may follow as in `name/config:1.0.0`).
-        data_dir: folder of prepared data sets (default: TensorFlow Datasets' own).
-        image_feature: path of the image feature, parts joined by `/`.
-        caption_feature: path of the caption feature, parts joined by `/`.
-        download: download and prepare the set if it is not there.
-    """
-
-    name: str | None = None
-    data_dir: LocalPath | None = None
-    image_feature: str = "image"
-    caption_feature: str = "captions/text"
-    download: bool = True
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """The source of images and captions, and the order of training.
-
-    Args:
-        source: kind of source.
-        annotations: caption file(s): the karpathy JSON, the coco JSONs, the table, or the precomp folder.
-        images: image folder(s); for coco one per caption file, or one for all; for karpathy one or several.
-        split_ids: coco only: `.npy` files of annotation ids per split, as in {train: [a.npy, b.npy], val: [c.npy]}.
-        restval_as_train: karpathy only: use the split `restval` as train.
-        val_fraction: share of images in val if the source has no splits, or no val.
-        test_fraction: share of images in test if the source has no splits.
-        split_seed: seed of that split.
-        on_bad: what to do with a bad record or image: stop (fail) or skip and count it (skip).
-        verify: how images are checked before training: not at all (none), by headers or by decoding each once (decode).
-        max_pixels: images with more pixels, according to their header, are bad; so are images that cost too much to
-            decode in other ways (see `vse_tf.preprocessing.image_limits`).
-        cache_dir: folder of cached results and features (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
-        cache_size: largest size of that folder in GB; what was used least recently makes room (default: a quarter of
-            the free space when the folder is first used).
-        epoch_over: an epoch has every caption once (captions) or every image once with one of its captions (images).
-        features: run the frozen image backbone once per image and view and train on the cached features.
-        feature_crops: with features: number of random crops cached per training image, in addition to the centre view
-            and (with image.flip) its mirror image; each epoch draws one of an image's views.
-        text_features: run the frozen hub text backbone once per caption and train on the cached features.
-        workers: number of parallel decoding calls (default: number of CPU cores).
-        shapes: settings of the source shapes.
-        table: settings of the source table.
-        tfds: settings of the source tfds.
-    """
-
-    source: Literal["shapes", "karpathy", "coco", "table", "precomp", "tfds"] = "shapes"
-    annotations: Paths = None
-    images: Paths = None
-    split_ids: dict[str, list[LocalPath]] | None = None
-    restval_as_train: bool = True
-    val_fraction: Share = 0.1
-    test_fraction: Share = 0.1
-    split_seed: Annotated[int, Range(-(2**63), 2**63)] = 0
-    on_bad: OnBad = "fail"
-    verify: Free[Verify] = "headers"
-    max_pixels: Count = 100_000_000
-    cache_dir: Free[LocalPath | None] = None
-    cache_size: Free[Above0 | None] = None
-    epoch_over: Literal["captions", "images"] = "captions"
-    features: bool = False
-    feature_crops: Annotated[int, Range(0, 1024)] = 0
-    text_features: bool = False
-    workers: Free[Few | None] = None
-    shapes: ShapesSettings = field(default_factory=ShapesSettings)
-    table: TableSettings = field(default_factory=TableSettings)
-    tfds: TfdsSettings = field(default_factory=TfdsSettings)
+def _losses_with(setting: str) -> UsedIf:
+    return UsedIf("loss.name", *(name for name, loss in LOSSES.items() if setting in loss.settings))
 
 
 @dataclass(frozen=True)
@@ -157,34 +78,36 @@ class ImageSettings:
     Args:
         encoder: cnn (small, from scratch) | features (precomputed) | applications:<Name> | hub:<preset name or folder>.
         weights: applications only: imagenet, none, or a weights file.
-        trainable: fine-tune the pretrained backbone (cnn always trains).
-        size: height and width in pixels that the encoder sees, one number or two (default: the encoder's own size).
-        resize: evaluation resizes the shorter side to this before the centre crop (default: size * 256 / 224).
-        random_crop: train on random crops (RandomResizedCrop) instead of centre crops.
-        crop_scale: smallest and largest share of the image's area in a random crop.
-        flip: mirror training images at random.
-        stages: pretrained convolutional backbones only: number of last stages whose maps, concatenated, give the
-            feature; 1 takes the last map alone.
-        pooling: how a map, tokens or regions become one feature: mean, mean and maximum concatenated (mean_max), or
-            averages with learned weights (attention).
+        trainable: applications, hub only: fine-tune the pretrained backbone (cnn always trains).
+        size: cnn, applications, hub only: height and width in pixels that the encoder sees, one number or two (default:
+            the encoder's own size).
+        resize: cnn, applications, hub only: evaluation resizes the shorter side to this before the centre crop
+            (default: size * 256 / 224).
+        random_crop: cnn, applications, hub only: train on random crops (RandomResizedCrop) instead of centre crops.
+        crop_scale: cnn, applications, hub only: smallest and largest share of the image's area in a random crop.
+        flip: cnn, applications, hub only: mirror training images at random.
+        stages: applications, hub only, of convolutional backbones: number of last stages whose maps, concatenated, give
+            the feature; 1 takes the last map alone.
+        pooling: applications, hub, features only: how a map, tokens or regions become one feature: mean, mean and
+            maximum concatenated (mean_max), or averages with learned weights (attention).
         queries: attention only: number of averages, concatenated.
         units: width of the dense layer between backbone and head; 0 leaves it out.
         channels: cnn only: channels of its strided convolutions.
     """
 
     encoder: EncoderName = "applications:EfficientNetB0"
-    weights: Weights = "imagenet"
-    trainable: bool = False
-    size: Side | tuple[Side, Side] | None = None
-    resize: Side | None = None
-    random_crop: bool = True
-    crop_scale: tuple[Unit, Unit] = (0.08, 1.0)
-    flip: bool = True
-    stages: Few = 1
-    pooling: Literal["mean", "mean_max", "attention"] = "mean"
-    queries: Few = 4
+    weights: Annotated[Weights, UsedIf("image.encoder", "applications")] = "imagenet"
+    trainable: Annotated[bool, PRETRAINED] = False
+    size: Annotated[Side | tuple[Side, Side] | None, PIXELS] = None
+    resize: Annotated[Side | None, PIXELS] = None
+    random_crop: Annotated[bool, PIXELS] = True
+    crop_scale: Annotated[tuple[Unit, Unit], PIXELS] = (0.08, 1.0)
+    flip: Annotated[bool, PIXELS] = True
+    stages: Annotated[Few, PRETRAINED] = 1
+    pooling: Annotated[Literal["mean", "mean_max", "attention"], POOLED] = "mean"
+    queries: Annotated[Few, POOLED, UsedIf("image.pooling", "attention")] = 4
     units: WidthOrNone = 1024
-    channels: list[Width] = field(default_factory=lambda: [16, 32, 64, 96])
+    channels: Annotated[list[Width], UsedIf("image.encoder", "cnn")] = field(default_factory=lambda: [16, 32, 64, 96])
 
 
 @dataclass(frozen=True)
@@ -193,12 +116,12 @@ class TextSettings:
 
     Args:
         encoder: gru | transformer | hub:<preset name or folder> with its own tokenizer.
-        trainable: fine-tune a hub backbone (gru and transformer always train).
-        min_count: words that occur less often in the captions of the train split are unknown.
+        trainable: hub only: fine-tune the backbone (gru and transformer always train).
+        min_count: gru, transformer only: words that occur less often in the captions of the train split are unknown.
         max_tokens: longer captions are truncated to this number of tokens.
         buckets: captions of a batch are padded to the first of these lengths that holds the longest.
-        embedding_dim: width of the word embedding.
-        units: width of the GRU's state or of the transformer.
+        embedding_dim: gru only: width of the word embedding.
+        units: gru, transformer only: width of the state.
         bidirectional: gru only: run in both directions and average the two last states.
         packed: gru only: compute real tokens only, the fastest way on a CPU; false takes Keras' own GRU (cuDNN on a
             GPU, XLA), whose weights and results are the same.
@@ -209,24 +132,24 @@ class TextSettings:
         queries: attention only: number of averages, concatenated.
         layers: transformer only: number of layers.
         heads: transformer only: number of attention heads.
-        dropout: dropout on the word embeddings and inside the transformer.
+        dropout: gru, transformer only: dropout on the word embeddings and inside the transformer.
     """
 
     encoder: EncoderName = "gru"
-    trainable: bool = False
-    min_count: Count = 4
+    trainable: Annotated[bool, HUB] = False
+    min_count: Annotated[Count, WORDS] = 4
     max_tokens: Annotated[int, Range(3, 2**16)] = 64
     buckets: list[Length] = field(default_factory=lambda: [8, 12, 16, 20, 24, 32, 48, 64])
-    embedding_dim: Width = 300
-    units: Width = 1024
-    bidirectional: bool = False
-    packed: bool = True
-    stages: Few = 1
-    pooling: Literal["mean", "mean_max", "attention"] = "mean"
-    queries: Few = 4
-    layers: Few = 4
-    heads: Few = 8
-    dropout: Share = 0.0
+    embedding_dim: Annotated[Width, GRU] = 300
+    units: Annotated[Width, WORDS] = 1024
+    bidirectional: Annotated[bool, GRU] = False
+    packed: Annotated[bool, GRU] = True
+    stages: Annotated[Few, HUB] = 1
+    pooling: Annotated[Literal["mean", "mean_max", "attention"], HUB] = "mean"
+    queries: Annotated[Few, HUB, UsedIf("text.pooling", "attention")] = 4
+    layers: Annotated[Few, TRANSFORMER] = 4
+    heads: Annotated[Few, TRANSFORMER] = 8
+    dropout: Annotated[Share, WORDS] = 0.0
 
 
 @dataclass(frozen=True)
@@ -236,7 +159,7 @@ class ModelSettings:
     Args:
         dim: dimensions of the embedding.
         head: the method's projection head (Dense without bias, ReLU, Dense) on both towers, or a single Dense.
-        head_units: width of the head's hidden layer.
+        head_units: model.head only: width of the head's hidden layer.
         dropout: dropout before the head.
         precision: numeric precision of the towers; norms and losses are always float32. With mixed_float16 a step whose
             gradients are not finite is skipped, and schedules count the applied steps only.
@@ -244,7 +167,7 @@ class ModelSettings:
 
     dim: Width = 1024
     head: bool = True
-    head_units: Width = 2048
+    head_units: Annotated[Width, UsedIf("model.head", True)] = 2048
     dropout: Share = 0.0
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
 
@@ -255,11 +178,12 @@ class LossSettings:
 
     Args:
         name: objective.
-        temperature: temperature that divides the similarities; where it is learned, its initial value.
+        temperature: convse, convse++, simclr, sigmoid only: temperature that divides the similarities; where it is
+            learned, its initial value.
         learn_temperature: train the temperature (and sigmoid's bias) with the model; auto does so for sigmoid alone.
-        temperature_limits: smallest and largest learned temperature.
+        temperature_limits: learned temperature only: its smallest and largest value.
         bias: sigmoid only: bias on the logits; where the temperature is learned, its initial value.
-        margin: margin of the hinge objectives.
+        margin: convse++, triplet_sum, triplet_max only: margin of the hinge.
         mask_same_image: other captions of an anchor's own image are not its negatives.
         multiple_positives: convse only: other captions of an anchor's image in the batch are positives too.
         hardest: convse++ only: number of hardest negatives of each anchor whose mean counts; null takes all.
@@ -268,15 +192,17 @@ class LossSettings:
     """
 
     name: LossName = "convse"
-    temperature: Above0 = 0.1
+    temperature: Annotated[
+        Above0, UsedIf("loss.name", *(name for name, loss in LOSSES.items() if loss.temperature != "none"))
+    ] = 0.1
     learn_temperature: bool | Literal["auto"] = "auto"
-    temperature_limits: tuple[Above0, Above0] = (0.01, 1.0)
-    bias: Annotated[float, Range(-LARGEST)] = -10.0
-    margin: From0 = 0.2
+    temperature_limits: Annotated[tuple[Above0, Above0], LEARNED] = (0.01, 1.0)
+    bias: Annotated[float, Range(-LARGEST), _losses_with("bias")] = -10.0
+    margin: Annotated[From0, UsedIf("loss.name", "convse++", "triplet_sum", "triplet_max")] = 0.2
     mask_same_image: bool = True
-    multiple_positives: bool = False
-    hardest: Count | None = 1
-    hardness_epochs: Annotated[float, Range(0, 10**6)] = 0.0
+    multiple_positives: Annotated[bool, _losses_with("multiple_positives")] = False
+    hardest: Annotated[Count | None, _losses_with("hardest")] = 1
+    hardness_epochs: Annotated[float, Range(0, 10**6), _losses_with("hardness_epochs")] = 0.0
 
     @property
     def learned(self) -> bool:
@@ -308,9 +234,10 @@ class TrainSettings:
         decay_factor: step only: factor of each drop.
         image_rate: factor on the image tower's learning rate.
         text_rate: factor on the text tower's learning rate.
-        backbone_rate: factor on a trainable pretrained backbone's learning rate, on top of its tower's.
+        backbone_rate: trainable backbones only: factor on their learning rate, on top of their tower's.
         clip_norm: gradients are clipped to this global norm; 0 switches it off.
-        patience: stop after this number of epochs without a better validation rsum; 0 never stops early.
+        patience: stop after this number of epochs without a better validation rsum; 0 never stops early. auto: 5, but 0
+            with a cosine schedule, whose last epochs are its best.
         collapse_steps: stop with an error when the loss has been that of a collapsed model for this number of steps; 0
             never does.
         eval_batch_size: number of images or captions encoded at a time when measuring.
@@ -335,13 +262,13 @@ class TrainSettings:
     learning_rate: Rate[Above0] = 2e-4
     schedule: Rate[Literal["constant", "step", "cosine"]] = "step"
     warmup_epochs: Rate[Annotated[float, Range(0, 10**6)]] = 0.0
-    decay_epochs: Rate[list[Epochs]] = field(default_factory=lambda: [15])
-    decay_factor: Rate[Annotated[float, Range(0, 1, above=True)]] = 0.1
+    decay_epochs: Annotated[Rate[list[Epochs]], STEP] = field(default_factory=lambda: [15])
+    decay_factor: Annotated[Rate[Annotated[float, Range(0, 1, above=True)]], STEP] = 0.1
     image_rate: From0 = 1.0
     text_rate: From0 = 1.0
-    backbone_rate: From0 = 1.0
+    backbone_rate: Annotated[From0, UsedIf(("image.trainable", "text.trainable"), True)] = 1.0
     clip_norm: From0 = 2.0
-    patience: Free[CountOrNone] = 0
+    patience: Kept[Free[CountOrNone | Literal["auto"]]] = "auto"
     collapse_steps: Free[CountOrNone] = 500
     eval_batch_size: Count = 128
     checkpoint_steps: Free[CountOrNone] = 0

@@ -10,7 +10,7 @@ from vse_tf.artifacts.index import Index
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command, shell_path
-from vse_tf.indexing.embedding import SHARD_ROWS, SKIPPED, embed
+from vse_tf.indexing.embedding import SHARD_ROWS, embed
 from vse_tf.indexing.embedding_models import named_model
 from vse_tf.indexing.items import caption_items, image_items
 from vse_tf.indexing.merging import merge
@@ -68,12 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         progress=True,
         note=lambda line: print(line, file=sys.stderr),
     )
-    print(f"{result.new:,} new, {result.changed:,} changed, {result.deleted:,} deleted, {result.unchanged:,} unchanged")
-    if result.skipped:
-        print(f"{result.skipped:,} skipped: see {result.index.folder / SKIPPED}")
-    if items.ignored:
-        kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in items.ignored.most_common(5))
-        print(f"ignored, since they are not images: {kinds}")
+    print("\n".join(result.summary(items.ignored)))
     _print_index(result.index)
 
 

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.atomic import check_file, write_json, write_text
-from vse_tf.config import DataSettings
+from vse_tf.config import DataSettings, Settings
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.settings_parser import data_parser, parse_with_data
@@ -120,8 +120,8 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     known.add_argument("--run", nargs="?")
     run = known.parse_known_args(argv)[0].run
     asks_help = {"-h", "--help"} & set(argv)
-    data = RunFolder(run).settings().data if run and not asks_help else DataSettings()
-    arguments, data = parse_with_data(parser, argv, data)
+    settings = RunFolder(run).settings() if run and not asks_help else Settings()
+    arguments, data = parse_with_data(parser, argv, settings)
     if arguments.folds < 1:
         raise UserError(f"--folds: {arguments.folds} is not above 0")
     if arguments.errors_count < 1:

@@ -14,14 +14,13 @@ from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
 from vse_tf.errors import UserError, run_command, shell_path
+from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 
 if TYPE_CHECKING:
     from vse_tf.embedder import Embedder
 
 PROG = "python -m vse_tf.export"
 FORMATS = ("savedmodel", "onnx", "litert")
-# Decoding takes up to 7 bytes per pixel. Larger images are rare, and a server decodes the images of any client.
-MAX_PIXELS = 50_000_000
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
     facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
     embedder = vse_tf.load(arguments.run, arguments.checkpoint)
-    max_pixels = arguments.max_pixels or min(MAX_PIXELS, embedder.view.max_pixels)
+    max_pixels = arguments.max_pixels or min(SERVED_PIXELS, embedder.view.max_pixels)
     embedder.view = replace(embedder.view, max_pixels=max_pixels)
     facts = {"dim": embedder.dim, "precision": embedder.settings.model.precision, **facts}
     root = Path(arguments.output)
@@ -120,7 +119,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--max-pixels",
         type=int | None,
-        help=f"refuse larger images (default: {MAX_PIXELS}, or the run's data.max_pixels if that is smaller)",
+        help=f"refuse larger images (default: {SERVED_PIXELS}, or the run's data.max_pixels if that is smaller)",
     )
     parser.add_argument(
         "--batching",

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 # Limit for a description, a manifest or a pointer; those that the package writes are far smaller.
 DESCRIPTION_BYTES = 16 * 2**20
+_MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReader:
@@ -194,6 +200,27 @@ def open_array(path: str | Path) -> np.ndarray:
         if announced == 0:
             return np.zeros(shape, dtype, order)
         return np.memmap(file, dtype, "r", start, shape, order)
+
+
+def text_encoding(contents: bytes) -> str:
+    """The encoding of a text file, UTF-8 or UTF-16 (or 32 with a byte order mark), by its first bytes.
+
+    Args:
+        contents: the file's bytes, or the first few thousand.
+
+    Example:
+        >>> text_encoding("a dog".encode("utf-16-le"))
+        'utf-16-le'
+    """
+    for mark, encoding in _MARKS.items():
+        if contents.startswith(mark):
+            return encoding
+    # Without a mark: UTF-8 text has no zero bytes, and in UTF-16 one half of each common letter is zero.
+    start = contents[:4096]
+    first, second = start[::2].count(0), start[1::2].count(0)
+    if max(first, second) * 8 > len(start) and not min(first, second):
+        return "utf-16-le" if second else "utf-16-be"
+    return "utf-8-sig"
 
 
 def sha256_of(path: str | Path) -> str:

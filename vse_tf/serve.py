@@ -1,32 +1,50 @@
-"""`python -m vse_tf.serve`: answer TensorFlow Serving's REST API on this machine, for development."""
+"""`python -m vse_tf.serve`: a search page and TensorFlow Serving's REST API on this machine, for development."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 
 from vse_tf.command_line import command_parser
-from vse_tf.errors import UserError, run_command
+from vse_tf.errors import UserError, run_command, shell_path
+from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.serving.model_config import ModelConfig, models_below, read_models_config, with_labels
+
+if TYPE_CHECKING:
+    from vse_tf.artifacts.index import Index
+    from vse_tf.exporting.image_module import ImageModule
+    from vse_tf.exporting.text_module import TextModule
+    from vse_tf.indexing.embedding_models import RunModel
+    from vse_tf.indexing.items import Items
+    from vse_tf.serving.http import Route
+    from vse_tf.serving.registry import Registry
+    from vse_tf.serving.servable import Servable
 
 Port = restricted_number_type("Port", int, [(">=", 0), ("<", 65536)])
 PROG = "python -m vse_tf.serve"
-DESCRIPTION = """Serve SavedModels over TensorFlow Serving's REST API (predict, status, metadata, versions, labels)
-on this machine, to try the calls without containers. SavedModels are programs: serve only what you trust.
-
-This is a development server for 127.0.0.1. A request that drips in is given up after --timeout, but nothing bounds how
-many connections a client opens, and 500 slow ones keep everybody else out: only a proxy does, such as that of the
-serving kit in export/. Requests for other host names than localhost, this machine's own and those of --hosts are
+DESCRIPTION = """Serve a page that searches your images, and TensorFlow Serving's REST API, on this machine. --run with
+--images needs nothing else: it embeds the images that are new and answers with the run itself. --models serves exported
+models, which are programs: serve only what you trust. This is a development server for 127.0.0.1: a request that takes
+longer than --timeout to arrive is given up, but only a proxy limits how many connections a client opens, such as that
+of the serving kit in export/. Requests for other host names than localhost, this machine's own and those of --hosts are
 refused, and so are those that web pages of other sites send."""
+EXAMPLES = (f"{PROG} --run runs/table-convse-0 --images photos", f"{PROG} --models models --gallery photos.index")
+LOADING = "loading the image tower"
+# Options that go with --run, and those that go with exported models.
+OF_RUN = ("run", "images", "index")
+OF_MODELS = ("models", "models_config", "label", "versions", "gallery", "root", "poll_seconds")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     _say("stopped")
+    if any(thread.name == LOADING for thread in threading.enumerate()):
+        # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
+        os._exit(0)
 
 
 def _serve(arguments: Namespace) -> None:
@@ -54,8 +75,11 @@ def _serve(arguments: Namespace) -> None:
 
     # A name to listen on is one to be called by; an IPv6 address is no name.
     names = own_names([*arguments.hosts, *([arguments.host] if ":" not in arguments.host else [])])
-    _models(arguments)
-    if not is_loopback(arguments.host):
+    run = _RunSource(arguments) if arguments.run is not None else None
+    if run is None:
+        _models(arguments)
+    local = is_loopback(arguments.host)
+    if not local:
         print(
             f"warning: --host {arguments.host} lets other machines send requests; this is a development server without "
             "access control: put the proxy of the serving kit (export/) before it, or leave --host at 127.0.0.1",
@@ -63,24 +87,37 @@ def _serve(arguments: Namespace) -> None:
             flush=True,
         )
     from vse_tf.serving.http import make_app, make_server  # noqa: PLC0415
-    from vse_tf.serving.loading import load_version  # noqa: PLC0415
+    from vse_tf.serving.pages import GalleryRoute, page_route  # noqa: PLC0415
     from vse_tf.serving.registry import Registry  # noqa: PLC0415
     from vse_tf.serving.rest import RestApi  # noqa: PLC0415
 
-    registry = Registry(lambda: _models(arguments), load_version, _say)
+    registry = Registry(lambda: _models(arguments), _load_version, _say)
     limit = arguments.max_body_bytes
-    app = make_app(RestApi(registry), limit, _search_page(arguments) if arguments.gallery else [], names)
+    routes: list[Route] = []
+    app = make_app(RestApi(registry), limit, routes, names)
     server = make_server(app, arguments.host, arguments.port, arguments.workers, limit, arguments.timeout)
     try:
         # The port is taken, but nothing is accepted before the first versions answer: as the real server has it.
-        registry.look()
+        if run is not None:
+            index: Index | None = run.embed()
+            run.load(registry)
+        else:
+            index = _gallery(arguments) if arguments.gallery else None
+            registry.look()
         if not any(registry.serving().values()):
             raise UserError(f"no model could be loaded: {'; '.join(registry.problems())}")
-        registry.watch(arguments.poll_seconds)
+        if run is None:
+            registry.watch(arguments.poll_seconds)
+        if index is not None:
+            routes += [page_route, GalleryRoute(index, full_paths=local)]
         address = f"http://{arguments.host}:{server.effective_port}"
-        for name, versions in registry.serving().items():
-            _say(f"{address}/v1/models/{name} versions {', '.join(map(str, versions)) or 'none'}")
-        if arguments.gallery:
+        if run is not None:
+            _say(f"{address}/v1/models/text_tower:predict and {address}/v1/models/image_tower:predict")
+            _say(f"to serve it in production, export it: {run.export_command()}")
+        else:
+            for name, versions in registry.serving().items():
+                _say(f"{address}/v1/models/{name} versions {', '.join(map(str, versions)) or 'none'}")
+        if index is not None:
             _say(f"search page: {address}/")
         _say(f"serving at {address} (Ctrl-C stops it)")
         server.run()
@@ -89,10 +126,114 @@ def _serve(arguments: Namespace) -> None:
         server.close()
 
 
-def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
+def _load_version(version: int, folder: Path) -> Servable:
+    # TensorFlow: 5 s, which nobody waits for before the first line is printed.
+    from vse_tf.serving.loading import load_version  # noqa: PLC0415
+
+    return load_version(version, folder)
+
+
+class _RunSource:
+    """A run that answers requests itself, and the index of the user's images by it.
+
+    Args:
+        arguments: those of the command.
+
+    Raises:
+        UserError: there is no such run, or there are no images.
+    """
+
+    def __init__(self, arguments: Namespace) -> None:
+        from vse_tf.atomic import check_folder  # noqa: PLC0415
+        from vse_tf.indexing.embedding_models import RunModel  # noqa: PLC0415
+        from vse_tf.indexing.items import image_items  # noqa: PLC0415
+
+        self.model: RunModel = RunModel(arguments.run)
+        self.items: Items = image_items(arguments.images)
+        self.folder = _cached_index(arguments) if arguments.index is None else Path(arguments.index)
+        check_folder(self.folder, "--index")
+        if arguments.index is not None:
+            _check_index(self.folder, self.items, self.model)
+
+    def embed(self) -> Index:
+        """Embed what is new."""
+        from vse_tf.artifacts.index import Index  # noqa: PLC0415
+        from vse_tf.indexing.embedding import embed  # noqa: PLC0415
+
+        result = embed(
+            self.items, self.model, self.folder, progress=True, note=lambda line: print(line, file=sys.stderr)
+        )
+        if result.new or result.changed or result.deleted:
+            print("\n".join(result.summary(self.items.ignored)))
+        else:
+            print(f"nothing to embed: all {result.unchanged:,} images are as they were")
+        _say(f"index: {shell_path(self.folder)}")
+        return Index.open(self.folder, self.items.root)
+
+    def load(self, registry: Registry) -> None:
+        """Trace the towers, which then answer like exported ones and under the same limits.
+
+        The image tower, which takes longer for the decoding of images, follows in the background.
+        """
+        _say("loading the model")
+        import numpy as np  # noqa: PLC0415
+
+        from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_module, text_module  # noqa: PLC0415
+        from vse_tf.serving.servable import Servable  # noqa: PLC0415
+
+        embedder = self.model.embedder
+        embedder.view = replace(embedder.view, max_pixels=min(SERVED_PIXELS, embedder.view.max_pixels))
+        image, text = image_module(embedder), text_module(embedder)
+
+        def traced(module: ImageModule | TextModule) -> Servable:
+            servable = Servable.of_functions(1, module.signatures(), module)
+            # The first call takes longer than the others: it is not left to the first user.
+            for name in servable.inputs("serving_default"):
+                servable.run("serving_default", {name: np.array([], object)})
+            return servable
+
+        registry.add(TEXT_TOWER, lambda: traced(text))
+        # A thread, so that the page opens meanwhile.
+        adding = (IMAGE_TOWER, lambda: traced(image))
+        threading.Thread(target=registry.add, args=adding, name=LOADING, daemon=True).start()
+
+    def export_command(self) -> str:
+        """The command that exports the run with this gallery."""
+        return f"python -m vse_tf.export --run {shell_path(self.model.run)} --gallery {shell_path(self.folder)}"
+
+
+def _cached_index(arguments: Namespace) -> Path:
+    """The folder of the index of these images by this run, in the cache folder."""
+    from vse_tf.config import DataSettings  # noqa: PLC0415
+    from vse_tf.data.cache import cache_folder  # noqa: PLC0415
+
+    images, run = (os.path.realpath(path) for path in (arguments.images, arguments.run))
+    digest = hashlib.sha256(os.fsencode(f"{images}\0{run}")).hexdigest()[:16]
+    return cache_folder(DataSettings()) / "indexes" / f"{Path(images).name[:50]}-{digest}"
+
+
+def _check_index(folder: Path, items: Items, model: RunModel) -> None:
+    """Refuse to replace an index of something else that `--index` names.
+
+    Raises:
+        UserError: another model made it, or it is one of other images.
+    """
+    from vse_tf.artifacts.index import Index  # noqa: PLC0415
+    from vse_tf.artifacts.index_manifest import MANIFEST  # noqa: PLC0415
+    from vse_tf.indexing.search import check_model  # noqa: PLC0415
+
+    if not (folder / MANIFEST).exists():
+        return
+    index = Index.open(folder)
+    check_model(index, model.identity)
+    if index.root is not None and os.path.realpath(index.root) != str(items.root):
+        raise UserError(f"--index: {folder} is an index of {index.root}; name another folder, or leave --index out")
+
+
+def _gallery(arguments: Namespace) -> Index:
     from vse_tf.artifacts.index import Index  # noqa: PLC0415
     from vse_tf.artifacts.index_paths import OutsideError  # noqa: PLC0415
-    from vse_tf.serving.pages import GalleryRoute, check_towers, page_route  # noqa: PLC0415
+    from vse_tf.serving.pages import check_towers  # noqa: PLC0415
 
     index = Index.open(arguments.gallery, arguments.root)
     try:
@@ -102,7 +243,7 @@ def _search_page(arguments: Namespace) -> Sequence[Callable[..., Any]]:
         _say(f"the gallery's images are not displayed; {error.filename}: {error.strerror}")
     if arguments.models:
         check_towers(index, Path(arguments.models))
-    return [page_route, GalleryRoute(index)]
+    return index
 
 
 def _models(arguments: Namespace) -> Sequence[ModelConfig]:
@@ -113,7 +254,10 @@ def _models(arguments: Namespace) -> Sequence[ModelConfig]:
     elif below is not None:
         models = models_below(below, newest)
     else:
-        raise UserError("nothing to serve: name the folder of the models with --models, or a --models-config")
+        raise UserError(
+            "nothing to serve: name a run and images with --run and --images, or the folder of exported models with "
+            "--models (or a --models-config)"
+        )
     if not models:
         raise UserError(
             f"--models: {below} holds no models; they lie in it as MODEL/VERSION/saved_model.pb, the version a number"
@@ -122,8 +266,15 @@ def _models(arguments: Namespace) -> Sequence[ModelConfig]:
 
 
 def _parse(argv: list[str]) -> Namespace:
-    parser = command_parser(PROG, DESCRIPTION)
-    parser.add_argument("--models", type=str | None, help="folder of the models, each MODEL/VERSION/saved_model.pb")
+    parser = command_parser(PROG, DESCRIPTION, examples=EXAMPLES)
+    parser.add_argument("--run", type=str | None, help="run folder, which answers itself; with --images")
+    parser.add_argument("--images", type=str | None, help="folder of images to search, or a list of their paths")
+    parser.add_argument(
+        "--index", type=str | None, help="where their index lies, with --run (default: in the cache folder)"
+    )
+    parser.add_argument(
+        "--models", type=str | None, help="folder of exported models, each MODEL/VERSION/saved_model.pb"
+    )
     parser.add_argument(
         "--models-config",
         type=str | None,
@@ -160,7 +311,17 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--max-body-bytes", type=PositiveInt, default=32 * 2**20, help="larger requests are refused")
     parser.add_argument("--timeout", type=PositiveFloat, default=60.0, help="seconds that a request may take to arrive")
     parser.add_argument("--poll-seconds", type=PositiveFloat, default=1.0, help="time between looks for new versions")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    of_run = [option for option in OF_RUN if arguments[option] is not None]
+    of_models = [option for option in OF_MODELS if arguments[option] != parser.get_default(option)]
+    if of_run and of_models:
+        raise UserError(
+            f"--{of_models[0].replace('_', '-')} does not go with --{of_run[0]}; serve either a run (--run, --images, "
+            "--index) or exported models (--models, --gallery)"
+        )
+    if of_run and (arguments.run is None or arguments.images is None):
+        raise UserError("name both the run and the images: --run with a run folder, --images with a folder of images")
+    return arguments
 
 
 class _Stopped(SystemExit):

@@ -35,10 +35,12 @@ class OnResume(Enum):
 
     FREE: it may. The setting changes what is logged or stored or how far the run goes, not what a step does.
     RATE: it may as long as every finished step keeps the learning rate that it had.
+    KEPT: `auto` stands for what the run has chosen.
     """
 
     FREE = "free"
     RATE = "rate"
+    KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class PathText:
 
 Free = Annotated[T, OnResume.FREE]
 Rate = Annotated[T, OnResume.RATE]
+Kept = Annotated[T, OnResume.KEPT]
 Count = Annotated[int, Range(1)]
 CountOrNone = Annotated[int, Range()]
 Epochs = Annotated[int, Range(1, 10**6)]

@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import sys
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -23,13 +25,17 @@ from vse_tf.files import read_regular, reason_of
 from vse_tf.losses.registry import LOSSES
 from vse_tf.removed_settings import refuse_removed, split_removed
 from vse_tf.setting_types import Section, check_values
+from vse_tf.source_detection import with_source
+from vse_tf.used_settings import unused
 
 # Far above any settings, and read within a second or two.
 YAML_BYTES, YAML_VALUES, YAML_DEPTH = 64 * 2**10, 20_000, 100
+# Options that take a dictionary.
+SECTIONS = {field.name for field in dataclasses.fields(Settings)} | {"data.shapes", "data.table", "data.tfds"}
 
 # The built-in set has its own defaults, so that `python -m vse_tf.train` alone is a complete run; configs/shapes.yaml
 # spells the same settings out. Measured to learn the set in about a minute on two CPU cores.
-SHAPES_DEFAULTS: dict[str, Any] = {
+_SHAPES: dict[str, Any] = {
     "data.epoch_over": "images",
     "image.encoder": "cnn",
     "image.random_crop": False,
@@ -46,15 +52,17 @@ SHAPES_DEFAULTS: dict[str, Any] = {
     "train.schedule": "cosine",
     "train.warmup_epochs": 1.0,
     "train.clip_norm": 1.0,
+    "train.patience": 0,
     "train.eval_batch_size": 250,
 }
+SOURCE_DEFAULTS = {"shapes": _SHAPES, "precomp": {"image.encoder": "features"}}
 
 
 def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) -> Settings:
     """Read the settings of a run from the command line.
 
-    Precedence: defaults (of the built-in set where `data.source` is `shapes`), then `--config` files in their order,
-    then single fields.
+    Precedence: defaults (those of the source, which the annotations tell), then `--config` files in their order, then
+    single fields. A setting that the run does not use is an error on the command line, and one printed line in a file.
 
     Args:
         argv: the arguments without the program's name.
@@ -63,24 +71,33 @@ def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) 
         kwargs: further arguments of `CommandParser`.
 
     Raises:
-        UserError: an unknown key, a wrong type, an unreadable file, or settings that contradict each other.
+        UserError: an unknown key, a wrong type, an unreadable file, settings that contradict each other, or an option
+            that the run does not use.
 
     Example:
         >>> parse_settings(["--train.epochs", "3"], "python -m vse_tf.train", "Train").train.epochs
         3
     """
-    parser = _parser(prog, description, **kwargs)
+    parser, in_files = _parser(prog, description, **kwargs), dict[str, Any]()
     for path in _named_configs(argv):
-        _checked_values(_read_yaml(path), str(path))
-    asked = next((number for number, argument in enumerate(argv) if argument in ("-h", "--help")), None)
-    silent = [argument for argument in argv[:asked] if not argument.startswith("--print_config")]
-    if _requested_source(parser, silent) == "shapes":
-        parser.set_defaults(SHAPES_DEFAULTS)
-    settings = check(_settings(parser, parser.parse_args(argv)))
+        values = _read_yaml(path)
+        _checked_values(values, str(path))
+        in_files |= dict(_leaves(values))
+    source = _source(parser, argv)
+    parser.set_defaults(SOURCE_DEFAULTS.get(source, {}))
+    parsed = _settings(parser, parser.parse_args(argv))
+    check_values(parsed)
+    settings = check(replace(parsed, data=with_source(parsed.data)))
     # Not in `check`: a finished run that had them otherwise is still read.
     epochs = settings.train.decay_epochs
     if sorted(set(epochs)) != epochs:
         raise UserError(f"train.decay_epochs: {epochs} are not epochs in rising order")
+    typed = typed_keys(argv)
+    refuse_unused(settings, typed, told=parsed.data.source != "auto")
+    changed = differences(settings, Settings())
+    if left := unused(settings, [key for key in in_files if key in changed and key not in typed]):
+        named = ", ".join(f"{key} ({mark.found(settings)})" for key, mark in left.items())
+        print(f"not used by this run: {named}", file=sys.stderr, flush=True)
     return settings
 
 
@@ -115,13 +132,63 @@ def data_parser(prog: str, description: str, **kwargs: Any) -> CommandParser:
     return parser
 
 
-def parse_with_data(parser: ArgumentParser, argv: list[str], data: DataSettings) -> tuple[Namespace, DataSettings]:
-    """Parse with the fields of `data` preset; returns all arguments and the resulting data settings."""
-    parser.set_defaults({f"data.{key}": value for key, value in _leaves(to_dict(data))})
+def parse_with_data(parser: ArgumentParser, argv: list[str], run: Settings) -> tuple[Namespace, DataSettings]:
+    """Parse with a run's fields of `data` preset; returns all arguments and the resulting data settings.
+
+    Other annotations than the run's may be of another kind.
+    """
+    parser.set_defaults({f"data.{key}": value for key, value in _leaves(to_dict(run.data))})
+    typed = typed_keys(argv)
+    if "data.annotations" in typed:
+        parser.set_defaults({"data.source": "auto"})
     arguments = parser.parse_args(argv)
     data = parser.instantiate(arguments)["data"]
     check_values(data, "data.")
+    if {"data.annotations", "data.source"} & set(typed):
+        # Not for those in the run folder, which may come from others: what is read is printed before.
+        data = with_source(data)
+    refuse_unused(replace(run, data=data), [key for key in typed if key.startswith("data.")])
     return arguments, data
+
+
+def typed_keys(argv: list[str]) -> list[str]:
+    """The settings that a command line gives, whatever their values.
+
+    Args:
+        argv: the arguments.
+
+    Example:
+        >>> typed_keys(["--train.epochs", "3", "--data.table", "{image_column: path}", "--config", "a.yaml"])
+        ['train.epochs', 'data.table.image_column']
+    """
+    keys, found = list(flat(Settings())), list[str]()
+    for argument, following in itertools.pairwise([*argv, ""]):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.removesuffix("+")
+            found += [key for key in keys if name == key or name.startswith(f"{key}.")]
+            if name in SECTIONS:
+                given = yaml.safe_load(value if equals else following)
+                found += [f"{name}.{key}" for key, _ in _leaves(given)] if isinstance(given, dict) else []
+    return list(dict.fromkeys(found))
+
+
+def refuse_unused(settings: Settings, keys: list[str], told: bool = True) -> None:
+    """Refuse options that a run does not use.
+
+    Args:
+        settings: the run's settings.
+        keys: the settings that were typed.
+        told: the source was named, not inferred.
+
+    Raises:
+        UserError: the first such option, with what it belongs to.
+    """
+    for key, mark in unused(settings, keys).items():
+        advice = f"leave it out, or change --{mark.named[0]}"
+        if mark.keys == ("data.source",) and not told and not settings.data.annotations:
+            advice = "name a caption file with --data.annotations, or leave it out"
+        raise UserError(f"{key}: only used with {mark.needed()}, but {mark.found(settings)}; {advice}")
 
 
 def differences(first: Settings, second: Settings) -> dict[str, tuple[Any, Any]]:
@@ -156,7 +223,7 @@ def _check_combinations(settings: Settings) -> None:
     train, text, image = settings.train, settings.text, settings.image
     if train.jit_compile is True and text.encoder == "gru" and text.packed:
         raise UserError("train.jit_compile: true does not go with text.packed true; set --text.packed false")
-    if (settings.data.source == "precomp") != (image.encoder == "features"):
+    if settings.data.source != "auto" and (settings.data.source == "precomp") != (image.encoder == "features"):
         raise UserError(
             f"image.encoder: {image.encoder} does not go with data.source {settings.data.source}; "
             "precomp data hold features, and only they do: use both or neither of precomp and features"
@@ -169,12 +236,8 @@ def _check_batch(train: TrainSettings) -> None:
 
 
 def _check_loss(loss: LossSettings) -> None:
-    """Refuse settings of the objective that contradict each other or would be left unused."""
-    default, chosen = LossSettings(), LOSSES[loss.name]
-    for name, entry in LOSSES.items():
-        for key in entry.settings:
-            if key not in chosen.settings and getattr(loss, key) != getattr(default, key):
-                raise UserError(f"loss.{key}: belongs to loss.name {name}, not to {loss.name}")
+    """Refuse settings of the objective that contradict each other."""
+    chosen = LOSSES[loss.name]
     if loss.multiple_positives and not loss.mask_same_image:
         raise UserError("loss.multiple_positives: needs loss.mask_same_image true, which compares the image ids")
     if loss.learned:
@@ -196,12 +259,22 @@ def _parser(prog: str, description: str, **kwargs: Any) -> CommandParser:
     return parser
 
 
-def _requested_source(parser: ArgumentParser, argv: list[str]) -> str | None:
+def _source(parser: ArgumentParser, argv: list[str]) -> str:
+    """The source that the command line and its files name, or that their annotations tell."""
+    asked = next((number for number, argument in enumerate(argv) if argument in ("-h", "--help")), None)
+    silent = [argument for argument in argv[:asked] if not argument.startswith("--print_config")]
     try:
-        return parser.parse_args(argv)["data"]["source"]
+        data = parser.instantiate(parser.parse_args(silent))["data"]
+        check_values(data, "data.")
     except UserError:
         # The real parse that follows says what is wrong.
-        return None
+        return "auto"
+    try:
+        return with_source(data).source
+    except UserError:
+        if asked is None:
+            raise
+        return "auto"
 
 
 def _named_configs(argv: list[str]) -> list[Path]:

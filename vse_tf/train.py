@@ -11,7 +11,7 @@ from vse_tf.settings_parser import parse_settings
 PROG = "python -m vse_tf.train"
 EXAMPLES = (
     PROG,
-    f"{PROG} --data.source table --data.annotations captions.csv --data.images photos --data.features true",
+    f"{PROG} --data.annotations captions.csv --data.images photos",
 )
 # What `--help` shows; `--help all` shows the rest.
 USUAL = (

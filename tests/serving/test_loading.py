@@ -86,7 +86,7 @@ def test_what_is_no_model(folder, tmp_path):
 def test_warm_up_requests_are_replayed(folder):
     texts = {"query": np.array([b"a"], object)}
     write_warmup(folder, ("serving_default", texts), ("", texts), ("scalar", {"x": np.ones(2, np.float32)}))
-    assert warm_up(load_version(1, folder)) == 3
+    assert warm_up(load_version(1, folder), folder) == 3
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,27 @@ def test_the_nearest_rows_of_a_row(client):
     assert answer["query"] == {"id": "<3>.png"}
 
 
+def test_full_paths_are_those_that_may_be_opened(tmp_path, vectors):
+    (tmp_path / "photos").mkdir()
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    items = [Item("a", path="a.png"), Item("b", path="../../b.png")]
+    index = writer.commit([writer.write(vectors[:2])], items, {"id": "a"}, root=tmp_path / "photos")
+    for full, path in ((True, {"path": f"{tmp_path}/photos/a.png"}), (False, {})):
+        client = app_of(GalleryRoute(index, full_paths=full))
+        assert ask(client, row=0).json["query"] == {"id": "a", **path}
+        assert ask(client, row=1).json["query"] == {"id": "b"}
+
+
+def test_an_index_that_has_changed_says_so(client, tmp_path):
+    for path in (tmp_path / "index").glob("*.npy"):
+        path.unlink()
+    response = ask(client, row=0)
+    assert (response.status_code, response.json["error"]) == (
+        409,
+        "the index has changed on the disk; start the server again",
+    )
+
+
 def test_captions_are_told(tmp_path, vectors):
     writer = IndexWriter(tmp_path / "captions", "captions", DIM)
     index = writer.commit([writer.write(vectors[:1])], [Item("1", caption="a <dog>")], {"id": "a"})
@@ -159,8 +180,11 @@ def test_thumbnails_are_small_pictures_of_the_rows(client):
     assert response.mimetype == "image/jpeg"
     assert picture.shape == (160, 320, 3)
     assert abs(picture[..., 0].mean() - 80) < 4
+    large = client.get("/gallery/images/2")
+    assert Image.open(io.BytesIO(large.data)).size == (700, 350)
     for path in ("5", "6", "-1", "x", "2/..", "99999999999999999999"):
-        assert client.get(f"/gallery/thumbnails/{path}").status_code == 404
+        for kind in ("thumbnails", "images", "other"):
+            assert client.get(f"/gallery/{kind}/{path}").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -206,13 +230,13 @@ def test_serve_says_what_root_would_be(tmp_path, vectors, capsys):
     writer = IndexWriter(tmp_path / "downloaded" / "index", "images", DIM)
     writer.commit([writer.write(vectors[:1])], [Item("a", path="a.png")], {"id": "a"}, root=tmp_path / "photos")
     arguments = Namespace(gallery=str(tmp_path / "downloaded" / "index"), root=None, models=None)
-    serve._search_page(arguments)
+    serve._gallery(arguments)
     assert f"images are not displayed; 'a.png': it lies outside of {tmp_path}/downloaded" in (
         told := capsys.readouterr().out
     )
     assert told.endswith(f"--root {tmp_path}/photos\n")
     arguments.root = str(tmp_path / "photos")
-    serve._search_page(arguments)
+    serve._gallery(arguments)
     assert capsys.readouterr().out == ""
 
 

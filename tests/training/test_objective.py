@@ -48,13 +48,13 @@ def test_the_hardness_rises_with_the_optimizers_steps():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": "simclr", "multiple_positives": True}, r"loss\.multiple_positives: .*convse, not to simclr"),
+        ({"name": "simclr", "multiple_positives": True}, r"loss\.multiple_positives: .*convse, but .*simclr"),
         ({"multiple_positives": True, "mask_same_image": False}, r"loss\.multiple_positives: needs loss\.mask_same"),
-        ({"hardest": 3}, r"loss\.hardest: belongs to loss\.name convse\+\+"),
+        ({"hardest": 3}, r"loss\.hardest: only used with loss\.name convse\+\+"),
         ({"name": "convse++", "hardest": 0}, r"loss\.hardest: 0"),
-        ({"hardness_epochs": 1}, r"loss\.hardness_epochs: belongs to loss\.name convse\+\+"),
+        ({"hardness_epochs": 1}, r"loss\.hardness_epochs: only used with loss\.name convse\+\+"),
         ({"name": "convse++", "hardness_epochs": -1}, r"loss\.hardness_epochs: -1"),
-        ({"bias": -3}, r"loss\.bias: belongs to loss\.name sigmoid"),
+        ({"bias": -3}, r"loss\.bias: only used with loss\.name sigmoid"),
         ({"name": "convse++", "learn_temperature": True}, r"loss\.learn_temperature: convse\+\+ .*a larger one"),
         ({"name": "triplet_max", "learn_temperature": True}, r"loss\.learn_temperature: triplet_max .*has none"),
         ({"learn_temperature": True, "temperature": 2}, r"loss\.temperature_limits: .*\(2\.0\)"),

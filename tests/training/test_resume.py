@@ -15,9 +15,18 @@ STEPS = 10
 BEFORE = {"train__schedule": "step", "train__decay_epochs": "[5]", "train__warmup_epochs": 1, "train__epochs": 8}
 
 
+def settings_of(path, **changed):
+    """Settings of the run, some changed."""
+    values = {**BEFORE, **changed}
+    # Other schedules have no epochs after which the rate drops.
+    return tiny_settings(
+        path, **{k: v for k, v in values.items() if k != "train__decay_epochs" or values["train__schedule"] == "step"}
+    )
+
+
 def begun(path, epoch, **changed):
     """A run of ten steps an epoch that stands at an epoch's end."""
-    settings = tiny_settings(path, **{**BEFORE, **changed})
+    settings = settings_of(path, **changed)
     run = RunFolder(path)
     folder = run.checkpoints / f"step-{epoch * STEPS:09d}"
     folder.mkdir(parents=True)
@@ -42,7 +51,7 @@ def begun(path, epoch, **changed):
 )
 def test_the_rest_of_the_learning_rates_may_change(tmp_path, epoch, changed):
     run = begun(tmp_path, epoch)
-    assert finished_results(run, tiny_settings(tmp_path, **{**BEFORE, **changed})) is None
+    assert finished_results(run, settings_of(tmp_path, **changed)) is None
 
 
 @pytest.mark.parametrize(
@@ -60,15 +69,15 @@ def test_the_rest_of_the_learning_rates_may_change(tmp_path, epoch, changed):
 def test_finished_steps_with_other_settings_are_refused(tmp_path, epoch, changed, named):
     run = begun(tmp_path, epoch)
     with pytest.raises(UserError, match=rf"other settings: .*{named}.*--train\.resume force"):
-        finished_results(run, tiny_settings(tmp_path, **{**BEFORE, **changed}))
-    finished_results(run, tiny_settings(tmp_path, **{**BEFORE, **changed, "train__resume": "force"}))
+        finished_results(run, settings_of(tmp_path, **changed))
+    finished_results(run, settings_of(tmp_path, **changed, train__resume="force"))
 
 
 def test_without_a_readable_checkpoint_rates_may_not_change(tmp_path):
     run = begun(tmp_path, 3)
     (run.checkpoints / "step-000000030" / "position.json").write_text("{")
     with pytest.raises(UserError, match=r"train\.decay_epochs"):
-        finished_results(run, tiny_settings(tmp_path, **{**BEFORE, "train__decay_epochs": "[6]"}))
+        finished_results(run, settings_of(tmp_path, train__decay_epochs="[6]"))
 
 
 def test_other_data_and_a_checkpoint_from_elsewhere_are_refused(tmp_path):
@@ -76,7 +85,7 @@ def test_other_data_and_a_checkpoint_from_elsewhere_are_refused(tmp_path):
     checkpoint = Checkpoint(tmp_path, Position(1, STEPS), None, "", known)
     check_conditions(
         checkpoint,
-        resume_conditions(tiny_settings(tmp_path, train__epochs=9, train__decay_epochs="[3]"), "data", STEPS),
+        resume_conditions(tiny_settings(tmp_path, train__epochs=9, train__warmup_epochs=2), "data", STEPS),
     )
     with pytest.raises(UserError, match=r"data.*have changed"):
         check_conditions(checkpoint, resume_conditions(tiny_settings(tmp_path), "other data", STEPS))
@@ -89,4 +98,4 @@ def test_results_that_are_none_are_one_line(tmp_path, contents):
     run = begun(tmp_path, 3)
     run.results.write_text(contents)
     with pytest.raises(UserError, match=r"results\.json"):
-        finished_results(run, tiny_settings(tmp_path, **BEFORE))
+        finished_results(run, settings_of(tmp_path))

@@ -36,7 +36,7 @@ def tower_models(embedder: Embedder) -> list[ExportedModel]:
 
 def image_module(embedder: Embedder) -> ImageModule:
     """The image tower of a run as a module."""
-    return ImageModule(embedder.image_tower, embedder.view, cached=embedder.settings.data.features)
+    return ImageModule(embedder.image_tower, embedder.view, cached=embedder.settings.data.features is True)
 
 
 def text_module(embedder: Embedder, tower: FrozenTower | None = None) -> TextModule:

@@ -89,6 +89,21 @@ class EmbeddingResult:
     deleted: int
     skipped: int
 
+    def summary(self, ignored: Counter[str]) -> list[str]:
+        """What was done, in lines for the user.
+
+        Args:
+            ignored: of the collection, see `Items`.
+        """
+        counts = f"{self.new:,} new, {self.changed:,} changed, {self.deleted:,} deleted, {self.unchanged:,} unchanged"
+        skipped = f"{self.skipped:,} skipped: see {self.index.folder / SKIPPED}"
+        kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in ignored.most_common(5))
+        return [
+            counts,
+            *([skipped] if self.skipped else []),
+            *([f"ignored, since they are not images: {kinds}"] if ignored else []),
+        ]
+
 
 @dataclass(frozen=True)
 class SpanEmbedder:
@@ -232,10 +247,10 @@ def embed(
 def _check_output(folder: Path) -> None:
     """Refuse a folder that holds something other than an index."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output: {folder} is a file; name a folder")
+        raise UserError(f"{folder} is a file; name a folder for the index")
     ours = (MANIFEST, WORK_FOLDER)
     if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
-        raise UserError(f"--output: {folder} holds something that is not an index; choose another folder")
+        raise UserError(f"{folder} holds something that is not an index; choose another folder for the index")
 
 
 def _earlier_index(folder: Path, kind: Kind, note: Callable[[str], object]) -> Index | None:
@@ -250,7 +265,7 @@ def _earlier_index(folder: Path, kind: Kind, note: Callable[[str], object]) -> I
         note(f"embedding everything again: {error}")
         return None
     if index.kind != kind:
-        raise UserError(f"--output: {folder} is an index of {index.kind}; choose another folder for {kind}")
+        raise UserError(f"{folder} is an index of {index.kind}; choose another folder for {kind}")
     return index
 
 

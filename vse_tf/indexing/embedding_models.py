@@ -79,16 +79,17 @@ class RunModel:
         """Embed image files; see `EmbeddingModel`."""
         from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
 
-        bad = BadImages(on_bad, self._embedder.view.max_pixels, remedy="--on_bad skip")
-        vectors, positions = self._embedder.encode_files(paths, bad, self.batch_size, advance)
+        bad = BadImages(on_bad, self.embedder.view.max_pixels, remedy="--on_bad skip")
+        vectors, positions = self.embedder.encode_files(paths, bad, self.batch_size, advance)
         return vectors, positions, list(bad.problems.values())
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts; see `EmbeddingModel`."""
-        return self._embedder.encode_texts(texts, self.batch_size)
+        return self.embedder.encode_texts(texts, self.batch_size)
 
     @cached_property
-    def _embedder(self) -> Embedder:
+    def embedder(self) -> Embedder:
+        """The loaded run."""
         import vse_tf  # noqa: PLC0415
 
         return vse_tf.load(self.run, self.checkpoint)

@@ -206,7 +206,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire()
     except BusyError as busy:
         holder = f" ({busy.holder})" if busy.holder else ""
-        raise UserError(f"{folder}: another process{holder} embeds into it; wait, or name another --output") from None
+        raise UserError(f"{folder}: another process{holder} embeds into it; wait, or name another folder") from None
     try:
         yield
     finally:

@@ -92,6 +92,18 @@ class FeatureCache:
         spec = tf.TensorSpec([None, *backbone.input_shape[1:]], backbone.inputs[0].dtype)
         self._run = tf.function(lambda batch: backbone(batch, training=False), input_signature=[spec])
 
+    def bytes_of(self, split: Split, views: Sequence[str] = ()) -> tuple[int, int]:
+        """What the features of a split take in the cache: all of them, and those that are still missing.
+
+        Args:
+            split: a split.
+            views: as in `split`.
+        """
+        shards = self._shards(self.inputs.items(split))
+        spans = [(shards.spans(), shards.missing(view)) for view in views or self.inputs.views]
+        count = shards.bytes_of
+        return sum(sum(map(count, every)) for every, _ in spans), sum(sum(map(count, left)) for _, left in spans)
+
     def split(self, split: Split, views: Sequence[str] = ()) -> Split:
         """The split with cached features.
 
@@ -104,10 +116,8 @@ class FeatureCache:
         """
         views = views or self.inputs.views
         items = self.inputs.items(split)
-        shape = tuple(side for side in self.backbone.output_shape[1:] if side is not None)
-        lengths = items.lengths if None in self.backbone.output_shape[1:] else None
-        feature = shape, self.backbone.outputs[0].dtype
-        shards = FeatureShards(self.folder / items.key, len(items.lengths), feature, lengths)
+        shards = self._shards(items)
+        shape, lengths = shards.shape, shards.lengths
         self.cache.claim(shards.folder)
         for path in shards.remove_damaged(views):
             print(f"{path}: damaged features, computed again")
@@ -133,6 +143,13 @@ class FeatureCache:
             crops = [[view] for view in views if view.startswith("crop")]
             shards.fill([[view for view in views if not view.startswith("crop")], *crops], compute)
         return self.inputs.attach(split, shards, views)
+
+    def _shards(self, items: CacheItems) -> FeatureShards:
+        sides = self.backbone.output_shape[1:]
+        shape = tuple(side for side in sides if side is not None)
+        feature = shape, self.backbone.outputs[0].dtype
+        lengths = items.lengths if None in sides else None
+        return FeatureShards(self.folder / items.key, len(items.lengths), feature, lengths)
 
 
 class ImageInputs:
@@ -262,9 +279,29 @@ def training_views(flip: bool, crops: int) -> list[str]:
     return [CENTRE, *([FLIP] if flip else []), *(f"crop{i}" for i in range(crops))]
 
 
+def feature_cache(
+    tower: keras.Model, inputs: ImageInputs | CaptionInputs, data: DataSettings, required: bool
+) -> FeatureCache | None:
+    """The cache of a tower's features in the folder that the settings name.
+
+    Args:
+        tower: the tower.
+        inputs: how its images or captions are read.
+        data: the section `data`.
+        required: without a frozen backbone this is an error; otherwise the result is None.
+
+    Raises:
+        UserError: see `required`.
+    """
+    backbone = backbone_of(tower)
+    if not required and (backbone is None or backbone.trainable):
+        return None
+    return FeatureCache(tower, inputs, cache_folder(data), data.cache_size)
+
+
 def with_features(split: Split, data: DataSettings, tower: keras.Model, view: ImageView, bad: BadImages) -> Split:
     """The split as evaluation reads it: with cached features of the centre view if `data.features`, else unchanged."""
-    if not data.features:
+    if data.features is not True:
         return split
     return FeatureCache(tower, ImageInputs(view, bad), cache_folder(data), data.cache_size).split(split)
 

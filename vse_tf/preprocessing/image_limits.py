@@ -8,6 +8,9 @@ limits. `image_headers` applies them in Python and `graph_headers` in TensorFlow
 FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
 # 100 million pixels, the default limit of training, at 16 bits per channel and hardly compressed.
 MAX_BYTES = 2**29
+# The largest image that exported and served models decode, which takes up to 7 bytes per pixel: larger ones are rare,
+# and a server decodes the images of any client.
+SERVED_PIXELS = 50_000_000
 # Segments of a JPEG, and blocks of other formats, that are read. Real files have a few dozen.
 MAX_BLOCKS = 4096
 # Chunks of a PNG; pixel data in equal chunks count as few.

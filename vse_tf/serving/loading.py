@@ -26,16 +26,17 @@ def load_version(version: int, folder: Path) -> Servable:
     """
     if (folder / MANIFEST).exists() and verify(folder).get("custom_operations"):
         register_tf_text()
-    model = Servable(version, folder)
-    warm_up(model)
+    model = Servable.of_folder(version, folder)
+    warm_up(model, folder)
     return model
 
 
-def warm_up(model: Servable) -> int:
+def warm_up(model: Servable, folder: Path) -> int:
     """Replay `assets.extra/tf_serving_warmup_requests`, where there is one, as TensorFlow Serving does at load.
 
     Args:
         model: the loaded version.
+        folder: its folder.
 
     Returns:
         Number of requests replayed.
@@ -43,7 +44,7 @@ def warm_up(model: Servable) -> int:
     Raises:
         UserError: the file is broken, or a request in it fails.
     """
-    path = model.folder / "assets.extra" / "tf_serving_warmup_requests"
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
     if not path.exists():
         return 0
     count = 0

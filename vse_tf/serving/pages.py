@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ PAGE = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 2**20
 MAX_ANSWERS = 1000
 CAPTION_CHARACTERS = 10_000
-THUMBNAIL_SIDE = 320
+# Pixels of the longer side of the pictures that the page shows, by the address that they are at, and how many of them
+# are kept in memory.
+SIDES = {"thumbnails": 320, "images": 1600}
+KEPT = {"thumbnails": 1024, "images": 32}
 _TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
 _FILES = {"/": "index.html", "/page/page.css": "page.css", "/page/page.js": "page.js"}
 # Nothing from elsewhere is loaded and nothing foreign runs, whatever captions and file names hold.
@@ -81,24 +85,33 @@ class GalleryRoute:
 
     `GET /gallery` gives kind, count and dim, and which models embed texts and images.
     `POST /gallery/nearest` takes `{"vector": [...]}` or `{"row": 7}`, and `"k"`, and gives `{"items": [{"row", "id",
-    "caption", "score"}]}`, best first; asked by row it gives the row's own item as `query`.
-    `GET /gallery/thumbnails/7` is a small JPEG of the image of row 7, where it may be opened (`ImageRoot`).
+    "caption", "path", "score"}]}`, best first; asked by row it gives the row's own item as `query`.
+    `GET /gallery/thumbnails/7` is a small JPEG of the image of row 7, where it may be opened (`ImageRoot`), and
+    `GET /gallery/images/7` a large one.
 
     Args:
         index: the index.
         text_model: name of the served model that embeds texts.
         image_model: name of the served model that embeds images.
+        full_paths: give the full paths of images that may be opened, to a user at this machine.
 
     Example:
         make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
     """
 
-    def __init__(self, index: Index, text_model: str = "text_tower", image_model: str = "image_tower") -> None:
+    def __init__(
+        self,
+        index: Index,
+        text_model: str = "text_tower",
+        image_model: str = "image_tower",
+        full_paths: bool = False,
+    ) -> None:
         self.index = index
         self.text_model = text_model
         self.image_model = image_model
+        self.full_paths = full_paths
         self._search = ExactSearch(index)
-        self._thumbnail = lru_cache(maxsize=1024)(self._make_thumbnail)
+        self._pictures = {kind: lru_cache(maxsize=size)(partial(self._make, kind)) for kind, size in KEPT.items()}
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, request: Request) -> Response | None:
@@ -107,9 +120,9 @@ class GalleryRoute:
             return _json(self._facts())
         if request.path == "/gallery/nearest" and request.method == "POST":
             return self._nearest(request)
-        found = re.fullmatch(r"/gallery/thumbnails/([0-9]{1,18})", request.path)
+        found = re.fullmatch(r"/gallery/(thumbnails|images)/([0-9]{1,18})", request.path)
         if found and request.method == "GET":
-            return self._picture(int(found[1]))
+            return self._picture(found[1], int(found[2]))
         return None
 
     def _facts(self) -> dict[str, Any]:
@@ -123,14 +136,25 @@ class GalleryRoute:
             asked = _question(request.get_data(cache=False))
             vector, own = self._vector(asked)
             rows, scores = self._search(vector[None], asked.get("k", 10))
+            # One item at a time: each may be large, and only a part of it is sent.
+            items = [
+                {"row": int(row), **self._described(self.index.item(row)), "score": float(score)}
+                for row, score in zip(rows[0], scores[0], strict=True)
+            ]
         except (ValueError, IndexError, RecursionError, OverflowError) as error:
             return _refusal(str(error), 400)
-        items = [
-            # One item at a time: each may be large, and only a part of it is sent.
-            {"row": int(row), **_described(self.index.item(row)), "score": float(score)}
-            for row, score in zip(rows[0], scores[0], strict=True)
-        ]
-        return _json({"items": items, **({"query": _described(own)} if own else {})})
+        except UserError:
+            return _refusal("the index has changed on the disk; start the server again", 409)
+        return _json({"items": items, **({"query": self._described(own)} if own else {})})
+
+    def _described(self, item: Item) -> dict[str, Any]:
+        described = {"id": item.id}
+        if item.caption is not None:
+            described["caption"] = _shortened(item.caption)
+        if self.full_paths and item.path is not None:
+            with contextlib.suppress(OSError, ValueError):
+                described["path"] = str(self.index.image(item))
+        return described
 
     def _vector(self, asked: dict[str, Any]) -> tuple[np.ndarray, Item | None]:
         if "row" in asked:
@@ -144,19 +168,19 @@ class GalleryRoute:
             raise NonFiniteError("query", 0, "has no direction" if length == 0 else "is not finite")
         return (vector / length).astype(np.float32), None
 
-    def _picture(self, row: int) -> Response:
+    def _picture(self, kind: str, row: int) -> Response:
         try:
-            jpeg = self._thumbnail(row)
+            jpeg = self._pictures[kind](row)
         except OutsideError as error:
             return _refusal(f"no picture of that row: {error.filename}: {error.strerror}", 404)
         except (OSError, ValueError, IndexError, UserError):
             return _refusal("no picture of that row", 404)
         return Response(jpeg, content_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "max-age=300"})
 
-    def _make_thumbnail(self, row: int) -> bytes:
+    def _make(self, kind: str, row: int) -> bytes:
         # Decoded, an image takes a hundred times its file.
         with self._one_at_a_time:
-            return thumbnail(self.index.image(self.index.item(row)), THUMBNAIL_SIDE)
+            return thumbnail(self.index.image(self.index.item(row)), SIDES[kind])
 
 
 def _question(body: bytes) -> dict[str, Any]:
@@ -180,10 +204,6 @@ def _question(body: bytes) -> dict[str, Any]:
     ):
         raise ValueError("vector is not a list of numbers")
     return asked
-
-
-def _described(item: Item) -> dict[str, Any]:
-    return {"id": item.id, **({} if item.caption is None else {"caption": _shortened(item.caption)})}
 
 
 def _shortened(caption: str) -> str:

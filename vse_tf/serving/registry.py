@@ -1,4 +1,4 @@
-"""The models being served: their versions and labels, and new versions as they appear."""
+"""The models being served: their versions and labels, and new versions as they appear. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vse_tf.errors import UserError
 from vse_tf.serving.model_config import ModelConfig, version_folders
 from vse_tf.serving.request_error import RequestError
-from vse_tf.serving.servable import Servable
+
+if TYPE_CHECKING:
+    from vse_tf.serving.servable import Servable
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -65,6 +67,18 @@ class Registry:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def add(self, name: str, load: Callable[[], Servable]) -> None:
+        """Serve a model that has no folder, as version 1; until `load` returns, its state is LOADING.
+
+        Args:
+            name: its name.
+            load: makes it; what it raises is reported.
+        """
+        model = _Model(ModelConfig(name, Path()))
+        with self._lock:
+            self._models[name] = model
+        self._start(model, 1, load)
 
     def look(self) -> None:
         """Load what is wanted and not there yet, drop what is no longer wanted."""
@@ -173,22 +187,28 @@ class Registry:
 
     def _bring(self, model: _Model, version: int, folder: Path) -> None:
         before = _fingerprint(folder)
+        if not self._start(model, version, lambda: self._load(version, folder), f"{folder}: "):
+            with self._lock:
+                model.broken[version] = before
+
+    def _start(self, model: _Model, version: int, load: Callable[[], Servable], where: str = "") -> bool:
+        """Load a version; returns whether that succeeded."""
         with self._lock:
             model.states[version] = _State("LOADING")
         try:
-            servable = self._load(version, folder)
+            servable = load()
         except Exception as error:
             # Whatever a folder holds, the versions that answer go on answering.
-            reason = str(error) if isinstance(error, UserError) else f"{folder}: {type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, UserError) else f"{where}{type(error).__name__}: {error}"
             with self._lock:
-                model.broken[version] = before
                 model.states[version] = _State("END", "INVALID_ARGUMENT", " ".join(reason.split()))
             self._report(f"{model.config.name} {version}: not served: {reason}")
-            return
+            return False
         with self._lock:
             model.loaded[version] = servable
             model.states[version] = _State("AVAILABLE")
         self._report(f"{model.config.name} {version}: available")
+        return True
 
 
 def _fingerprint(folder: Path) -> Fingerprint:

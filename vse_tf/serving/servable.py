@@ -1,4 +1,4 @@
-"""One version of a model in memory: what its signatures take and give, and running them."""
+"""One version of a model in memory: what its signatures take and return, and running them."""
 
 from __future__ import annotations
 
@@ -30,43 +30,67 @@ _STATUS = {
     tf.errors.DataLossError: 500,
 }
 _MISSING_OP = re.compile(r"Op type not registered '(\w+)'")
-# What an eager call puts around the graph's own words.
-_AROUND = re.compile(r"\AGraph execution error:.*?<stack traces unavailable>\n|\s*\[Op:\w+\]\s*\Z", re.DOTALL)
+# What an eager call puts around the graph's own words: where each node comes from, with lines of source code for a
+# function that was traced in this process.
+_AROUND = re.compile(
+    r"\AGraph execution error:\s*(?:Detected at node .*\n(?:<stack traces unavailable>\n|(?:  .*\n|\n)+))+"
+    r"|\s*\[Op:\w+\]\s*\Z"
+)
 
 
 class Servable:
-    """A loaded SavedModel.
-
-    A SavedModel is a program: load only what you trust.
+    """A model in memory that answers requests.
 
     Args:
         version: its version number.
-        folder: its folder.
-
-    Attributes:
+        functions: the functions of its signatures by name.
         description: every signature as the REST API's metadata describe it.
-        functions: the signatures' functions by name.
-
-    Raises:
-        UserError: there is no SavedModel, or it cannot be loaded.
+        owner: what holds the variables of the functions, which themselves keep only weak references to them.
 
     Example:
-        >>> Servable(1, Path("models/text_tower/1")).run("serving_default", {"text": np.array([b"a dog"], object)})
+        >>> model = Servable.of_folder(1, Path("models/text_tower/1"))
+        >>> model.run("serving_default", {"text": np.array([b"a dog"], object)})
         {'embedding': array([[0.02, …]], dtype=float32)}
     """
 
-    def __init__(self, version: int, folder: Path) -> None:
+    def __init__(
+        self, version: int, functions: Mapping[str, Any], description: Mapping[str, dict[str, Any]], owner: object
+    ) -> None:
         self.version = version
-        self.folder = folder
-        signatures = _signatures(folder)
-        self.description = {name: _described(signature) for name, signature in signatures.items()}
+        self.functions = dict(functions)
+        self.description = dict(description)
+        self._owner = owner
         self._inputs = {
-            name: {key: tf.as_dtype(info.dtype) for key, info in signature.inputs.items()}
-            for name, signature in signatures.items()
+            name: {key: _type_of(tensor) for key, tensor in signature["inputs"].items()}
+            for name, signature in self.description.items()
         }
-        # The functions keep only weak hold of the variables, this keeps them alive.
-        self._model = _loaded(folder)
-        self.functions = dict(self._model.signatures)
+
+    @classmethod
+    def of_folder(cls, version: int, folder: Path) -> Servable:
+        """Load a SavedModel. It is a program: load only what you trust.
+
+        Args:
+            version: its version number.
+            folder: its folder.
+
+        Raises:
+            UserError: there is no SavedModel, or it cannot be loaded.
+        """
+        description = {name: _described(signature) for name, signature in _signatures(folder).items()}
+        model = _loaded(folder)
+        return cls(version, model.signatures, description, model)
+
+    @classmethod
+    def of_functions(cls, version: int, functions: Mapping[str, Any], owner: object) -> Servable:
+        """A model that was traced in this process; nothing is written or read.
+
+        Args:
+            version: its version number.
+            functions: by the name of their signature, concrete functions with named inputs and a dictionary of outputs.
+            owner: the module that holds their variables.
+        """
+        description = {name: _described_function(name, function) for name, function in functions.items()}
+        return cls(version, functions, description, owner)
 
     def inputs(self, signature: str) -> dict[str, str]:
         """Type of each input of a signature by name.
@@ -141,6 +165,18 @@ def _described(signature: meta_graph_pb2.SignatureDef) -> dict[str, Any]:
     }
 
 
+def _described_function(name: str, function: Any) -> dict[str, Any]:
+    """A concrete function, described as `_described` describes it once it is saved."""
+    signature = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
+    inputs, outputs = function.structured_input_signature[1], function.structured_outputs
+    for found, specs in ((signature.inputs, inputs), (signature.outputs, outputs)):
+        for key, spec in specs.items():
+            found[key].name = f"{name}_{key}:0"
+            found[key].dtype = spec.dtype.as_datatype_enum
+            found[key].tensor_shape.CopyFrom(spec.shape.as_proto())
+    return _described(signature)
+
+
 def _described_tensor(info: meta_graph_pb2.TensorInfo) -> dict[str, Any]:
     shape = info.tensor_shape
     return {
@@ -151,6 +187,10 @@ def _described_tensor(info: meta_graph_pb2.TensorInfo) -> dict[str, Any]:
             "unknown_rank": shape.unknown_rank,
         },
     }
+
+
+def _type_of(tensor: Mapping[str, Any]) -> tf.DType:
+    return tf.as_dtype(types_pb2.DataType.Value(tensor["dtype"]))
 
 
 def _loaded(folder: Path) -> Any:

@@ -14,19 +14,19 @@ from vse_tf.artifacts.provenance import provenance
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TextSettings
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.cache import cache_folder
 from vse_tf.data.order import Order
 from vse_tf.data.pipeline import text_reader, training_batches
 from vse_tf.data.records import Collection, Split, array_size
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, training_views
+from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, feature_cache, training_views
 from vse_tf.models.gradient_cache import check_micro_batch
 from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing import text
 from vse_tf.preprocessing.view import ImageView
+from vse_tf.training.auto_settings import Kind, choose
 from vse_tf.training.distribution import distribute, skip_symbolic_build
 from vse_tf.training.objective import make_loss, make_temperature
 from vse_tf.training.optimizer import make_optimizer
@@ -50,6 +50,8 @@ class RunParts:
         view: how images are prepared.
         model: the dual encoder.
         order: the order of the training split, once `prepare_splits` has run.
+        settings: the settings, with what this run has chosen in place of `auto`.
+        notes: what the user should know of these choices, one line each.
 
     Raises:
         UserError: settings and data do not go together.
@@ -78,11 +80,11 @@ class RunParts:
         size = image_size(settings.image, images)
         self.view = ImageView.of(settings.image, size, data.max_pixels, array_size(images))
         self.model = self._build_model()
-        folder, largest = cache_folder(data), data.cache_size
-        image_tower, text_tower = self.model.image_tower, self.model.text_tower
-        inputs, captions = ImageInputs(self.view, bad), CaptionInputs(self.tokenizer, settings.text)
-        self._image_cache = FeatureCache(image_tower, inputs, folder, largest) if data.features else None
-        self._text_cache = FeatureCache(text_tower, captions, folder, largest) if data.text_features else None
+        caches = self._caches()
+        self.settings, self.notes = choose(settings, collection, caches, strategy)
+        data = self.settings.data
+        self._image_cache = caches["features"] if data.features else None
+        self._text_cache = caches["text_features"] if data.text_features else None
 
     def prepare_splits(self) -> None:
         """Replace images and captions by cached features where the settings ask for them, and set the order.
@@ -95,7 +97,7 @@ class RunParts:
         data, train = self.settings.data, self.settings.train
         self.validation = self.with_image_features(self.validation)
         if self._image_cache:
-            views = training_views(self.settings.image.flip, data.feature_crops)
+            views = training_views(self.settings.image.flip, int(data.feature_crops))
             self.training = self._image_cache.split(self.training, views)
         if self._text_cache:
             self.validation = self._text_cache.split(self.validation)
@@ -162,6 +164,18 @@ class RunParts:
             workers=self.settings.data.workers,
         )
         return distribute(self.strategy, self.settings.train.batch_size, make)
+
+    def _caches(self) -> dict[Kind, FeatureCache | None]:
+        """The feature caches that the settings ask for; with `auto`, those of a frozen backbone."""
+        data, splits = self.settings.data, self.collection.splits.values()
+        caches: dict[Kind, FeatureCache | None] = {"features": None, "text_features": None}
+        if data.features is True or (data.features and all(split.images.kind == "files" for split in splits)):
+            inputs = ImageInputs(self.view, self.bad)
+            caches["features"] = feature_cache(self.model.image_tower, inputs, data, data.features is True)
+        if data.text_features:
+            captions = CaptionInputs(self.tokenizer, self.settings.text)
+            caches["text_features"] = feature_cache(self.model.text_tower, captions, data, data.text_features is True)
+        return caches
 
     def _build_model(self) -> DualEncoder:
         settings, size, micro_batch = self.settings, self.view.size, self.settings.train.micro_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -16,6 +17,8 @@ from vse_tf.data.training_splits import training_splits
 from vse_tf.embedder import save_model
 from vse_tf.evaluation.metrics import measure
 from vse_tf.setting_types import absolute_paths
+from vse_tf.source_detection import with_source
+from vse_tf.training.auto_settings import keep_choices
 from vse_tf.training.builder import RunParts
 from vse_tf.training.distribution import is_chief, make_strategy, worker_sum
 from vse_tf.training.fitting import fit
@@ -45,8 +48,9 @@ def train(settings: Settings) -> tuple[RunFolder, Results]:
         >>> results["best"]["metrics"]["rsum"]
         591.4
     """
-    settings = absolute_paths(settings)
+    settings = replace(settings, data=with_source(settings.data))
     run = RunFolder.of(settings)
+    settings = keep_choices(absolute_paths(settings), run)
     results = finished_results(run, settings)
     if results is not None:
         return run, results
@@ -93,7 +97,9 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     parts = RunParts(settings, run, collection, strategy, bad)
     if chief:
         # Not earlier: settings that do not fit the data leave no run behind.
-        run.create(settings, begun)
+        run.create(parts.settings, begun)
+        for note in parts.notes:
+            print(note)
         if left_out:
             run.write_skipped(left_out)
             print(f"{len(left_out)} problems in the data, left out and listed in {run.skipped}")

@@ -8,6 +8,7 @@ from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
 from vse_tf.errors import UserError
 from vse_tf.setting_types import Paths
+from vse_tf.source_detection import with_source
 
 __all__ = ["named_paths", "read"]
 
@@ -36,7 +37,7 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
         >>> len(data.splits["train"]), len(data.splits["train"].captions)
         (64, 320)
     """
-    collection = _read(settings, progress)
+    collection = _read(with_source(settings), progress)
     for note in collection.notes if progress else ():
         print(note, file=sys.stderr, flush=True)
     return collection
@@ -52,14 +53,13 @@ def named_paths(settings: DataSettings) -> list[str]:
         >>> named_paths(DataSettings(source="table", annotations="captions.csv"))
         ['data.annotations captions.csv']
     """
-    if settings.source == "shapes":
-        named: list[tuple[str, Paths]] = []
-    elif settings.source == "tfds":
-        named = [("tfds.name", settings.tfds.name), ("tfds.data_dir", settings.tfds.data_dir)]
-    else:
-        named = [("annotations", settings.annotations), ("images", settings.images)]
-        if settings.source == "coco":
-            named += [(f"split_ids.{split}", files) for split, files in (settings.split_ids or {}).items()]
+    source, named = settings.source, list[tuple[str, Paths]]()
+    if source in ("tfds", "auto"):
+        named += [("tfds.name", settings.tfds.name), ("tfds.data_dir", settings.tfds.data_dir)]
+    if source not in ("tfds", "shapes"):
+        named += [("annotations", settings.annotations), ("images", settings.images)]
+    if source in ("coco", "auto"):
+        named += [(f"split_ids.{split}", files) for split, files in (settings.split_ids or {}).items()]
     named.append(("cache_dir", settings.cache_dir))
     return [
         f"data.{key} {path}" for key, paths in named for path in ([paths] if isinstance(paths, str) else paths or [])

@@ -12,20 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from vse_tf.config import Paths
 from vse_tf.errors import UserError
-from vse_tf.files import open_array, read_regular
+from vse_tf.files import open_array, read_regular, text_encoding
+from vse_tf.setting_types import Paths
 
 # A caption file of ten million images is smaller; it is read into memory.
 CAPTION_BYTES = 8 * 2**30
 # Captions shrink to a tenth when they are compressed; no file grows by more than this, or above the limit, in memory.
 GZIP_GROWTH, SMALL_BYTES, GZIP_BYTES = 100, 64 * 2**20, 2 * 2**30
-MARKS = {
-    b"\xff\xfe\x00\x00": "utf-32",
-    b"\x00\x00\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
 # First bytes of files that are taken for caption files.
 OTHER_FILES = {
     b"PK\x03\x04": "an Excel workbook or ZIP archive",
@@ -91,7 +85,7 @@ def read_text(path: Path, key: str = "data.annotations") -> str:
     kind = next((kind for magic, kind in OTHER_FILES.items() if contents.startswith(magic)), None)
     if kind:
         raise UserError(f"{path}: {kind}, not text; --{key} takes text, as it is or compressed by gzip")
-    encoding = _encoding(contents)
+    encoding = text_encoding(contents)
     if encoding == "utf-8-sig":
         return contents.decode(encoding, errors="surrogateescape")
     try:
@@ -111,18 +105,6 @@ def _decompressed(path: Path, contents: bytes) -> bytes:
     if len(text) > limit:
         raise UserError(f"{path}: it decompresses to more than {limit} bytes; decompress it with gunzip")
     return text
-
-
-def _encoding(contents: bytes) -> str:
-    for mark, encoding in MARKS.items():
-        if contents.startswith(mark):
-            return encoding
-    # Without a mark: UTF-8 text has no zero bytes, and in UTF-16 one half of each common letter is zero.
-    start = contents[:4096]
-    first, second = start[::2].count(0), start[1::2].count(0)
-    if max(first, second) * 8 > len(start) and not min(first, second):
-        return "utf-16-le" if second else "utf-16-be"
-    return "utf-8-sig"
 
 
 def read_json(path: Path) -> Any:

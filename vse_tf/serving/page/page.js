@@ -1,18 +1,35 @@
 // The search page. TensorFlow Serving's REST calls embed texts and images; the gallery's own routes find the nearest
-// items. Text from the index is only ever set as textContent.
+// items. Text from the index is only ever set as textContent or value.
 
-const COUNT = 48;
+const COUNT = 48; // results at a time
+const MOST = 1000; // results that the server gives at most
+const STORED = 4_000_000; // characters of an image that outlives a reload
+
 const get = (id) => document.getElementById(id);
-const [form, textInput, imageInput, status, results, hint, drop] =
-  ["search", "text", "image", "status", "results", "hint", "drop"].map(get);
-const [query, queryPicture, queryName] = ["query", "query-picture", "query-name"].map(get);
+const [form, textInput, imageInput, status, results, more, hint, drop] =
+  ["search", "text", "image", "status", "results", "more", "hint", "drop"].map(get);
+const [queryPicture, queryCaption] = ["query-picture", "query-caption"].map(get);
+const [large, largePicture, largeName, noPicture, path, copied] =
+  ["large", "large-picture", "large-name", "no-picture", "path", "copied"].map(get);
 
 let gallery = null;
 let newest = 0; // number of the newest search: results of older ones are ignored
+let shown = { items: [], question: null, title: "" };
+let current = 0; // number of the result in the dialog
+const images = new Map(); // uploaded images by their name in the address
 
 function say(text, error = false) {
   status.textContent = text;
   status.classList.toggle("error", error);
+}
+
+// --- The server ---
+
+class ServerError extends Error {
+  constructor(code, detail) {
+    super(detail);
+    this.code = code;
+  }
 }
 
 async function call(address, body) {
@@ -22,39 +39,124 @@ async function call(address, body) {
   try {
     response = await fetch(address, options);
   } catch {
-    throw new Error("the server does not answer");
+    throw new ServerError(0, "");
   }
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error || `the server answered ${response.status}`);
+  if (!response.ok) throw new ServerError(response.status, String(answer.error ?? ""));
   return answer;
+}
+
+// What the server says is for programmers; this is for people.
+function sentence(error) {
+  if (!(error instanceof ServerError)) return error.message;
+  const reason = /image_bytes\[0\]: ([^;\]\n]*)/.exec(error.message)?.[1];
+  if (reason?.includes("max_pixels") || reason?.includes(" pixels")) return "This image has too many pixels.";
+  if (reason) return `This image cannot be read: ${reason}.`;
+  return {
+    0: "The server does not answer. Is it still running?",
+    403: "The server does not answer under this address; open it as localhost.",
+    404: "The server has no model for this kind of search.",
+    409: "The images have changed on the disk; start the server again.",
+    413: "This is too large for the server.",
+    429: "The server is busy; try again in a moment.",
+    503: "The server is busy; try again in a moment.",
+  }[error.code] ?? "The server could not answer this search.";
+}
+
+async function isLoading(model) {
+  const { model_version_status: versions } = await call(`v1/models/${encodeURIComponent(model)}`);
+  return versions.some((version) => version.state === "LOADING");
 }
 
 // One row of TensorFlow Serving's predict call.
 async function embed(model, instance) {
-  const answer = await call(`v1/models/${encodeURIComponent(model)}:predict`, { instances: [instance] });
-  const row = answer.predictions[0];
-  return Array.isArray(row) ? row : row.embedding;
+  const number = newest;
+  for (;;) {
+    try {
+      const answer = await call(`v1/models/${encodeURIComponent(model)}:predict`, { instances: [instance] });
+      const row = answer.predictions[0];
+      return Array.isArray(row) ? row : row.embedding;
+    } catch (error) {
+      if (error.code !== 404 || number !== newest || !(await isLoading(model))) throw error;
+      if (number === newest) say("The model is being loaded…");
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+  }
 }
 
-const nearest = (body) => call("gallery/nearest", { ...body, k: COUNT });
+const nearest = (question, count) => call("gallery/nearest", { ...question, k: Math.min(count, MOST) });
 
-async function search(title, find) {
+// --- Searching ---
+
+// Results stay only as long as their query: they go before anything else happens.
+function clear() {
+  shown = { items: [], question: null, title: "" };
+  results.replaceChildren();
+  more.hidden = true;
+  hint.hidden = true;
+  if (large.open) large.close();
+  document.title = "vse_tf search";
+}
+
+function start() {
+  newest += 1;
+  clear();
+  showQuery();
+  textInput.value = "";
+  hint.hidden = false;
+  if (gallery) say(`${gallery.count.toLocaleString("en")} ${gallery.kind}`);
+}
+
+function fail(error) {
+  console.error(error);
+  clear();
+  results.setAttribute("aria-busy", "false");
+  say(sentence(error), true);
+}
+
+// `find` gives what to ask the gallery for, `check` sees the answer before it is shown.
+async function search(title, find, check = () => {}) {
   const number = ++newest;
+  clear();
   results.setAttribute("aria-busy", "true");
-  say("searching…");
+  say("Searching…");
   try {
-    const started = performance.now();
-    const answer = await find();
+    gallery ??= await call("gallery");
+    const question = await find();
+    const answer = await nearest(question, COUNT);
     if (number !== newest) return;
-    show(answer.items);
-    const seconds = ((performance.now() - started) / 1000).toFixed(2);
-    say(`${answer.items.length} of ${gallery.count.toLocaleString("en")} for ${title} (${seconds} s)`);
+    check(answer);
+    shown = { items: [], question, title };
+    add(answer.items);
+    results.setAttribute("aria-busy", "false");
     document.title = `${title} – vse_tf search`;
+    window.scrollTo({ top: 0 });
   } catch (error) {
-    if (number === newest) say(error.message, true);
-  } finally {
-    if (number === newest) results.setAttribute("aria-busy", "false");
+    if (number === newest) fail(error);
   }
+}
+
+more.addEventListener("click", async () => {
+  const [number, before] = [newest, shown.items.length];
+  more.disabled = true;
+  try {
+    const answer = await nearest(shown.question, before + COUNT);
+    if (number !== newest) return;
+    add(answer.items.slice(before));
+    results.children[before]?.firstChild.focus({ preventScroll: true });
+  } catch (error) {
+    if (number === newest) say(sentence(error), true);
+  } finally {
+    more.disabled = false;
+  }
+});
+
+function add(items) {
+  const first = shown.items.length;
+  shown.items.push(...items);
+  results.append(...items.map((item, index) => card(item, first + index)));
+  more.hidden = shown.items.length >= Math.min(gallery.count, MOST);
+  say(`${shown.items.length} of ${gallery.count.toLocaleString("en")} ${gallery.kind} ${shown.title}`);
 }
 
 function element(name, className, text) {
@@ -64,94 +166,126 @@ function element(name, className, text) {
   return created;
 }
 
-function picture(item) {
-  const image = element("img");
-  image.alt = item.id;
-  image.loading = "lazy";
-  image.src = `gallery/thumbnails/${item.row}`;
-  image.addEventListener("error", () => image.replaceWith(element("span", "no-picture", "no picture")));
-  return image;
+function card(item, number) {
+  const button = element("button");
+  button.type = "button";
+  if (gallery.kind === "images") {
+    const image = element("img");
+    image.alt = ""; // its name follows
+    image.loading = "lazy";
+    image.src = `gallery/thumbnails/${item.row}`;
+    image.addEventListener("error", () => image.replaceWith(element("span", "no-picture", "no picture")));
+    button.append(image);
+  }
+  button.append(element("span", "name", item.caption ?? item.id));
+  button.append(element("span", "score", `${number + 1} · ${item.score.toFixed(3)}`));
+  button.addEventListener("click", () => showLarge(number));
+  const entry = element("li");
+  entry.append(button);
+  return entry;
 }
 
-function show(items) {
-  hint.hidden = true;
-  results.replaceChildren(...items.map((item, index) => {
-    const button = element("button");
-    button.type = "button";
-    button.title = "Search for similar items";
-    if (gallery.kind === "images") button.append(picture(item));
-    button.append(element("span", "name", item.caption ?? item.id));
-    button.append(element("span", "score", `${index + 1} · ${item.score.toFixed(3)}`));
-    button.addEventListener("click", () => { location.hash = new URLSearchParams({ row: item.row }); });
-    const entry = element("li");
-    entry.append(button);
-    return entry;
-  }));
-  window.scrollTo({ top: 0 });
-}
-
-function showQuery(source, name) {
-  if (queryPicture.src.startsWith("blob:")) URL.revokeObjectURL(queryPicture.src);
-  query.hidden = !name;
-  queryPicture.hidden = !source;
-  if (source) queryPicture.src = source; else queryPicture.removeAttribute("src");
-  queryName.textContent = name || "";
+function showQuery(picture, caption) {
+  queryPicture.hidden = !picture;
+  if (picture) queryPicture.src = picture; else queryPicture.removeAttribute("src");
+  queryCaption.hidden = !caption;
+  queryCaption.textContent = caption ?? "";
 }
 
 function searchText(text) {
   textInput.value = text;
   showQuery();
-  search(`“${text}”`, async () => nearest({ vector: await embed(gallery.models.text, text) }));
+  search(`for “${text}”`, async () => ({ vector: await embed(gallery.models.text, text) }));
 }
 
-function searchRow(row) {
+function searchRow(row, id) {
   textInput.value = "";
-  search(`item ${row}`, async () => {
-    const answer = await nearest({ row });
-    showQuery(gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", answer.query.caption ?? answer.query.id);
-    return answer;
+  showQuery();
+  search(gallery?.kind === "captions" ? "like this one" : `like ${id}`, async () => ({ row }), ({ query: found }) => {
+    if (found.id !== id) throw new Error(`“${id}” is no longer in its place; search for it again.`);
+    showQuery(gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", found.caption);
   });
 }
 
-async function base64(file) {
-  const bytes = new Uint8Array(await file.arrayBuffer());
-  let text = "";
-  for (let start = 0; start < bytes.length; start += 0x8000) {
-    text += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
+// The image that outlives a reload, by its name in the address; a browser may forbid to keep any.
+function stored() {
+  try {
+    return JSON.parse(sessionStorage.getItem("image")) ?? {};
+  } catch {
+    return {};
   }
-  return btoa(text);
 }
 
-function searchImage(file) {
+function searchImage(key) {
   textInput.value = "";
-  history.replaceState(null, "", location.pathname + location.search);
-  showQuery(URL.createObjectURL(file), file.name || "pasted image");
-  search(file.name || "the pasted image", async () =>
-    nearest({ vector: await embed(gallery.models.image, { b64: await base64(file) }) }));
+  const image = images.get(key) ?? stored()[key];
+  showQuery(image?.data);
+  search(`like ${image?.name ?? "an image"}`, async () => {
+    if (!image) throw new Error("The image that was searched for is not kept any longer; choose it again.");
+    return { vector: await embed(gallery.models.image, { b64: image.data.slice(image.data.indexOf(",") + 1) }) };
+  });
 }
 
-// The address contains the query, so that back, forward and reload work.
+// The address names the query, so that back, forward and reload work.
 function followAddress() {
   const parameters = new URLSearchParams(location.hash.slice(1));
+  const row = parameters.get("row") ?? "";
   if (parameters.get("q")) searchText(parameters.get("q"));
-  else if (/^\d+$/.test(parameters.get("row") ?? "")) searchRow(Number(parameters.get("row")));
+  else if (/^\d{1,15}$/.test(row)) searchRow(Number(row), parameters.get("item"));
+  else if (parameters.get("image")) searchImage(parameters.get("image"));
+  else start();
 }
 
+function go(parameters) {
+  const address = `#${new URLSearchParams(parameters)}`;
+  if (location.hash === address) followAddress(); else location.hash = address;
+}
+
+window.addEventListener("hashchange", followAddress);
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = textInput.value.trim();
-  if (!text) return;
-  const address = `#${new URLSearchParams({ q: text })}`;
-  if (location.hash === address) searchText(text); else location.hash = address;
+  if (text) {
+    // On a touch screen the keyboard covers the results.
+    if (matchMedia("(pointer: coarse)").matches) textInput.blur();
+    go({ q: text });
+  } else {
+    history.pushState(null, "", location.pathname);
+    start();
+    say("Type what to look for.");
+  }
 });
+
+// --- Images that are chosen, dropped or pasted ---
+
+async function chooseImage(file) {
+  if (!file?.type.startsWith("image/")) {
+    history.pushState(null, "", location.pathname);
+    start();
+    fail(new Error(file ? `“${file.name}” is not an image.` : "This is not an image."));
+    return;
+  }
+  const data = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result));
+    reader.addEventListener("error", () => reject(reader.error));
+    reader.readAsDataURL(file);
+  });
+  const [key, image] = [Date.now().toString(36), { name: file.name || "the pasted image", data }];
+  images.set(key, image);
+  try {
+    sessionStorage.setItem("image", data.length > STORED ? "{}" : JSON.stringify({ [key]: image }));
+  } catch {
+    // After a reload, the image has to be chosen again.
+  }
+  go({ image: key });
+}
+
 imageInput.addEventListener("change", () => {
-  if (imageInput.files.length) searchImage(imageInput.files[0]);
+  if (imageInput.files.length) chooseImage(imageInput.files[0]);
   imageInput.value = "";
 });
-window.addEventListener("hashchange", followAddress);
 
-// Images that are dropped or pasted.
-const filesOf = (transfer) => [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
 let depth = 0; // of elements that a dragged file is over
 document.addEventListener("dragenter", (event) => {
   if (![...event.dataTransfer.types].includes("Files")) return;
@@ -167,17 +301,78 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   drop.hidden = true;
-  const [file] = filesOf(event.dataTransfer);
-  if (file) searchImage(file); else say("this file is not an image", true);
+  const files = [...event.dataTransfer.files];
+  chooseImage(files.find((file) => file.type.startsWith("image/")) ?? files[0]);
 });
 document.addEventListener("paste", (event) => {
-  const [file] = filesOf(event.clipboardData);
-  if (file) searchImage(file);
+  const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
+  if (file) chooseImage(file);
 });
 
-// Keyboard: "/" moves to the search box, arrow keys between results.
+// --- A result, large ---
+
+function showLarge(number) {
+  current = number;
+  const item = shown.items[number];
+  const isImage = gallery.kind === "images";
+  get("stage").hidden = !isImage;
+  noPicture.hidden = true;
+  largePicture.hidden = false;
+  if (isImage) {
+    // The small picture is there at once.
+    largePicture.src = `gallery/thumbnails/${item.row}`;
+    largePicture.alt = item.id;
+    const image = new Image();
+    image.src = `gallery/images/${item.row}`;
+    image.decode().then(() => { if (current === number && large.open) largePicture.src = image.src; }, () => {});
+  }
+  largeName.textContent = item.caption ?? item.id;
+  path.setAttribute("aria-label", isImage ? "Path of the image" : "Text");
+  path.value = item.caption ?? item.path ?? item.id;
+  get("copy").textContent = isImage ? "Copy path" : "Copy text";
+  copied.textContent = `${number + 1} of ${shown.items.length} ${shown.title}`;
+  if (!large.open) large.showModal();
+}
+
+const turn = (step) => showLarge((current + step + shown.items.length) % shown.items.length);
+
+async function copy() {
+  try {
+    await navigator.clipboard.writeText(path.value);
+  } catch {
+    // Browsers have the clipboard's API for https and localhost only.
+    path.select();
+    document.execCommand("copy");
+  }
+  copied.textContent = "Copied.";
+}
+
+queryPicture.addEventListener("error", () => { queryPicture.hidden = true; });
+largePicture.addEventListener("error", () => { largePicture.hidden = true; noPicture.hidden = false; });
+get("previous").addEventListener("click", () => turn(-1));
+get("next").addEventListener("click", () => turn(1));
+get("copy").addEventListener("click", copy);
+get("close").addEventListener("click", () => large.close());
+get("similar").addEventListener("click", () => {
+  const { row, id } = shown.items[current];
+  large.close();
+  go({ row, item: id });
+});
+large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
+large.addEventListener("close", () => {
+  largePicture.removeAttribute("src");
+  results.children[current]?.firstChild.focus();
+});
+
+// --- The keyboard: "/" moves to the search box, arrow keys between results ---
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (large.open) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step && document.activeElement !== path) turn(step);
+    return;
+  }
   if (event.key === "/" && document.activeElement !== textInput) {
     event.preventDefault();
     textInput.focus();
@@ -185,25 +380,24 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   const buttons = [...results.querySelectorAll("button")];
-  const current = buttons.indexOf(document.activeElement);
+  const at = buttons.indexOf(document.activeElement);
   if (document.activeElement === textInput && event.key === "ArrowDown" && buttons.length) {
     event.preventDefault();
     buttons[0].focus();
     return;
   }
-  if (current < 0) return;
+  if (at < 0) return;
   const top = buttons[0].getBoundingClientRect().top;
   const columns = Math.max(1, buttons.filter((button) => button.getBoundingClientRect().top === top).length);
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
   if (step === undefined) return;
   event.preventDefault();
-  if (current + step < 0) textInput.focus(); else buttons[Math.min(current + step, buttons.length - 1)].focus();
+  if (at + step < 0) textInput.focus(); else buttons[Math.min(at + step, buttons.length - 1)].focus();
 });
 
 try {
   gallery = await call("gallery");
-  say(`${gallery.count.toLocaleString("en")} ${gallery.kind}`);
   followAddress();
 } catch (error) {
-  say(error.message, true);
+  fail(error);
 }
