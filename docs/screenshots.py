@@ -37,8 +37,14 @@ def server(*command: str) -> Iterator[str]:
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            lines = iter(process.stdout or [])
-            yield next(found[0] for line in lines if (found := re.search(r"http://[\w.]+:\d+(?=/? )", line)))
+            said = ""
+            for line in process.stdout or []:
+                said += line
+                if found := re.search(r"http://[\w.]+:\d+(?=/? )", line):
+                    break
+            else:
+                raise SystemExit(f"{' '.join(command)} did not start:\n{said}")
+            yield found[0]
         finally:
             process.terminate()
 
@@ -46,9 +52,8 @@ def server(*command: str) -> Iterator[str]:
 def search_page(page: Page, trained: str) -> None:
     """The page of `serve`, with the answer to a query."""
     run(str(HERE / "example_images.py"), "--count", "300")
-    run("-m", "vse_tf.embed", "--run", trained, "--images", "photos", "--output", "photos.index")
-    run("-m", "vse_tf.export", "--run", trained, "--output", "models")
-    with server("-m", "vse_tf.serve", "--models", "models", "--gallery", "photos.index", "--port", "0") as address:
+    images = ["--images", "photos", "--index", "photos.index"]
+    with server("-m", "vse_tf.serve", "--run", trained, *images, "--port", "0") as address:
         page.goto(address)
         page.fill("input[type=search]", QUERY)
         page.keyboard.press("Enter")
@@ -68,8 +73,8 @@ def tensorboard(page: Page, trained: str) -> None:
     """Its curves, and its pictures of nearest neighbours."""
     folder = str(Path(trained).parent)
     with server("-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--load_fast", "false") as address:
-        for tab in ("scalars", "images"):
-            page.goto(f"{address}/#{tab}&tagFilter={'val' if tab == 'scalars' else ''}")
+        for tab, tags in (("scalars", "rsum|epoch/loss|negative_gap|val/t2i_r1$"), ("images", "")):
+            page.goto(f"{address}/#{tab}&tagFilter={tags}")
             page.reload()
             page.wait_for_load_state("networkidle")
             page.wait_for_timeout(3000)

@@ -194,9 +194,9 @@ def test_what_the_readme_links_exists():
 
 @pytest.mark.parametrize("page", ["docs/index.md", "docs/guides/first_run.md"])
 def test_printed_tables_look_like_todays(page):
-    head = [line.strip() for line in table({"val": {}}).splitlines()[:2]]
-    for line in head:
-        assert line in PAGES[page]
+    lines = [line.split() for line in PAGES[page].splitlines()]
+    for line in table({"val": {}}).splitlines()[:2]:
+        assert line.split() in lines
 
 
 @pytest.mark.parametrize("page", PAGES)
