@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "ai_edge_litert": "ai-edge-litert",
     "apache_beam": "apache-beam",
+    "docstring_parser": "jsonargparse",  # its extra [signatures]
     "faiss": "faiss-cpu",
     "google": "protobuf",
     "griffe": "griffelib",
