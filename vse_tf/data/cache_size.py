@@ -18,7 +18,7 @@ from vse_tf.locks import BusyError, ProcessLock
 GB = 10**9
 SIZE = "size.json"
 # How deep below the cache folder the files or folders lie that are removed as a whole.
-DEPTHS = {"features": 2, "text_features": 2, "verify": 1, "tfds": 1}
+DEPTHS = {"features": 2, "text_features": 2, "verify": 1, "tfds": 1, "indexes": 1}
 _LOCK, _LAST_USE, _IN_USE = ".lock", ".last_use", ".in_use-"
 _claims: dict[Path, ProcessLock] = {}
 
@@ -26,8 +26,8 @@ _claims: dict[Path, ProcessLock] = {}
 class BoundedCache:
     """A cache folder of limited size.
 
-    Its entries are the features of one split, the images of one TensorFlow Data set, one file of results. An entry
-    that a process has claimed is not removed before that process ends.
+    Its entries are the features of one split, the images of one TensorFlow Data set, the index of one image folder, one
+    file of results. An entry that a process has claimed is not removed before that process ends.
 
     Args:
         folder: the cache folder.
