@@ -106,6 +106,11 @@ class BoundedCache:
         """Bytes of all entries."""
         return sum(_size(entry) for entry in self._entries())
 
+    def available(self) -> int:
+        """Bytes that this process may use: the largest size without what other processes have claimed."""
+        others = (entry for entry in self._entries() if entry not in _claims and entry.is_dir() and _in_use(entry))
+        return self.limit() - sum(map(_size, others))
+
     def limit(self) -> int:
         """The largest size in bytes; the first time for a folder it is chosen, written to it and printed."""
         if self.cache_size is not None:
