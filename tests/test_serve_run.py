@@ -19,6 +19,7 @@ from tests.test_serve import address, ask, running
 from vse_tf import serve
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.data.cache_size import BoundedCache
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
@@ -78,6 +79,11 @@ def test_from_images_to_answers_in_one_command(server, run):
     nearest = ask(f"{url}/gallery/nearest", {"vector": vector, "k": 1})["items"][0]
     best = files[int(np.argmax(model.encode_images(files) @ np.float32(vector)))]
     assert (nearest["id"], nearest["path"]) == (best.name, str(best))
+    # The cache keeps the index while it is served.
+    with pytest.raises(UserError, match="running processes use the rest"):
+        BoundedCache(images.parent / "cache", 1e-3).make_room(10**6, "something else")
+    (kept,) = (images.parent / "cache" / "indexes").iterdir()
+    assert Index.open(kept).count == 3
     until(lambda: "image_tower 1: available\n" in lines)
     photo = {"b64": base64.b64encode(best.read_bytes()).decode()}
     vector = ask(f"{url}/v1/models/image_tower:predict", {"instances": [photo]})["predictions"][0]

@@ -150,14 +150,16 @@ class _RunSource:
 
         self.model: RunModel = RunModel(arguments.run)
         self.items: Items = image_items(arguments.images)
-        self.folder = _cached_index(arguments) if arguments.index is None else Path(arguments.index)
+        self.cached = arguments.index is None
+        self.folder = _cached_index(arguments) if self.cached else Path(arguments.index)
         check_folder(self.folder, "--index")
-        if arguments.index is not None:
+        if not self.cached:
             _check_index(self.folder, self.items, self.model)
 
     def embed(self) -> Index:
         """Embed what is new."""
         from vse_tf.artifacts.index import Index  # noqa: PLC0415
+        from vse_tf.data.cache_size import BoundedCache  # noqa: PLC0415
         from vse_tf.indexing.embedding import embed  # noqa: PLC0415
 
         result = embed(
@@ -167,6 +169,9 @@ class _RunSource:
         if not (result.new or result.changed or result.deleted):
             counts = f"nothing to embed: all {result.unchanged:,} images are as they were"
         print("\n".join([counts, *more]))
+        if self.cached:
+            # Not before it is embedded, since the claim is a file in its folder.
+            BoundedCache(self.folder.parents[1]).claim(self.folder)
         _say(f"index: {shell_path(self.folder)}")
         return Index.open(self.folder, self.items.root)
 

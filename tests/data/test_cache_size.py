@@ -71,9 +71,12 @@ def test_what_a_running_process_uses_stays(tmp_path):
         with pytest.raises(UserError, match="running processes use the rest"):
             BoundedCache(tmp_path, 0.003).make_room(2 * MB, "the features of train")
         assert used.exists()
+        # Without the marks of the claim.
+        assert BoundedCache(tmp_path, 0.003).available() == pytest.approx(10**6, abs=100)
         process.kill()
     BoundedCache(tmp_path, 0.003).make_room(2 * MB, "the features of train")
     assert not used.exists()
+    assert BoundedCache(tmp_path, 0.003).available() == 3 * 10**6
 
 
 def test_the_size_is_chosen_once_and_printed(tmp_path, capsys, monkeypatch):

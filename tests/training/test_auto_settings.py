@@ -29,7 +29,7 @@ class Cache:
         self.size = size
         self.cache = self
 
-    def limit(self):
+    def available(self):
         return 10 * FREE
 
     def bytes_of(self, split, views=()):
@@ -53,7 +53,7 @@ def test_features_are_cached_where_half_of_the_disk_holds_them(monkeypatch, tmp_
     assert (settings.data.features, settings.data.feature_crops) == (False, "auto")
     assert "are not cached: they take 500.0 MB, and" in notes[0] and "has room for 500.0 MB" in notes[0]
     with monkeypatch.context() as patched:
-        patched.setattr(Cache, "limit", lambda self: FREE // 3)
+        patched.setattr(Cache, "available", lambda self: FREE // 3)
         assert chosen(monkeypatch, tmp_path, FREE // 10)[0].data.features is False
     # Fewer views take less, and a user's word stands.
     assert chosen(monkeypatch, tmp_path, FREE // 10 + 1, feature_crops=1)[0].data.features is True

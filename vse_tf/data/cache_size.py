@@ -18,7 +18,7 @@ from vse_tf.locks import BusyError, ProcessLock
 GB = 10**9
 SIZE = "size.json"
 # How deep below the cache folder the files or folders lie that are removed as a whole.
-DEPTHS = {"features": 2, "text_features": 2, "verify": 1, "tfds": 1}
+DEPTHS = {"features": 2, "text_features": 2, "verify": 1, "tfds": 1, "indexes": 1}
 _LOCK, _LAST_USE, _IN_USE = ".lock", ".last_use", ".in_use-"
 _claims: dict[Path, ProcessLock] = {}
 
@@ -26,8 +26,8 @@ _claims: dict[Path, ProcessLock] = {}
 class BoundedCache:
     """A cache folder of limited size.
 
-    Its entries are the features of one split, the images of one TensorFlow Data set, one file of results. An entry
-    that a process has claimed is not removed before that process ends.
+    Its entries are the features of one split, the images of one TensorFlow Data set, the index of one image folder, one
+    file of results. An entry that a process has claimed is not removed before that process ends.
 
     Args:
         folder: the cache folder.
@@ -105,6 +105,11 @@ class BoundedCache:
     def used(self) -> int:
         """Bytes of all entries."""
         return sum(_size(entry) for entry in self._entries())
+
+    def available(self) -> int:
+        """Bytes that this process may use: the largest size without what other processes have claimed."""
+        others = (entry for entry in self._entries() if entry not in _claims and entry.is_dir() and _in_use(entry))
+        return self.limit() - sum(map(_size, others))
 
     def limit(self) -> int:
         """The largest size in bytes; the first time for a folder it is chosen, written to it and printed."""

@@ -73,7 +73,7 @@ def choose(
         sizes = [cache.bytes_of(split, views.get(name, ())) for name, split in collection.splits.items()]
         total, needed = (sum(each) for each in zip(*sizes, strict=True))
         place = _existing(cache.folder)
-        space = cache.cache.limit() - promised if needed and asked == "auto" else 0
+        space = cache.cache.available() - promised if needed and asked == "auto" else 0
         space = max(min(space, int(SHARE * shutil.disk_usage(place).free) - promised), 0)
         fits = not needed or (os.access(place, os.W_OK) and total <= space)
         # Each worker has a cache of its own, perhaps on a disk of its own.
