@@ -107,8 +107,10 @@ def command(argv: list[str], disturbed: tuple[str, int] | None = None) -> subpro
 def state_of(run: Path) -> dict[str, np.ndarray]:
     """Everything in the last checkpoint: weights, optimizer, seeds."""
     found: dict[str, np.ndarray] = {}
-    with h5py.File(sorted((run / "checkpoints").glob("step-*"))[-1] / "state.h5") as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    for name in ("state.h5", "optimizer.h5"):
+        with h5py.File(last / name) as file:
+            file.visititems(lambda key, item: found.update({key: item[()]}) if isinstance(item, h5py.Dataset) else None)
     return found
 
 

@@ -114,7 +114,10 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     # Measure the best model.
     if chief:
         parts.checkpoints.restore(parts.model, "best", training=False)
-        run.write_results(progress.results(parts.provenance, _measure(parts, progress)))
+        results = progress.results(parts.provenance, _measure(parts, progress))
+        # Before the results: a run that is killed here is not finished, and the next command sweeps again.
+        parts.checkpoints.finish()
+        run.write_results(results)
     # Wait for the chief: a worker that ends early takes the others down.
     worker_sum(strategy, 1)([0.0])
     return (run.read_results() or {}) if chief else {}
