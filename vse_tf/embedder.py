@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.rebuilding import rebuild
@@ -22,6 +21,7 @@ from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
+from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors
 from vse_tf.models.dual_encoder import DualEncoder
@@ -114,10 +114,10 @@ class Embedder:
             return np.zeros([0, self.dim], np.float32)
         if isinstance(images[0], (str, Path)):
             bad = BadImages("fail", self.view.max_pixels)
-            with _bar(len(images), progress) as bar:
+            with phase_if(progress, "images", len(images), "images") as bar:
                 return self.encode_files([str(path) for path in images], bad, batch_size, bar.update)[0]
         size = batch_size or self.settings.train.eval_batch_size
-        starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, unit="batch")
+        starts = track(range(0, len(images), size), "images", "batches", progress)
         return np.concatenate([self._encode_arrays(images[start : start + size]) for start in starts])
 
     def encode_files(
@@ -183,7 +183,7 @@ class Embedder:
         # Texts of similar length together, for little padding; the vectors do not depend on it.
         order = np.argsort(np.diff(splits), kind="stable")
         size = batch_size or self.settings.train.eval_batch_size
-        for start in tqdm(range(0, len(order), size), desc="captions", disable=not progress, unit="batch"):
+        for start in track(range(0, len(order), size), "captions", "batches", progress):
             part = order[start : start + size]
             ids = text.pad(tf.gather(tokens, part), self.settings.text.buckets, self.settings.text.max_tokens)
             result[part] = self._encode_text(ids).numpy()
@@ -261,7 +261,7 @@ class Embedder:
         batches = image_batches(images, self.view, size, bad, self.settings.data.workers)
         vectors, rows = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)]
         try:
-            with _bar(len(images), progress) as bar:
+            with phase_if(progress, "images", len(images), "images") as bar:
                 for batch, got in batches:
                     read = got.numpy() >= 0
                     vectors.append(encode(batch).numpy()[read])
@@ -301,10 +301,6 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
             "the run folder again"
         )
     return Embedder(model, tokenizer, view, settings)
-
-
-def _bar(images: int, progress: bool) -> tqdm:
-    return tqdm(total=images, desc="images", disable=not progress, unit="image")
 
 
 def _compiled(tower: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:

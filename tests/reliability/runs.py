@@ -119,7 +119,7 @@ def steps_of(run: Path) -> Counter[tuple[str, int]]:
     import tensorflow as tf  # noqa: PLC0415
 
     found: Counter[tuple[str, int]] = Counter()
-    for file in (run / "logs").glob("events.*"):
+    for file in run.glob("logs/*/events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             found.update((value.tag, event.step) for value in event.summary.value)
     return found

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 from vse_tf.artifacts.checkpoint_files import (
     NAME,
@@ -32,6 +34,7 @@ from vse_tf.artifacts.checkpoint_files import (
     required_checkpoint,
 )
 from vse_tf.atomic import atomic_file, atomic_folder, write_text
+from vse_tf.display import say
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, reason_of
 from vse_tf.models.backbones import backbone_of
@@ -109,7 +112,7 @@ class Checkpoints:
                 found = read_description(folder, strict=True)
                 check_state(found, training=True)
             except UserError as error:
-                print(f"{error}; going back to the checkpoint before it")
+                say(f"{error}; going back to the checkpoint before it")
             else:
                 return found
         if folders:
@@ -245,6 +248,15 @@ def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
 def _renamed(name: str, layers: dict[str, str]) -> str:
     """The name of a tower's weight with its layer renamed."""
     return re.sub(r"(?<=_tower/)\w+(?=/\w+$)", lambda layer: layers.get(layer[0], layer[0]), name)
+
+
+def sizes(model: DualEncoder) -> tuple[int, int, int]:
+    """Bytes of a compiled model's frozen weights, its other weights, and its optimizer's variables."""
+    frozen, weights, optimizer = (
+        sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in variables.values())
+        for variables in (_frozen(model), _changing(model), _optimizer(model))
+    )
+    return frozen, weights, optimizer
 
 
 def _optimizer(model: DualEncoder) -> dict[str, keras.Variable]:
