@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -13,6 +13,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.projector import ProjectorConfig
 
 from vse_tf.artifacts.run_folder import ADVICE, RunFolder
@@ -38,6 +39,8 @@ from vse_tf.training.progress import Logs, RunProgress, scalars
 THUMBNAIL, TILE = 150, 64
 PICTURES = 10
 """Pictures and projector are written after every tenth epoch and after the last one."""
+HPARAMS = ("loss.name", "image.encoder", "text.encoder", "train.batch_size", "train.learning_rate")
+"""The first columns of the HPARAMS tab, which shows five; the other settings can be ticked."""
 HPARAM_METRICS = {"val/rsum": "rsum", "val/i2t_r1": "image to text R@1", "val/t2i_r1": "text to image R@1"}
 
 
@@ -60,8 +63,7 @@ class TensorBoard(keras.callbacks.Callback):
         settings = flat(parts.settings).items()
         with self._writing(0):
             plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings}
-            metrics = [hparams.Metric(tag, display_name=name) for tag, name in HPARAM_METRICS.items()]
-            hparams.hparams_config([hparams.HParam(name) for name in plain], metrics)
+            tf.summary.experimental.write_raw_pb(_columns(plain), 0)
             hparams.hparams(plain, trial_id=self.folder.name)
         self._thumbnails = Thumbnails(parts.validation, THUMBNAIL, parts.settings.data.max_pixels)
 
@@ -208,6 +210,19 @@ def purge(logs: Path, step: int) -> None:
                 for record in remaining:
                     writer.write(record)
             temporary.replace(path)
+
+
+def _columns(names: Iterable[str]) -> bytes:
+    """The settings and metrics of the HPARAMS tab."""
+    metrics = [hparams.Metric(tag, display_name=name) for tag, name in HPARAM_METRICS.items()]
+    summary = hparams.hparams_config_pb([hparams.HParam(name) for name in names], metrics)
+    plugin = summary.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        # TensorBoard sorts by this, then by name.
+        info.differs = info.name in HPARAMS
+    plugin.content = content.SerializeToString()
+    return summary.SerializeToString()
 
 
 def gather_events(run: RunFolder) -> None:
