@@ -287,6 +287,8 @@ def _neighbours(
     queries = [int(np.flatnonzero(own == image)[0]) for image in images]
     to_captions = nearest(encoded.image[images], encoded.text, 5)
     to_images = nearest(encoded.text[queries], encoded.image, 5)
+    # All at once: a pipeline takes longer to build than to run.
+    thumbnails.of(encoded.rows[np.concatenate([images, to_images[0].ravel()])])
     for number, (image, near, scores) in enumerate(zip(images, *to_captions, strict=True), start=1):
         seen = thumbnails.of(encoded.rows[[image]])
         if seen is None:
