@@ -164,6 +164,7 @@ def captions_to_images(
     return np.asarray(sheet)
 
 
+@lru_cache(maxsize=1024)
 def caption_tile(caption: str, size: int = 64) -> Picture:
     """Draw the beginning of a caption on a coloured tile, for a sprite with thumbnails of images.
 

@@ -65,7 +65,9 @@ class TensorBoard(keras.callbacks.Callback):
             plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings}
             tf.summary.experimental.write_raw_pb(_columns(plain), 0)
             hparams.hparams(plain, trial_id=self.folder.name)
-        self._thumbnails = Thumbnails(parts.validation, THUMBNAIL, parts.settings.data.max_pixels)
+        max_pixels = parts.settings.data.max_pixels
+        self._thumbnails = Thumbnails(parts.validation, THUMBNAIL, max_pixels)
+        self._tiles = Thumbnails(parts.validation, TILE, max_pixels)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._last_step, self._last_time = self.progress.position.step_in_epoch, time.perf_counter()
@@ -114,7 +116,7 @@ class TensorBoard(keras.callbacks.Callback):
         rows = encoded.rows[:count]
         labels = [split.records[row].captions[0] for row in rows]
         first = np.unique(encoded.image_id, return_index=True)[1][: len(rows)]
-        thumbnails = self._thumbnails.of(rows)
+        thumbnails = self._tiles.of(rows)
         write_projector(self.folder, thumbnails, labels, encoded.image[: len(rows)], encoded.text[first])
 
     def _is_logged(self, step_in_epoch: int) -> bool:
