@@ -257,9 +257,12 @@ class Thumbnails:
         self._read: dict[int, np.ndarray] = {}
 
     def of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray | None:
-        """The thumbnails of some rows, uint8 `(rows, size, size, 3)`; None if the data hold features and no images."""
+        """The thumbnails of some rows, uint8 `(rows, h, w, 3)`; None if the data hold features and no images."""
         if self._images is None:
             return None
+        if self._images.kind == "pixels":
+            # They are small, and those who draw them scale them.
+            return self._images.load(np.asarray(rows, np.int64))
         missing = [int(row) for row in dict.fromkeys(rows) if row not in self._read]
         if missing:
             view = ImageView((self._size, self._size), resize=self._size, max_pixels=self._max_pixels)
