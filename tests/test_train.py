@@ -16,13 +16,14 @@ from tensorboard.plugins.projector.projector_plugin import _read_tensor_binary_f
 
 import vse_tf
 from tests.tiny import arguments, rows_of, tiny_settings
-from vse_tf import evaluate, train
+from vse_tf import embedder, evaluate, train
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import METRICS
 from vse_tf.exporting.towers import image_module
+from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.pages.pictures import TILE
 
 
@@ -358,3 +359,23 @@ def test_provenance_is_complete(run):
         progress = json.loads(path.read_text())["progress"]
         assert progress["data_sha256"] == found["data_sha256"]
         assert {"seed", "settings_sha256", "epochs", "patience", "rows", "stopped"} <= progress.keys()
+
+
+def test_nothing_is_traced_twice(tmp_path, monkeypatch):
+    traced, step, compiled = [], DualEncoder.train_step, embedder._compiled
+
+    def counted(tower):
+        def call(inputs):
+            before = function.experimental_get_tracing_count()
+            vectors = function(inputs)
+            traced.extend([tower.name] * (function.experimental_get_tracing_count() - before))
+            return vectors
+
+        function = compiled(tower)
+        return call
+
+    monkeypatch.setattr(DualEncoder, "train_step", lambda self, data: traced.append("step") or step(self, data))
+    monkeypatch.setattr(embedder, "_compiled", counted)
+    train.main(arguments(tmp_path / "run"))
+    # Of the captions, each batch has another length; of the images, the last batch has another size.
+    assert sorted(traced) == ["image_tower", "step", "text_tower"]
