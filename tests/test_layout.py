@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1] / "vse_tf"
 # Each level may import from those before it. Inside a package, files import one another without a circle.
 LEVELS = [
     ["losses.registry"],
-    ["errors"],
-    ["setting_types"],
+    ["errors", "display"],
+    ["setting_types", "startup"],
     ["used_settings"],
     ["data_settings"],
     ["config", "help_text"],

@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.projector import ProjectorConfig
+from tensorboard.plugins.projector.projector_plugin import _read_tensor_binary_file, _read_tensor_tsv_file
 
 import vse_tf
 from tests.tiny import arguments, rows_of, tiny_settings
-from vse_tf import evaluate, train
+from vse_tf import embedder, evaluate, train
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import METRICS
 from vse_tf.exporting.towers import image_module
+from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.pages.pictures import TILE
 
 
@@ -50,7 +54,8 @@ def test_the_run_folder_holds_what_it_promises(run):
 def test_the_command_reports_table_folder_and_next_commands(run, capsys):
     train.main(arguments(run, train__examples=2, train__projector=10))
     output = capsys.readouterr().out
-    for expected in ("val", "hard", "R@1", str(run)):
+    assert output.startswith(f"already finished: {run}, 2 epochs; for more epochs: --train.epochs N\n")
+    for expected in ("val", "hard", "R@1", "chance", "val has 20 images: one image is 5.0 points of R@1", str(run)):
         assert expected in output
     look, measure = (line.split(": ", 1)[1] for line in output.splitlines() if "it: " in line)
     assert shlex.split(look) == ["tensorboard", "--logdir", str(run / "logs")]
@@ -76,7 +81,9 @@ def test_evaluate_measures_the_galleries_of_the_results(run, tmp_path):
 
 def test_evaluate_takes_other_data_and_folds(run, capsys):
     evaluate.main(["--run", str(run), "--split", "val", "--data.shapes.gallery_scenes", "40", "--folds", "5"])
-    assert "val" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    # A fold has eight images.
+    assert "  chance   12.5" in output and "val has 8 images" in output
 
 
 @pytest.mark.parametrize(
@@ -91,7 +98,7 @@ def test_a_mistake_in_evaluate_is_one_line(run, argv, named):
 @pytest.mark.lowest
 def test_tensorboard_has_scalars_pictures_and_hyper_parameters(run):
     tags, images = set(), {}
-    for file in (run / "logs").glob("events.*"):
+    for file in run.glob("logs/*/events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             for value in event.summary.value:
                 tags.add(value.tag)
@@ -107,19 +114,35 @@ def test_tensorboard_has_scalars_pictures_and_hyper_parameters(run):
     }
     assert any("accuracy" in tag for tag in tags)
     assert any("gap" in tag for tag in tags)
-    assert any("hparams" in tag for tag in tags)
-    assert len(images) == 2
+    assert sorted(images) == [f"{kind}/{n}" for kind in ("caption_to_images", "image_to_captions") for n in (1, 2)]
+    # TensorBoard's cards are 335 pixels wide or wider: text is shown at its size.
+    assert {width for _, width, _ in images.values()} == {340}
+
+
+def test_tensorboard_names_the_run_and_shows_its_recalls(run):
+    assert [path.name for path in (run / "logs").iterdir()] == ["run 1"]
+    assert EventMultiplexer().AddRunsFromDirectory(str(run / "logs")).Runs().keys() == {"run 1"}
+    shown = {}
+    for file in run.glob("logs/*/events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                if value.tag == "_hparams_/experiment":
+                    content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                    shown = {each.name.tag: each.display_name for each in content.experiment.metric_infos}
+    assert list(shown) == ["val/rsum", "val/i2t_r1", "val/t2i_r1"]
 
 
 @pytest.mark.lowest
 def test_the_projector_holds_images_and_their_first_captions(run, tmp_path):
-    folder = run / "logs" / "projector"
-    config = text_format.Parse((run / "logs" / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    logs = run / "logs" / run.name
+    config = text_format.Parse((logs / "projector_config.pbtxt").read_text(), ProjectorConfig())
     (embedding,) = config.embeddings
     for path in (embedding.tensor_path, embedding.metadata_path, embedding.sprite.image_path):
-        assert (run / "logs" / path).exists()
-    vectors = np.loadtxt(folder / "vectors.tsv")
-    head, *rows = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
+        assert (logs / path).exists()
+    vectors = _read_tensor_binary_file(str(logs / embedding.tensor_path), embedding.tensor_shape)
+    with pytest.raises(UnicodeDecodeError):
+        _read_tensor_tsv_file(str(logs / embedding.tensor_path))
+    head, *rows = [line.split("\t") for line in (logs / embedding.metadata_path).read_text().splitlines()]
     assert head == ["label", "modality"]
     assert [kind for _, kind in rows] == ["image"] * 10 + ["caption"] * 10
     val = read(tiny_settings(tmp_path).data).splits["val"]
@@ -128,11 +151,13 @@ def test_the_projector_holds_images_and_their_first_captions(run, tmp_path):
     model = load(run, "last")
     images = model.encode_split(val, BadImages("fail", 10**8)).image[:10]
     np.testing.assert_allclose(vectors, np.concatenate([images, model.encode_texts(labels)]), atol=1e-4)
-    sprite = tf.io.decode_png(tf.io.read_file(str(folder / "sprite.png"))).numpy()
-    assert sprite.shape == (5 * 48, 5 * 48, 3)
-    tiles = [sprite[48 * (i // 5) :, 48 * (i % 5) :][:48, :48] for i in range(20)]
-    assert all(tile.std() > 0 for tile in tiles[:10])
-    assert all((tile == TILE).all() for tile in tiles[10:])
+    sprite = tf.io.decode_png(tf.io.read_file(str(logs / embedding.sprite.image_path))).numpy()
+    assert sprite.shape == (5 * 64, 5 * 64, 3)
+    tiles = [sprite[64 * (i // 5) :, 64 * (i % 5) :][:64, :64] for i in range(20)]
+    assert all(tile.std() > 0 for tile in tiles)
+    # Captions are told apart from images by their colour, and from one another by their words.
+    assert all((tile[0] == TILE).all() for tile in tiles[10:])
+    assert len({tile.tobytes() for tile in tiles[10:]}) == len(set(labels))
 
 
 def test_load_encodes_images_and_texts(run, tmp_path):
@@ -223,7 +248,7 @@ def test_more_epochs_continue_a_finished_run(tmp_path):
         assert mine["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=1e-5)
     steps = [
         event.step
-        for file in (folder / "logs").glob("events.*")
+        for file in folder.glob("logs/*/events.*")
         for event in tf.compat.v1.train.summary_iterator(str(file))
         if any(value.tag == "val/rsum" for value in event.summary.value)
     ]
@@ -332,3 +357,23 @@ def test_provenance_is_complete(run):
         progress = json.loads(path.read_text())["progress"]
         assert progress["data_sha256"] == found["data_sha256"]
         assert {"seed", "settings_sha256", "epochs", "patience", "rows", "stopped"} <= progress.keys()
+
+
+def test_nothing_is_traced_twice(tmp_path, monkeypatch):
+    traced, step, compiled = [], DualEncoder.train_step, embedder._compiled
+
+    def counted(tower):
+        def call(inputs):
+            before = function.experimental_get_tracing_count()
+            vectors = function(inputs)
+            traced.extend([tower.name] * (function.experimental_get_tracing_count() - before))
+            return vectors
+
+        function = compiled(tower)
+        return call
+
+    monkeypatch.setattr(DualEncoder, "train_step", lambda self, data: traced.append("step") or step(self, data))
+    monkeypatch.setattr(embedder, "_compiled", counted)
+    train.main(arguments(tmp_path / "run"))
+    # Of the captions, each batch has another length; of the images, the last batch has another size.
+    assert sorted(traced) == ["image_tower", "step", "text_tower"]

@@ -243,7 +243,8 @@ class TrainSettings:
         eval_batch_size: number of images or captions encoded at a time when measuring.
         checkpoint_steps: steps between checkpoints, in addition to the one after each epoch; 0 writes none.
         checkpoint_minutes: minutes between checkpoints, in addition to those; 0 writes none.
-        keep_checkpoints: number of most recent checkpoints that stay, in addition to the best.
+        keep_checkpoints: number of most recent checkpoints that stay while training, in addition to the best weights; a
+            finished run keeps the last one.
         jit_compile: compile the training step with XLA; auto does so on a GPU only, where it is known to help.
         log_steps: steps between two points of the training curves in TensorBoard.
         examples: number of validation images and captions in TensorBoard with their nearest neighbours; 0 for none.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from vse_tf.artifacts.index import Index
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
+from vse_tf.display import say
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.indexing.embedding import SHARD_ROWS, embed
 from vse_tf.indexing.embedding_models import named_model
 from vse_tf.indexing.items import caption_items, image_items
 from vse_tf.indexing.merging import merge
+from vse_tf.startup import starting_tensorflow
 
 PROG = "python -m vse_tf.embed"
 
@@ -50,23 +51,24 @@ def main(argv: list[str] | None = None) -> None:
     for option in ("batch_size", "shard_rows"):
         if (value := arguments[option]) is not None and value < 1:
             raise UserError(f"--{option}: {value} is not above 0")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
     runner = None
     if arguments.runner is not None:
         from vse_tf.indexing.beam import beam_runner  # noqa: PLC0415
 
         runner = beam_runner(arguments.runner, arguments.runner_options)
     items = caption_items(arguments.captions) if arguments.images is None else image_items(arguments.images)
+    model = named_model(arguments.run, arguments.models, arguments.checkpoint, arguments.batch_size)
+    with starting_tensorflow():
+        import tensorflow  # noqa: F401, PLC0415
     result = embed(
         items,
-        named_model(arguments.run, arguments.models, arguments.checkpoint, arguments.batch_size),
+        model,
         arguments.output,
         on_bad=arguments.on_bad,
         shard_rows=arguments.shard_rows,
         runner=runner,
         progress=True,
-        note=lambda line: print(line, file=sys.stderr),
+        note=lambda line: say(line, sys.stderr),
     )
     print("\n".join(result.summary(items.ignored)))
     _print_index(result.index)

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.rebuilding import rebuild
@@ -24,6 +23,7 @@ from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
+from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.files import file_errors
 from vse_tf.models.dual_encoder import DualEncoder
@@ -164,7 +164,8 @@ class Embedder:
         every: Any = [images] if single else images
         size = batch_size or self.settings.train.eval_batch_size
         vectors, start, waiting = [np.zeros([0, self.dim], np.float32)], 0, iter(every)
-        with _bar(len(every) if isinstance(every, Sized) else None, progress) as bar:
+        count = len(every) if isinstance(every, Sized) else None
+        with phase_if(progress, "images", count, "images") as bar:
             # Files are read ahead; what a generator yields may be large.
             while part := list(islice(waiting, AHEAD * size if isinstance(every, Sequence) else size)):
                 vectors.append(self._encode_some(part, "images" if single else "images[{}]", start, size, bar.update))
@@ -248,7 +249,7 @@ class Embedder:
         # Texts of similar length together, for little padding; the vectors do not depend on it.
         order = np.argsort(np.diff(splits), kind="stable")
         size = batch_size or self.settings.train.eval_batch_size
-        for start in tqdm(range(0, len(order), size), desc="captions", disable=not progress, unit="batch"):
+        for start in track(range(0, len(order), size), "captions", "batches", progress):
             part = order[start : start + size]
             ids = text.pad(tf.gather(tokens, part), self.settings.text.buckets, self.settings.text.max_tokens)
             result[part] = self._encode_text(ids).numpy()
@@ -345,7 +346,7 @@ class Embedder:
         batches = image_batches(images, self.view, size, bad, self.settings.data.workers)
         vectors, rows = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)]
         try:
-            with _bar(len(images), progress) as bar:
+            with phase_if(progress, "images", len(images), "images") as bar:
                 for batch, got in batches:
                     read = got.numpy() >= 0
                     vectors.append(encode(batch).numpy()[read])
@@ -386,10 +387,6 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
         )
     epoch, metrics = folder.measured(checkpoint)
     return Embedder(model, tokenizer, view, settings, folder.path, epoch, metrics)
-
-
-def _bar(images: int | None, progress: bool) -> tqdm:
-    return tqdm(total=images, desc="images", disable=not progress, unit="image")
 
 
 def _compiled(tower: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:

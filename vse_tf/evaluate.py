@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import ArgumentParser as PlainParser
 from dataclasses import fields
@@ -14,9 +13,11 @@ from jsonargparse import Namespace
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.atomic import check_file, write_json, write_text
 from vse_tf.config import DataSettings, Settings
+from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.settings_parser import data_parser, parse_with_data
+from vse_tf.startup import starting_tensorflow
 
 if TYPE_CHECKING:
     from vse_tf.data.records import Collection
@@ -40,34 +41,42 @@ def main(argv: list[str] | None = None) -> None:
     arguments, data = _parse(sys.argv[1:] if argv is None else argv)
     output, errors = (Path(path) if path else None for path in (arguments.output, arguments.errors))
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import vse_tf  # noqa: PLC0415
-    from vse_tf.artifacts.provenance import provenance  # noqa: PLC0415
-    from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
-    from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
-    from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
-    from vse_tf.evaluation.metrics import measure  # noqa: PLC0415
-    from vse_tf.evaluation.report import benchmarks_table, table  # noqa: PLC0415
-    from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
-    from vse_tf.pages.error_page import error_page  # noqa: PLC0415
+    with starting_tensorflow():
+        import vse_tf.embedder  # noqa: PLC0415
+        from vse_tf.artifacts.provenance import provenance  # noqa: PLC0415
+        from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
+        from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
+        from vse_tf.evaluation.chance import chance_metrics  # noqa: PLC0415
+        from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
+        from vse_tf.evaluation.metrics import measure  # noqa: PLC0415
+        from vse_tf.evaluation.report import benchmarks_table, small_galleries, table  # noqa: PLC0415
+        from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
+        from vse_tf.pages.error_page import error_page  # noqa: PLC0415
 
     benchmark = EccvBenchmark() if arguments.metrics == "eccv" else None
     # The paths are the run's, which may come from others.
     for path in named_paths(data):
         print(f"reading {path}", file=sys.stderr, flush=True)
-    collection = _as_trained(read(data), data, RunFolder(arguments.run))
+    with Phase("reading the data"):
+        collection = _as_trained(read(data), data, RunFolder(arguments.run))
     split = collection.split(arguments.split or ("test" if "test" in collection.splits else "val"))
     if benchmark:
         benchmark.check(split)
-    embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    with Phase("loading the model"):
+        embedder = vse_tf.load(arguments.run, arguments.checkpoint)
     embedder.check_images(split.images)
-    bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: print(f"left out: {problem}", file=sys.stderr))
+    bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: say(f"left out: {problem}", sys.stderr))
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
     encoded = embedder.encode_split(seen, bad, progress=True)
-    metrics = measure(encoded, arguments.folds)
-    print(table({split.name: metrics}))
+    with Phase("ranking"):
+        metrics = measure(encoded, arguments.folds)
+    chance = {split.name: chance_metrics(encoded.image_id, len(encoded.image), arguments.folds)}
+    print(table({split.name: metrics}, chance))
+    for line in small_galleries(chance):
+        print(line)
     if benchmark:
-        metrics |= benchmark.measure(seen, encoded)
+        with Phase("ECCV Caption and CxC"):
+            metrics |= benchmark.measure(seen, encoded)
         print(f"\n{benchmarks_table(metrics)}")
     if output:
         found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
@@ -75,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
             write_json(output, found)
         print(f"written to {output}")
     if errors:
-        page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
+        with Phase("drawing the error page"):
+            page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
         with file_errors(errors, "written", "name another file with --errors"):
             write_text(errors, page)
         print(f"written to {errors}")
@@ -94,7 +104,7 @@ def _as_trained(collection: Collection, data: DataSettings, run: RunFolder) -> C
     own = run.settings().data
     if trained.get("data_sha256") != fingerprint(drawn) and any(getattr(own, name) != same[name] for name in same):
         return collection
-    print(drawn.notes[-1], file=sys.stderr)
+    say(drawn.notes[-1], sys.stderr)
     return drawn
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,10 @@ from jsonargparse import ArgumentParser, Namespace
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
+from vse_tf.display import Phase
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
+from vse_tf.startup import starting_tensorflow
 
 if TYPE_CHECKING:
     from vse_tf.embedder import Embedder
@@ -34,12 +35,13 @@ def main(argv: list[str] | None = None) -> None:
             written model's answers differ from the live one's.
     """
     arguments = _checked(_parser().parse_args(sys.argv[1:] if argv is None else argv))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import vse_tf  # noqa: PLC0415
-    from vse_tf.artifacts.provenance import provenance_of_run  # noqa: PLC0415
+    with starting_tensorflow():
+        import vse_tf.embedder  # noqa: PLC0415
+        from vse_tf.artifacts.provenance import provenance_of_run  # noqa: PLC0415
 
-    facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
-    embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    with Phase("loading the model"):
+        facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
+        embedder = vse_tf.load(arguments.run, arguments.checkpoint)
     max_pixels = arguments.max_pixels or min(SERVED_PIXELS, embedder.view.max_pixels)
     embedder.view = replace(embedder.view, max_pixels=max_pixels)
     facts = {"dim": embedder.dim, "precision": embedder.settings.model.precision, **facts}
@@ -49,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         from vse_tf.exporting.portable import write_portable  # noqa: PLC0415
 
-        for path, difference in write_portable(root, embedder, arguments.format, facts):
+        with Phase(f"writing {arguments.format}"):
+            written = write_portable(root, embedder, arguments.format, facts)
+        for path, difference in written:
             print(f"{path}: within {difference:.1g} of the run")
 
 
@@ -77,7 +81,8 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
         queries = None
         if arguments.gallery_queries:
             queries = read_gallery(arguments.gallery_queries, embedder, note).vectors
-        models.append(retrieval_model(embedder, gallery, arguments.top_k, arguments.gallery_storage, queries))
+        with Phase("building the retrieval model"):
+            models.append(retrieval_model(embedder, gallery, arguments.top_k, arguments.gallery_storage, queries))
     written = write_models(root, models, facts, embedder.settings.model.precision, progress=True)
     for model in written:
         facts = model.manifest

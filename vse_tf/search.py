@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.atomic import atomic_file, check_file
 from vse_tf.command_line import command_parser
+from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.indexing.embedding import EmbeddingModel
@@ -24,6 +24,7 @@ from vse_tf.indexing.faiss import BACKENDS, search_backend
 from vse_tf.indexing.items import read_queries
 from vse_tf.indexing.search import Hit, check_model, hits, hits_table
 from vse_tf.pages.contact_sheet import contact_sheet, hits_picture
+from vse_tf.startup import starting_tensorflow
 
 PROG = "python -m vse_tf.search"
 
@@ -38,17 +39,19 @@ def main(argv: list[str] | None = None) -> None:
         UserError: there is no such index or model, another model made the index, or an image cannot be read.
     """
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
     image = None if arguments.image is None else Path(arguments.image)
     texts = read_queries(arguments.queries) if arguments.queries else [" ".join(arguments.query or [])]
     titles = texts if image is None else [image.name]
-    index = Index.open(arguments.index, arguments.root)
-    model = model_of_index(index, arguments.run, arguments.models)
-    check_model(index, model.identity)
-    search = search_backend(arguments.backend, index, note=lambda line: print(line, file=sys.stderr))
-    query = model.encode_texts(texts) if image is None else _encode_image(model, arguments.image)
-    results = [hits(index, *result) for result in zip(*search(query, arguments.top_k), strict=True)]
+    with Phase("opening the index"):
+        index = Index.open(arguments.index, arguments.root)
+        model = model_of_index(index, arguments.run, arguments.models)
+        check_model(index, model.identity)
+        search = search_backend(arguments.backend, index, note=lambda line: say(line, sys.stderr))
+    with starting_tensorflow():
+        import tensorflow  # noqa: F401, PLC0415
+    with Phase("searching"):
+        query = model.encode_texts(texts) if image is None else _encode_image(model, arguments.image)
+        results = [hits(index, *result) for result in zip(*search(query, arguments.top_k), strict=True)]
     _print(arguments, texts, results)
     if image is None:
         for text in unknown_texts(model, texts, query):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from vse_tf.errors import run_command, shell_path
 from vse_tf.settings_parser import parse_settings
+from vse_tf.startup import starting_tensorflow
 
 PROG = "python -m vse_tf.train"
 EXAMPLES = (
@@ -46,16 +46,19 @@ def main(argv: list[str] | None = None) -> None:
         examples=EXAMPLES,
         usual=USUAL,
     )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from vse_tf.evaluation.report import table  # noqa: PLC0415
-    from vse_tf.training.trainer import train  # noqa: PLC0415
+    with starting_tensorflow():
+        from vse_tf.evaluation.report import small_galleries, table  # noqa: PLC0415
+        from vse_tf.training.trainer import train  # noqa: PLC0415
 
     run, results = train(settings)
     if not results:
         print(f"this worker is done; the chief has written {run.path}")
         return
     print()
-    print(table(results["galleries"]))
+    chance = results.get("chance", {})
+    print(table(results["galleries"], chance))
+    for line in small_galleries(chance):
+        print(line)
     best = results["best"]
     print(f"\nbest model: epoch {best['epoch']} of {results['last']['epoch']} by rsum on the validation split")
     if results["stopped"]:

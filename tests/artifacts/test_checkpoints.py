@@ -70,6 +70,27 @@ def test_the_last_k_and_the_best_are_kept(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_best_is_kept_without_its_optimizer(tmp_path):
+    built, checkpoints = model(), Checkpoints(tmp_path, keep=2)
+    for epoch in range(1, 5):
+        checkpoints.save(built, Position(epoch, 10 * epoch), best=epoch == 1)
+    with_optimizer = [path.parent.name for path in sorted(tmp_path.glob("step-*/optimizer.h5"))]
+    assert with_optimizer == ["step-000000030", "step-000000040"]
+    assert checkpoints.restore(model(seed=3), "best", training=False) == Position(1, 10)
+    with pytest.raises(UserError, match=r"step-000000010/optimizer\.h5"):
+        checkpoints.restore(model(), "best")
+
+
+def test_a_finished_run_holds_the_best_weights_and_one_state(tmp_path):
+    built, checkpoints = model(), Checkpoints(tmp_path, keep=2)
+    for epoch in range(1, 5):
+        checkpoints.save(built, Position(epoch, 10 * epoch), best=epoch == 1)
+    checkpoints.finish()
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("step-*/*.h5"))
+    assert files == ["step-000000010/state.h5", "step-000000040/optimizer.h5", "step-000000040/state.h5"]
+    assert Checkpoints(tmp_path).newest().position == Position(4, 40)
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     Checkpoints(tmp_path).save(model(), Position(1, 1), best=True)
     with pytest.raises(UserError, match="another model"):
@@ -169,7 +190,7 @@ DAMAGE = {"cut short": cut, "one bit flipped": flip, "gone": lambda path: path.u
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("file", ["state.h5", "position.json"])
+@pytest.mark.parametrize("file", ["state.h5", "optimizer.h5", "position.json"])
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(three, trained, capsys, file, how):
     DAMAGE[how](three / "step-000000012" / file)
     built, checkpoints = trained[0], Checkpoints(three)

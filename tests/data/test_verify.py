@@ -206,15 +206,15 @@ def test_a_cache_that_cannot_be_written_stops_nothing(files, tmp_path):
 
 
 def test_progress_is_shown_only_when_asked_for_and_slow(files, tmp_path, capsys, monkeypatch):
-    bars: list[dict] = []
-    original = module.tqdm
+    shown = []
+    original = module.phase_if
 
-    def spy(**options):
-        bars.append(options)
-        return original(**options)
+    def spy(*arguments):
+        shown.append(arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(module, "tqdm", spy)
+    monkeypatch.setattr(module, "phase_if", spy)
     for progress in (True, False):
         verify(list(files.values()), "headers", LIMIT, tmp_path / str(progress), progress=progress)
-    assert [bar["disable"] for bar in bars] == [False, True]
+    assert [(each[0], each[1]) for each in shown] == [(True, "checking images"), (False, "checking images")]
     assert "checking images" not in capsys.readouterr().err

@@ -38,12 +38,12 @@ def count(picture, colour):
 
 def test_captions_of_an_image_are_coloured():
     sheet = image_to_captions([image()], [[("a dog runs", 0.71, True), ("a red car", 0.44, False)]])
-    assert sheet.shape == (220, 690, 3)
+    assert sheet.shape == (256, 340, 3)
     assert sheet.dtype == np.uint8
-    assert tuple(sheet[110, 110]) == BLUE  # middle of the image
-    assert tuple(sheet[15, 110]) == pictures.PAPER  # letterbox above it
-    assert tuple(sheet[20, 215]) == pictures.RIGHT  # bar left of the correct caption
-    right, wrong = sheet[10:29, 220:], sheet[38:57, 220:]
+    assert tuple(sheet[90, 90]) == BLUE  # middle of the image
+    assert tuple(sheet[15, 90]) == pictures.PAPER  # letterbox above it
+    assert tuple(sheet[190, 5]) == pictures.RIGHT  # bar left of the correct caption
+    right, wrong = sheet[180:199, 10:], sheet[208:227, 10:]
     assert has(right, pictures.RIGHT) and not has(right, pictures.WRONG)
     assert has(wrong, pictures.WRONG) and not has(wrong, pictures.RIGHT)
 
@@ -62,7 +62,7 @@ def test_captions_to_images_frames_the_right_one():
 
 def test_any_number_of_captions_and_images():
     sheet = image_to_captions([image(), image(), image()], [[], [("one", 1.0, True)], [("more", 0.1, False)] * 30])
-    assert sheet.shape[0] == 220 + 220 + 30 * 28 + 20
+    assert sheet.shape[0] == 3 * 180 + (28 + 20) + (30 * 28 + 20)
     assert captions_to_images([("none", []), ("seven", [(image(), 0.0, False)] * 7)]).shape[1] == 7 * 158 + 80
     with pytest.raises(ValueError, match="at least one"):
         image_to_captions([], [])
@@ -75,7 +75,7 @@ def test_any_number_of_captions_and_images():
 @pytest.mark.parametrize("long", ["word " * 10_000, "x" * 10_000, "一只狗" * 3000])
 def test_long_captions_are_wrapped_and_truncated(long):
     sheet = image_to_captions([image()], [[(long, 0.5, False), ("next", 0.4, True)]])
-    assert sheet.shape == (220, 690, 3)
+    assert sheet.shape == (180 + 3 * 19 + 9 + 28 + 20, 340, 3)
     lines = pictures._wrap(long, 300)
     assert len(lines) == 3
     assert lines[-1].endswith("...")
@@ -141,6 +141,19 @@ def test_a_missing_glyph_of_the_builtin_font_is_noticed():
     font = pictures._builtin()
     assert pictures._has_glyph(font, "a")
     assert not pictures._has_glyph(font, "狗")
+
+
+def test_a_card_of_images_is_as_wide_as_one_of_captions():
+    card = captions_to_images([("a dog runs", [(image(), 0.7, False)] * 5)], small=True)
+    assert card.shape == (20 + 19 + 2 * (100 + 19 + 10), 340, 3)
+    assert has(card[-60:], BLUE)  # the fourth and the fifth image
+
+
+def test_caption_tiles_are_told_apart():
+    one, other = (pictures.caption_tile(caption) for caption in ("two dogs run", "a red car"))
+    assert one.shape == (64, 64, 3)
+    assert tuple(one[0, 0]) == pictures.TILE
+    assert (one != other).any()
 
 
 def test_sprite_is_a_square_grid_filled_with_white():

@@ -107,8 +107,10 @@ def command(argv: list[str], disturbed: tuple[str, int] | None = None) -> subpro
 def state_of(run: Path) -> dict[str, np.ndarray]:
     """Everything in the last checkpoint: weights, optimizer, seeds."""
     found: dict[str, np.ndarray] = {}
-    with h5py.File(sorted((run / "checkpoints").glob("step-*"))[-1] / "state.h5") as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    for name in ("state.h5", "optimizer.h5"):
+        with h5py.File(last / name) as file:
+            file.visititems(lambda key, item: found.update({key: item[()]}) if isinstance(item, h5py.Dataset) else None)
     return found
 
 
@@ -117,7 +119,7 @@ def steps_of(run: Path) -> Counter[tuple[str, int]]:
     import tensorflow as tf  # noqa: PLC0415
 
     found: Counter[tuple[str, int]] = Counter()
-    for file in (run / "logs").glob("events.*"):
+    for file in run.glob("logs/*/events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             found.update((value.tag, event.step) for value in event.summary.value)
     return found

@@ -56,14 +56,15 @@ def test_a_projector_without_thumbnails_has_points(tmp_path):
         "a b c\tcaption",
         "\u00e9\tcaption",
     ]
-    assert np.loadtxt(tmp_path / "projector" / "vectors.tsv").tolist() == [[1, 0], [0, 1], [-1, 0], [0, -1]]
+    vectors = np.fromfile(tmp_path / "projector" / "vectors.bytes", "float32").reshape(4, 2)
+    np.testing.assert_allclose(vectors, [[1, 0], [0, 1], [-1, 0], [0, -1]], atol=1e-4)
     assert "sprite" not in (tmp_path / "projector_config.pbtxt").read_text()
 
 
 def test_points_are_not_written_through_a_strangers_link(tmp_path):
     (tmp_path / "diary.txt").write_text("mine")
     (tmp_path / "logs" / "projector").mkdir(parents=True)
-    for name in ("projector/vectors.tsv", "projector/metadata.tsv", "projector_config.pbtxt"):
+    for name in ("projector/vectors.bytes", "projector/metadata.tsv", "projector_config.pbtxt"):
         (tmp_path / "logs" / name).symlink_to(tmp_path / "diary.txt")
     write_projector(tmp_path / "logs", None, ["a"], np.eye(1), np.eye(1))
     assert (tmp_path / "diary.txt").read_text() == "mine"

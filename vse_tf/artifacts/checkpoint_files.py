@@ -13,6 +13,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import read_json, sha256_of
 
 STATE = "state.h5"
+OPTIMIZER = "optimizer.h5"
 POSITION = "position.json"
 POINTER = "pointer.json"
 PROGRESS_BYTES = 256 * 2**20
@@ -43,8 +44,9 @@ class Checkpoint:
         folder: its folder.
         position: where the run was.
         best: name of the best checkpoint at that time; None before the first measurement.
-        sha256: hash of its state.
+        sha256: hash of its weights.
         progress: the further values that `Checkpoints.save` was given.
+        optimizer_sha256: hash of its optimizer's variables; None where an earlier version wrote them among the weights.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Checkpoint:
     best: str | None
     sha256: str
     progress: dict[str, Any] = field(default_factory=dict)
+    optimizer_sha256: str | None = None
 
 
 def read_pointer(folder: Path) -> dict[str, str]:
@@ -76,6 +79,8 @@ def description_text(checkpoint: Checkpoint) -> str:
         "sha256": checkpoint.sha256,
         "progress": checkpoint.progress,
     }
+    if checkpoint.optimizer_sha256 is not None:
+        values["optimizer_sha256"] = checkpoint.optimizer_sha256
     return json.dumps({**values, "check": _check(values)}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -101,7 +106,8 @@ def read_description(folder: Path, strict: bool = False) -> Checkpoint:
         if strict and check != _check(values):
             raise ValueError("its checksum differs")
         position = Position(int(values["epoch"]), int(values["step"]), int(values.get("within", 0)))
-        return Checkpoint(folder, position, values.get("best"), str(values["sha256"]), values.get("progress", {}))
+        weights, optimizer = str(values["sha256"]), values.get("optimizer_sha256")
+        return Checkpoint(folder, position, values.get("best"), weights, values.get("progress", {}), optimizer)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: damaged checkpoint ({' '.join(str(error).split())})") from None
 
@@ -132,16 +138,24 @@ def required_checkpoint(folder: Path, which: str = "last") -> Checkpoint:
     return found
 
 
-def check_state(checkpoint: Checkpoint) -> None:
-    """Compare a checkpoint's state with its hash.
+def check_state(checkpoint: Checkpoint, training: bool = False) -> None:
+    """Compare a checkpoint's weights with their hash.
+
+    Args:
+        checkpoint: the checkpoint.
+        training: the optimizer's variables too.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or its optimizer's variables were removed.
     """
-    path = checkpoint.folder / STATE
-    try:
-        digest = sha256_of(path)
-    except OSError as error:
-        raise UserError(f"{path}: damaged checkpoint ({error.strerror})") from None
-    if digest != checkpoint.sha256:
-        raise UserError(f"{path}: damaged checkpoint (truncated or changed since it was written)")
+    hashes = {STATE: checkpoint.sha256}
+    if training and checkpoint.optimizer_sha256 is not None:
+        hashes[OPTIMIZER] = checkpoint.optimizer_sha256
+    for name, expected in hashes.items():
+        path = checkpoint.folder / name
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            raise UserError(f"{path}: damaged checkpoint ({error.strerror})") from None
+        if digest != expected:
+            raise UserError(f"{path}: damaged checkpoint (truncated or changed since it was written)")

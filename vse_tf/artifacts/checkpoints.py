@@ -6,18 +6,22 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 from vse_tf.artifacts.checkpoint_files import (
     NAME,
+    OPTIMIZER,
     POINTER,
     POSITION,
     STATE,
@@ -30,6 +34,7 @@ from vse_tf.artifacts.checkpoint_files import (
     required_checkpoint,
 )
 from vse_tf.atomic import atomic_file, atomic_folder, write_text
+from vse_tf.display import say
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, reason_of
 from vse_tf.models.backbones import backbone_of
@@ -45,12 +50,13 @@ ADVICE = "free some space and repeat the command: it continues from the checkpoi
 class Checkpoints:
     """The checkpoints of a run: `step-<n>/` folders, a pointer to the last and the best, and the frozen weights once.
 
-    A checkpoint holds the weights that can change, the optimizer's variables, and the states of the model's seed
-    generators, so that a continued run equals an uninterrupted one.
+    A checkpoint holds the weights that can change with the states of the model's seed generators, and in a file of
+    their own the optimizer's variables, so that a continued run equals an uninterrupted one. The best one is kept
+    without the optimizer's variables once it is no longer among the most recent.
 
     Args:
         folder: the run's `checkpoints/`.
-        keep: number of most recent checkpoints that are not deleted; the best one is never deleted.
+        keep: number of most recent checkpoints that a run can be continued from; the best weights stay in any case.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -78,16 +84,17 @@ class Checkpoints:
         current = self._current
         if current is not None and current.folder.name == name:
             # The same step again, measured in the meantime: only the description is new.
-            saved = Checkpoint(current.folder, position, best_name, current.sha256, progress or {})
+            saved = replace(current, position=position, best=best_name, progress=progress or {})
             with file_errors(saved.folder, "written", ADVICE):
                 write_text(saved.folder / POSITION, description_text(saved))
         else:
             # HDF5 must not write to the disk: a full one makes it crash the process instead of raising.
-            state = _packed(_changing(model) | _optimizer(model))
-            digest = hashlib.sha256(state).hexdigest()
-            saved = Checkpoint(self.folder / name, position, best_name, digest, progress or {})
+            weights, optimizer = _packed(_changing(model)), _packed(_optimizer(model))
+            digests = [hashlib.sha256(contents).hexdigest() for contents in (weights, optimizer)]
+            saved = Checkpoint(self.folder / name, position, best_name, digests[0], progress or {}, digests[1])
             with atomic_folder(saved.folder, ADVICE) as temporary:
-                (temporary / STATE).write_bytes(state)
+                (temporary / STATE).write_bytes(weights)
+                (temporary / OPTIMIZER).write_bytes(optimizer)
                 (temporary / POSITION).write_text(description_text(saved), encoding="utf-8")
         self._current = saved
         self._point_to(saved)
@@ -103,9 +110,9 @@ class Checkpoints:
         for folder in reversed(folders):
             try:
                 found = read_description(folder, strict=True)
-                check_state(found)
+                check_state(found, training=True)
             except UserError as error:
-                print(f"{error}; going back to the checkpoint before it")
+                say(f"{error}; going back to the checkpoint before it")
             else:
                 return found
         if folders:
@@ -123,7 +130,7 @@ class Checkpoints:
         Raises:
             UserError: it does not fit the model.
         """
-        self._fill(model, checkpoint.folder, _changing(model) | _optimizer(model))
+        self._fill(model, checkpoint, training=True)
         self._current = checkpoint
         if tidy:
             for folder in self._folders():
@@ -143,9 +150,14 @@ class Checkpoints:
             UserError: there is no checkpoint, it is damaged, or it does not fit the model.
         """
         found = required_checkpoint(self.folder, which)
-        check_state(found)
-        self._fill(model, found.folder, _changing(model) | (_optimizer(model) if training else {}))
+        check_state(found, training)
+        self._fill(model, found, training)
         return found.position
+
+    def finish(self) -> None:
+        """Leave of a finished run's checkpoints the last one and the best weights."""
+        self.keep = 1
+        self._sweep()
 
     def check(self, model: DualEncoder, which: str = "last") -> None:
         """Check that a checkpoint holds a model's weights, each in its shape and with all its bytes.
@@ -164,10 +176,13 @@ class Checkpoints:
                     for _ in _fitting_values(file, path, variables):
                         pass
 
-    def _fill(self, model: DualEncoder, folder: Path, variables: dict[str, keras.Variable]) -> None:
+    def _fill(self, model: DualEncoder, checkpoint: Checkpoint, training: bool) -> None:
         if _frozen(model):
             _read(self.folder / FROZEN, _frozen(model))
-        _read(folder / STATE, variables)
+        _read(checkpoint.folder / STATE, _changing(model))
+        if training:
+            file = STATE if checkpoint.optimizer_sha256 is None else OPTIMIZER
+            _read(checkpoint.folder / file, _optimizer(model))
 
     def _save_frozen(self, model: DualEncoder) -> None:
         frozen = _frozen(model)
@@ -195,6 +210,8 @@ class Checkpoints:
         for folder in folders:
             if folder.name not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders[: -self.keep]:
+            (folder / OPTIMIZER).unlink(missing_ok=True)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -231,6 +248,15 @@ def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
 def _renamed(name: str, layers: dict[str, str]) -> str:
     """The name of a tower's weight with its layer renamed."""
     return re.sub(r"(?<=_tower/)\w+(?=/\w+$)", lambda layer: layers.get(layer[0], layer[0]), name)
+
+
+def sizes(model: DualEncoder) -> tuple[int, int, int]:
+    """Bytes of a compiled model's frozen weights, its other weights, and its optimizer's variables."""
+    frozen, weights, optimizer = (
+        sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in variables.values())
+        for variables in (_frozen(model), _changing(model), _optimizer(model))
+    )
+    return frozen, weights, optimizer
 
 
 def _optimizer(model: DualEncoder) -> dict[str, keras.Variable]:

@@ -37,7 +37,8 @@ class RunFolder:
         model: `model.json`, the towers' architecture and the image view.
         tokenizer: `tokenizer/`.
         checkpoints: `checkpoints/`.
-        logs: `logs/`, TensorBoard's.
+        logs: `logs/`, for TensorBoard's `--logdir`.
+        events: `logs/<name of the run folder>/`, TensorBoard's events: it shows the run under that name.
         metrics: `metrics.jsonl`, one line per epoch.
         results: `results.json`, the best and the last epoch.
         skipped: `skipped.jsonl`, the problems of the data that was left out.
@@ -51,6 +52,7 @@ class RunFolder:
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
         self.logs = self.path / "logs"
+        self.events = self.logs / (self.path.absolute().name or "run")
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.skipped = self.path / "skipped.jsonl"

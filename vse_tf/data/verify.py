@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from vse_tf.config import Verify
 from vse_tf.data.cache import read_cached, write_cached
+from vse_tf.display import phase_if
 from vse_tf.errors import tensorflow_reason
 from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_headers import read_header
@@ -189,15 +188,14 @@ def _run(
     check: Callable[[str], Check], paths: list[str], workers: int | None, progress: bool
 ) -> Iterator[tuple[str, Check]]:
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
-    bar = tqdm(total=len(paths), desc="checking images", unit="image", delay=1, disable=not progress)
     try:
-        for start in range(0, len(paths), BLOCK):
-            block = paths[start : start + BLOCK]
-            for path, result in zip(block, pool.map(check, block), strict=True):
-                bar.update()
-                yield path, result
+        with phase_if(progress, "checking images", len(paths), "images") as checking:
+            for start in range(0, len(paths), BLOCK):
+                block = paths[start : start + BLOCK]
+                for path, result in zip(block, pool.map(check, block), strict=True):
+                    checking.update()
+                    yield path, result
     finally:
-        bar.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

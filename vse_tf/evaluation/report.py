@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 _COLUMNS = (("r1", "R@1", 6), ("r5", "R@5", 6), ("r10", "R@10", 6), ("medr", "medr", 8))
 _RSUM_WIDTH = 6
+SMALL = 200
+"""Galleries with fewer images get a warning: there, 7 points of R@1 may be luck."""
 _BENCHMARK_COLUMNS = (
     ("map_at_r", "mAP@R", 6),
     ("rprecision", "R-P", 6),
@@ -15,12 +17,13 @@ _BENCHMARK_COLUMNS = (
 )
 
 
-def table(rows: Mapping[str, Mapping[str, float]]) -> str:
+def table(rows: Mapping[str, Mapping[str, float]], chance: Mapping[str, Mapping[str, float]] | None = None) -> str:
     """Align metrics as text, one line per gallery.
 
     Args:
         rows: metrics (see `vse_tf.evaluation.metrics.METRICS`) by the name of their gallery or split. A metric that is
             missing is shown as `-`.
+        chance: what a ranking at random reaches in a gallery (see `vse_tf.evaluation.chance`), shown below its line.
 
     Returns:
         ASCII lines for a fixed-width terminal, without a line break at the end.
@@ -31,7 +34,12 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
         gallery    R@1   R@5  R@10    medr |    R@1   R@5  R@10    medr |   rsum
         test      95.8     -     -     1.0 |   96.1     -     -     1.0 |  591.4
     """
-    names = [_ascii(name) for name in rows]
+    lines_of: list[tuple[str, Mapping[str, float]]] = []
+    for name, metrics in rows.items():
+        lines_of.append((_ascii(name), metrics))
+        if chance and name in chance:
+            lines_of.append(("  chance", chance[name]))
+    names = [name for name, _ in lines_of]
     first = max([len("gallery"), *map(len, names)])
     block = "".join(title.rjust(width) for _, title, width in _COLUMNS)
     head = ["image to text".center(len(block)), "text to image".center(len(block))]
@@ -39,12 +47,35 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
         " | ".join([f"{' ' * first} {head[0]}", head[1], " " * _RSUM_WIDTH]),
         " | ".join([f"{'gallery'.ljust(first)} {block}", block, "rsum".rjust(_RSUM_WIDTH)]),
     ]
-    for name, metrics in zip(names, rows.values(), strict=True):
+    for name, metrics in lines_of:
         sides = [
             "".join(_cell(metrics, f"{side}_{key}", width) for key, _, width in _COLUMNS) for side in ("i2t", "t2i")
         ]
         lines.append(" | ".join([f"{name.ljust(first)} {sides[0]}", sides[1], _cell(metrics, "rsum", _RSUM_WIDTH)]))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def small_galleries(chance: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A line for each gallery in which a few points of a recall are a few images.
+
+    Args:
+        chance: see `table`.
+
+    Example:
+        >>> small_galleries({"val": {"t2i_r1": 100 / 60}})
+        ['val has 60 images: one image is 1.7 points of R@1, so a difference of 13 points may be luck']
+    """
+    lines = []
+    for name, metrics in chance.items():
+        images = round(100 / metrics["t2i_r1"])
+        if images < SMALL:
+            # Two standard errors of a recall of 50 %.
+            luck = round(100 / images**0.5)
+            lines.append(
+                f"{_ascii(name)} has {images} images: one image is {100 / images:.1f} points of R@1, so a difference "
+                f"of {luck} points may be luck"
+            )
+    return lines
 
 
 def benchmarks_table(metrics: Mapping[str, float]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from vse_tf.artifacts.index import LINE_BYTES, Index, Item
 from vse_tf.artifacts.index_manifest import MANIFEST
@@ -19,6 +18,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem
 from vse_tf.data.sources.files import problem_of_text, read_text
 from vse_tf.data.sources.rows import csv_rows, json_rows
+from vse_tf.display import phase_if
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular
@@ -136,7 +136,7 @@ def _encode_images(
         raise UserError("this run takes precomputed features, not images; give a list of captions, or an index")
     paths = [str(root / (item.path or "")) for item in items]
     bad = BadImages("skip", embedder.view.max_pixels, leave_out)
-    with tqdm(total=len(paths), desc="images", disable=not progress, unit="image") as bar:
+    with phase_if(progress, "images", len(paths), "images") as bar:
         vectors, rows = embedder.encode_files(paths, bad, advance=bar.update)
     return vectors, [items[row] for row in rows]
 

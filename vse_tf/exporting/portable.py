@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.versions import Release, unwritable
+from vse_tf.display import part
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.exporting import golden_inputs
@@ -71,8 +72,9 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
         folder, found = release.folder(kind), {}
         for name, (tower, values, shape) in inputs.items():
             file = folder / f"{name}.{SUFFIX[kind]}"
-            _convert(tower, file, kind, shape)
-            found[file.name] = _compare(tower, file, kind, values)
+            with part(name):
+                _convert(tower, file, kind, shape)
+                found[file.name] = _compare(tower, file, kind, values)
         facts = {"differences": found, "image": image_facts(embedder.view), "text": text_facts(embedder), **facts}
         try:
             embedder.tokenizer.save(folder / "tokenizer")

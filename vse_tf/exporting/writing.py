@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-from tqdm import tqdm
 
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.versions import Release, unwritable
+from vse_tf.display import phase_if
 from vse_tf.errors import UserError
 from vse_tf.exporting import batching
 from vse_tf.exporting.exported_model import ExportedModel
@@ -58,7 +58,7 @@ def write_models(
         models: the models.
         facts: values of all manifests.
         precision: numeric precision of the towers, which sets the tolerance.
-        progress: show a bar.
+        progress: show which model is written.
 
     Returns:
         What was written, in the order of the models.
@@ -68,8 +68,9 @@ def write_models(
             is published.
     """
     with Release(root, [model.name for model in models]) as release:
-        for model in tqdm(models, desc="writing", unit="model", disable=not progress):
-            _write(release.folder(model.name), model, facts, TOLERANCE[precision])
+        for model in models:
+            with phase_if(progress, f"writing {model.name}"):
+                _write(release.folder(model.name), model, facts, TOLERANCE[precision])
         folders = release.publish()
     return [Written(folder, manifest.read(folder), _size(folder)) for folder in folders]
 

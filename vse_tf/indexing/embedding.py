@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from vse_tf.artifacts.index import Index, Item, Shard
 from vse_tf.artifacts.index_manifest import MANIFEST, Kind
@@ -19,6 +18,7 @@ from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.artifacts.provenance import software
 from vse_tf.config import OnBad
 from vse_tf.data.records import Problem
+from vse_tf.display import phase_if
 from vse_tf.errors import UserError
 from vse_tf.indexing.items import Items
 from vse_tf.indexing.reuse import MISSING, ReuseTable, equal_shard, gather
@@ -217,9 +217,10 @@ def embed(
     _check_output(folder)
     with locked(folder):
         work = WorkFolder(folder, model.identity["id"])
-        earlier = _earlier_index(folder, collection.kind, note)
-        sources, reuse = _reusable_shards(work, earlier, model, note)
-        spans = work.scan(collection, reuse, shard_rows, on_bad == "fail")
+        with phase_if(progress, f"looking for {collection.kind}"):
+            earlier = _earlier_index(folder, collection.kind, note)
+            sources, reuse = _reusable_shards(work, earlier, model, note)
+            spans = work.scan(collection, reuse, shard_rows, on_bad == "fail")
         embedder = SpanEmbedder(folder, collection, tuple(sources), model, on_bad)
         parts = [work.part(name) for name in (runner or _local_runner(progress))(embedder, spans)] if spans else []
         skipped = work.write_skipped(folder / SKIPPED, parts)
@@ -236,9 +237,10 @@ def embed(
                     yield item
 
         writer = IndexWriter(folder, collection.kind, model.dim)
-        index = writer.commit(shards, items(), model.identity, collection.root, software())
-        reuse.close()
-        work.remove()
+        with phase_if(progress, "writing the index"):
+            index = writer.commit(shards, items(), model.identity, collection.root, software())
+            reuse.close()
+            work.remove()
     before = earlier.count if earlier else 0
     deleted = max(0, before - counts["unchanged"] - counts["changed"])
     return EmbeddingResult(index, counts["unchanged"], counts["changed"], counts["new"], deleted, skipped)
@@ -293,9 +295,7 @@ def _local_runner(progress: bool) -> Runner:
 
     def run(embedder: SpanEmbedder, spans: Sequence[Span]) -> Iterator[str]:
         total = sum(span.rows for span in spans)
-        with tqdm(
-            total=total, desc="embedding", unit=f" {embedder.collection.kind}", disable=not progress, smoothing=0.05
-        ) as bar:
+        with phase_if(progress, "embedding", total, embedder.collection.kind) as bar:
             for span in spans:
                 yield embedder.embed(span, bar.update).name
 

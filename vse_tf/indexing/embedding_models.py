@@ -20,6 +20,7 @@ from vse_tf.artifacts.versions import versions
 from vse_tf.config import OnBad
 from vse_tf.data.records import Problem, unreadable
 from vse_tf.data.sources.files import short_repr
+from vse_tf.display import part
 from vse_tf.errors import UserError, shell_path
 from vse_tf.files import read_regular
 from vse_tf.indexing.embedding import EmbeddingModel
@@ -90,9 +91,10 @@ class RunModel:
     @cached_property
     def embedder(self) -> Embedder:
         """The loaded run."""
-        import vse_tf  # noqa: PLC0415
+        with part("loading the model"):
+            import vse_tf  # noqa: PLC0415
 
-        return vse_tf.load(self.run, self.checkpoint)
+            return vse_tf.load(self.run, self.checkpoint)
 
 
 class ExportedModel:
@@ -187,7 +189,8 @@ class ExportedModel:
         manifest.verify(self._folders[name])
         import tensorflow as tf  # noqa: PLC0415
 
-        loaded = tf.saved_model.load(str(self._folders[name]))
+        with part("loading the model"):
+            loaded = tf.saved_model.load(str(self._folders[name]))
         signature = loaded.signatures["serving_default"]
         signature.owner = loaded  # keeps the variables alive
         return signature

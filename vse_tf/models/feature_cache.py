@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from vse_tf.config import DataSettings, TextSettings
 from vse_tf.data.bad_images import BadImages
@@ -23,6 +22,7 @@ from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, readable
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.display import phase_if, say
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
 from vse_tf.preprocessing import text
@@ -120,13 +120,13 @@ class FeatureCache:
         shape, lengths = shards.shape, shards.lengths
         self.cache.claim(shards.folder)
         for path in shards.remove_damaged(views):
-            print(f"{path}: damaged features, computed again")
+            say(f"{path}: damaged features, computed again")
         total = sum(end - start for view in views for start, end in shards.missing(view))
         if total:
             needed = sum(shards.bytes_of(span) for view in views for span in shards.missing(view))
             self.cache.make_room(needed, f"the features of {split.name}")
         name = f"{self.inputs.folder.replace('_', ' ')} ({split.name})"
-        with tqdm(total=total, desc=name, unit=self.inputs.unit, disable=not (self.progress and total)) as bar:
+        with phase_if(self.progress and total > 0, name, total, self.inputs.unit) as bar:
 
             def compute(views: Sequence[str], start: int, end: int) -> Iterator[tuple[str, np.ndarray]]:
                 unreadable = np.full([1, *shape], np.nan, shards.dtype)
@@ -167,7 +167,7 @@ class ImageInputs:
         "data.features: needs a frozen pretrained backbone (image.encoder applications:… or hub:…, image.trainable "
         "false)"
     )
-    folder, unit, views = "features", "view", (CENTRE,)
+    folder, unit, views = "features", "views", (CENTRE,)
 
     def __init__(self, view: ImageView, bad: BadImages) -> None:
         self.view = view
@@ -209,7 +209,7 @@ class CaptionInputs:
     """
 
     needs = "data.text_features: needs a frozen pretrained backbone (text.encoder hub:…, text.trainable false)"
-    folder, unit, views = "text_features", "caption", (CAPTION,)
+    folder, unit, views = "text_features", "captions", (CAPTION,)
     prepared = None
 
     def __init__(self, tokenizer: Callable[[Sequence[str]], tf.RaggedTensor], text_settings: TextSettings) -> None:

@@ -22,15 +22,17 @@ WRONG = (130, 70, 66)
 INK = (32, 32, 32)
 PAPER = (255, 255, 255)
 LINE = (210, 210, 210)
-TILE = (230, 120, 40)  # a caption among thumbnails
+TILE = (250, 205, 150)  # a caption among thumbnails
 
 _TEXT = 15  # font size
 _LEADING = 19  # line height
 _GAP = 10
 _FRAME = 4
-_IMAGE = 200  # side of an image next to its captions
-_COLUMN = 460  # width of the captions next to an image
+_IMAGE = 160  # side of an image above its captions
+_COLUMN = 320  # width of the captions below an image: TensorBoard shows a picture of this width at its full size
 _THUMB = 150  # side of an image below a caption
+_SMALL_THUMB = 92  # the same where three of them are as wide as a column of captions
+_LABEL = 96  # side of a tile with a caption, before it is scaled down
 _SCORE = 52  # width of the score before a caption
 _MAX_LINES = 3
 _MAX_CHARACTERS = 400
@@ -56,7 +58,7 @@ _FALLBACK_FONTS = (
 
 
 def image_to_captions(images: Sequence[Picture], captions: Sequence[Sequence[tuple[str, float, bool]]]) -> Picture:
-    """Draw images, each with its nearest captions next to it, best first.
+    """Draw images, each with its nearest captions below it, best first.
 
     The image's own captions are green with a bar on their left, the others grey-red. A long caption is truncated.
     Characters that neither the built-in font nor the installed fallback has are drawn as boxes.
@@ -74,7 +76,7 @@ def image_to_captions(images: Sequence[Picture], captions: Sequence[Sequence[tup
     Example:
         >>> image = np.zeros([30, 40, 3], np.uint8)
         >>> image_to_captions([image], [[("a dog runs", 0.71, True), ("a red car", 0.44, False)]]).shape
-        (220, 690, 3)
+        (256, 340, 3)
     """
     if not len(images) or len(images) != len(captions):
         raise ValueError(
@@ -83,15 +85,15 @@ def image_to_captions(images: Sequence[Picture], captions: Sequence[Sequence[tup
     blocks = [
         [(match, score, _wrap(caption, _COLUMN - _SCORE)) for caption, score, match in group] for group in captions
     ]
-    heights = [max(_IMAGE, _block_height(block)) + 2 * _GAP for block in blocks]
-    sheet = Image.new("RGB", (_IMAGE + _COLUMN + 3 * _GAP, sum(heights)), PAPER)
+    heights = [_IMAGE + _block_height(block) + (4 if block else 2) * _GAP for block in blocks]
+    sheet = Image.new("RGB", (_COLUMN + 2 * _GAP, sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
     top = 0
     for image, block, height in zip(images, blocks, heights, strict=True):
         if top:
             draw.line((0, top, sheet.width, top), fill=LINE)
         sheet.paste(_letterbox(image, _IMAGE, _IMAGE), (_GAP, top + _GAP))
-        left, y = _IMAGE + 2 * _GAP, top + _GAP
+        left, y = _GAP, top + _IMAGE + 2 * _GAP
         for match, score, lines in block:
             colour = RIGHT if match else WRONG
             bottom = y + _LEADING * len(lines)
@@ -106,7 +108,9 @@ def image_to_captions(images: Sequence[Picture], captions: Sequence[Sequence[tup
     return np.asarray(sheet)
 
 
-def captions_to_images(rows: Sequence[tuple[str, Sequence[tuple[Picture, float, bool]]]]) -> Picture:
+def captions_to_images(
+    rows: Sequence[tuple[str, Sequence[tuple[Picture, float, bool]]]], small: bool = False
+) -> Picture:
     """Draw captions, each with its nearest images below it, best first.
 
     The caption's own image has a green frame; each score is below its image.
@@ -114,6 +118,7 @@ def captions_to_images(rows: Sequence[tuple[str, Sequence[tuple[Picture, float, 
     Args:
         rows: text and images of each caption, any number of images: uint8 `(h, w, 3)` of any size, score, whether it
             is the caption's own.
+        small: three small images side by side, the others below them, for a card of TensorBoard.
 
     Returns:
         The picture, uint8 `(h, w, 3)`.
@@ -128,11 +133,16 @@ def captions_to_images(rows: Sequence[tuple[str, Sequence[tuple[Picture, float, 
     """
     if not rows:
         raise ValueError("no captions to show")
-    across = max(4, *(len(images) for _, images in rows))
-    cell = _THUMB + 2 * _FRAME
+    side = _SMALL_THUMB if small else _THUMB
+    across = 3 if small else max(4, *(len(images) for _, images in rows))
+    cell = side + 2 * _FRAME
     width = across * cell + (across + 1) * _GAP
     wrapped = [_wrap(caption, width - 2 * _GAP) for caption, _ in rows]
-    heights = [3 * _GAP + _LEADING * (len(lines) + 1) + cell for lines in wrapped]
+    line = cell + _LEADING + _GAP
+    heights = [
+        2 * _GAP + _LEADING * len(lines) + max(1, -(-len(images) // across)) * line
+        for lines, (_, images) in zip(wrapped, rows, strict=True)
+    ]
     sheet = Image.new("RGB", (width, sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
     top = 0
@@ -140,18 +150,40 @@ def captions_to_images(rows: Sequence[tuple[str, Sequence[tuple[Picture, float, 
         if top:
             draw.line((0, top, width, top), fill=LINE)
         y = top + _GAP
-        for line in lines:
-            _write(draw, (_GAP, y), line, INK)
+        for text in lines:
+            _write(draw, (_GAP, y), text, INK)
             y += _LEADING
         y += _GAP // 2
-        for column, (image, score, match) in enumerate(images):
-            left = _GAP + column * (cell + _GAP)
+        for number, (image, score, match) in enumerate(images):
+            left, upper = _GAP + number % across * (cell + _GAP), y + number // across * line
             if match:
-                draw.rectangle((left, y, left + cell - 1, y + cell - 1), fill=RIGHT)
-            sheet.paste(_letterbox(image, _THUMB, _THUMB), (left + _FRAME, y + _FRAME))
-            _write(draw, (left + _FRAME, y + cell + 2), f"{score:.3f}", RIGHT if match else WRONG)
+                draw.rectangle((left, upper, left + cell - 1, upper + cell - 1), fill=RIGHT)
+            sheet.paste(_letterbox(image, side, side), (left + _FRAME, upper + _FRAME))
+            _write(draw, (left + _FRAME, upper + cell + 2), f"{score:.3f}", RIGHT if match else WRONG)
         top += height
     return np.asarray(sheet)
+
+
+@lru_cache(maxsize=1024)
+def caption_tile(caption: str, size: int = 64) -> Picture:
+    """Draw the beginning of a caption on a coloured tile, for a sprite with thumbnails of images.
+
+    Args:
+        caption: the caption.
+        size: side of the tile in pixels.
+
+    Returns:
+        uint8 `(size, size, 3)`.
+
+    Example:
+        >>> caption_tile("two dogs in the snow").shape
+        (64, 64, 3)
+    """
+    tile = Image.new("RGB", (_LABEL, _LABEL), TILE)
+    draw = ImageDraw.Draw(tile)
+    for number, line in enumerate(_wrap(caption, _LABEL - 6, 4)):
+        _write(draw, (3, 8 + number * _LEADING), line, INK)
+    return np.asarray(tile.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def sprite(images: Sequence[Picture], size: int = 64) -> Picture:
@@ -216,8 +248,8 @@ def _to_pillow(image: Picture) -> Image.Image:
     return converted
 
 
-def _wrap(text: str, width: int) -> list[str]:
-    """Break a caption into at most `_MAX_LINES` lines of at most `width` pixels; a truncated one ends in dots."""
+def _wrap(text: str, width: int, most: int = _MAX_LINES) -> list[str]:
+    """Break a caption into at most this many lines of at most `width` pixels; a truncated one ends in dots."""
     text = _clean(text)
     cut = len(text) > _MAX_CHARACTERS
     words = text[:_MAX_CHARACTERS].split(" ")
@@ -237,7 +269,7 @@ def _wrap(text: str, width: int) -> list[str]:
             lines.append(word[:fits])
             if word[fits:]:
                 words.insert(0, word[fits:])
-        if len(lines) == _MAX_LINES:
+        if len(lines) == most:
             cut = cut or bool(words)
             break
     if line:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from contextlib import ExitStack
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from vse_tf.artifacts.checkpoint_files import Position
+from vse_tf.display import Phase, moving, part, say
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import measure
 from vse_tf.training.builder import RunParts
 from vse_tf.training.optimizer import loss_scaling
+from vse_tf.training.pace import Pace
 from vse_tf.training.progress import Logs, RunProgress, scalars
 from vse_tf.training.signals import SignalHandler
+
+ESTIMATE = 20
+"""A log file gets the time to the end after this number of steps, and then with each epoch."""
 
 
 class StepTracker(keras.callbacks.Callback):
@@ -76,8 +80,8 @@ class Validation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         progress, parts, train = self.progress, self.parts, self.parts.settings.train
         trained = time.perf_counter()
-        with self.signals.immediate():
-            self.encoded = parts.embedder.encode_split(parts.validation, parts.bad)
+        with self.signals.immediate(), part("validation"):
+            self.encoded = parts.embedder.encode_split(parts.validation, parts.bad, progress=True)
             metrics = measure(self.encoded)
         measured = time.perf_counter()
         seconds, step = trained - self._begin, progress.position.step
@@ -100,11 +104,14 @@ class Validation(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Shows the run's steps with rate and remaining time, and prints a line at each epoch's end.
+    """Shows the run's steps and the time to its end, and prints a line at each epoch's end.
 
     Args:
         parts: what the run is made of.
         progress: where the run stands.
+
+    Attributes:
+        phase: the bar, to enter while the run lasts.
     """
 
     def __init__(self, parts: RunParts, progress: RunProgress) -> None:
@@ -112,28 +119,34 @@ class ProgressBar(keras.callbacks.Callback):
         self.progress = progress
         self.epochs = parts.settings.train.epochs
         start, steps_per_epoch = progress.position, parts.order.steps_per_epoch
-        # A log file gets a line now and then instead of a moving bar.
-        live = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=start.step - start.step_in_epoch + (self.epochs - start.epoch) * steps_per_epoch,
-            initial=start.step,
-            desc="training",
-            unit="step",
-            mininterval=0.5 if live else 20,
-            dynamic_ncols=live,
-        )
+        total = start.step - start.step_in_epoch + (self.epochs - start.epoch) * steps_per_epoch
+        self.phase = Phase("training", total, "steps", start.step)
+        self._pace, self._first = Pace(), ExitStack()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._pace.epoch_begins()
+
+    def first_step(self) -> None:
+        """Show that the first step is about to come: it is traced, which takes as long as a hundred steps."""
+        self._first.enter_context(part("first step"))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self._bar.update()
+        self._first.close()
+        self._pace.step_ends()
+        self.phase.update()
+        self.phase.note = self._left(self.progress.position.epoch)
+        if self._pace.steps == ESTIMATE and not moving():
+            say(f"{self.phase.note} after {ESTIMATE} steps")
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._first.close()
         row = self.progress.rows[-1]
-        metrics = row["metrics"]
-        tqdm.write(
+        metrics, left = row["metrics"], self._left(epoch + 1)
+        say(
             f"epoch {epoch + 1}/{self.epochs}  loss {row['train']['loss']:.4f}  "
             f"i2t R@1 {metrics['i2t_r1']:.1f}  t2i R@1 {metrics['t2i_r1']:.1f}  rsum {metrics['rsum']:.1f}"
+            + (f"  {left}" if left and epoch + 1 < self.epochs and not self.progress.stopped else "")
         )
 
-    def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()
+    def _left(self, measured: int) -> str:
+        return self._pace.left((self.phase.total or 0) - self.phase.done, self.epochs - measured)

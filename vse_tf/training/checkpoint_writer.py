@@ -7,6 +7,7 @@ import time
 import keras
 
 from vse_tf.artifacts.checkpoint_files import Position
+from vse_tf.display import part
 from vse_tf.training.builder import RunParts
 from vse_tf.training.progress import Logs, RunProgress
 from vse_tf.training.tensorboard import TensorBoard
@@ -47,6 +48,7 @@ class CheckpointWriter(keras.callbacks.Callback):
             self._write(self.progress.position, is_best=False)
 
     def _write(self, position: Position, is_best: bool) -> None:
-        self.board.flush()
-        self.parts.checkpoints.save(self.model, position, is_best, self.progress.stored(position))
+        with part("checkpoint"):
+            self.board.flush()
+            self.parts.checkpoints.save(self.model, position, is_best, self.progress.stored(position))
         self._last_step, self._last_time = position.step, time.monotonic()

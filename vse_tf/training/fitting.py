@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from vse_tf.artifacts.checkpoint_files import Position
+from vse_tf.display import part
 from vse_tf.errors import Interrupted
 from vse_tf.training.builder import RunParts
 from vse_tf.training.callbacks import ProgressBar, StepTracker, Validation
@@ -16,7 +17,7 @@ from vse_tf.training.collapse import CollapseWatch
 from vse_tf.training.distribution import is_chief
 from vse_tf.training.progress import RunProgress
 from vse_tf.training.signals import SignalHandler
-from vse_tf.training.tensorboard import TensorBoard, purge
+from vse_tf.training.tensorboard import TensorBoard, gather_events, purge
 from vse_tf.training.worker_sync import WorkerSync
 
 
@@ -40,13 +41,16 @@ def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
     writer = None
     with ExitStack() as stack:
         if is_chief(parts.strategy):
-            purge(parts.run.logs, progress.position.step or -1)
-            validation = Validation(parts, progress, signals)
-            board = TensorBoard(parts, progress, validation)
             bar = ProgressBar(parts, progress)
-            stack.callback(bar.close)
+            stack.enter_context(bar.phase)
+            with part("TensorBoard"):
+                gather_events(parts.run)
+                purge(parts.run.events, progress.position.step or -1)
+                validation = Validation(parts, progress, signals)
+                board = TensorBoard(parts, progress, validation)
             writer = CheckpointWriter(parts, progress, board)
             callbacks += [validation, board, bar, writer]
+            bar.first_step()
         callbacks.append(sync)
         # A signal waits for the end of its step, where `sync` checks for it.
         stack.enter_context(signals.deferred())

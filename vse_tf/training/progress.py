@@ -60,18 +60,25 @@ class RunProgress:
         """The row with the highest rsum, the earliest of equals; there must be one."""
         return max(self.rows, key=lambda row: row["metrics"]["rsum"])
 
-    def results(self, provenance: dict[str, Any], galleries: dict[str, Any] | None = None) -> dict[str, Any]:
+    def results(
+        self,
+        provenance: dict[str, Any],
+        galleries: dict[str, Any] | None = None,
+        chance: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """The contents of results.json.
 
         Args:
             provenance: where the results come from.
             galleries: metrics of the best model by split, once the run has finished.
+            chance: what a ranking at random reaches, by split.
         """
         keys = ("epoch", "step", "metrics")
         return {
             "best": {key: self.best[key] for key in keys},
             "last": {key: self.rows[-1][key] for key in keys},
             "galleries": galleries or {},
+            "chance": chance or {},
             "finished": galleries is not None,
             "stopped": self.stopped,
             "provenance": provenance,

@@ -12,6 +12,7 @@ import numpy as np
 from vse_tf.artifacts.checkpoint_files import Checkpoint, Position, find_checkpoint
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings, TrainSettings
+from vse_tf.display import say
 from vse_tf.errors import UserError
 from vse_tf.removed_settings import REMOVED
 from vse_tf.setting_types import OnResume, keys_marked
@@ -113,7 +114,7 @@ def start_or_resume(parts: RunParts) -> RunProgress:
         if train.init_from:
             loaded = warm_start(parts.model, getattr(parts.tokenizer, "vocabulary", None), train.init_from)
             if chief:
-                print(f"init_from {train.init_from}: {loaded}")
+                say(f"init_from {train.init_from}: {loaded}")
         return RunProgress(Position(0, 0), conditions)
     if train.resume != "force":
         check_conditions(checkpoint, conditions)
@@ -127,7 +128,7 @@ def start_or_resume(parts: RunParts) -> RunProgress:
     if chief:
         steps = progress.position.step_in_epoch
         into_next = f", {steps} steps into the next" if steps else ""
-        print(f"continuing {parts.run.path} after epoch {progress.position.epoch}{into_next}")
+        say(f"continuing {parts.run.path} after epoch {progress.position.epoch}{into_next}")
     return progress
 
 

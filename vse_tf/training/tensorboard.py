@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -13,14 +13,17 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.projector import ProjectorConfig
 
-from vse_tf.artifacts.run_folder import ADVICE
+from vse_tf.artifacts.run_folder import ADVICE, RunFolder
 from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.data.training_splits import ChosenImages
+from vse_tf.display import part
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import nearest
@@ -33,11 +36,16 @@ from vse_tf.training.callbacks import Validation
 from vse_tf.training.optimizer import loss_scaling
 from vse_tf.training.progress import Logs, RunProgress, scalars
 
-THUMBNAIL, TILE = 96, 48
+THUMBNAIL, TILE = 150, 64
+PICTURES = 10
+"""Pictures and projector are written after every tenth epoch and after the last one."""
+HPARAMS = ("loss.name", "image.encoder", "text.encoder", "train.batch_size", "train.learning_rate")
+"""The first columns of the HPARAMS tab, which shows five; the other settings can be ticked."""
+HPARAM_METRICS = {"val/rsum": "rsum", "val/i2t_r1": "image to text R@1", "val/t2i_r1": "text to image R@1"}
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Writes the settings, the steps' logs, and each epoch's metrics, nearest neighbours and embedding projector.
+    """Writes the settings, the steps' logs, each epoch's metrics, and sometimes nearest neighbours and the projector.
 
     Args:
         parts: what the run is made of.
@@ -50,15 +58,16 @@ class TensorBoard(keras.callbacks.Callback):
         self.parts = parts
         self.progress = progress
         self.validation = validation
-        self.folder = parts.run.logs
+        self.folder = parts.run.events
         self._writer = tf.summary.create_file_writer(str(self.folder))
         settings = flat(parts.settings).items()
         with self._writing(0):
             plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings}
-            hparams.hparams(plain, trial_id=self.folder.parent.name or "run")
-        self.thumbnails = None
-        if parts.settings.train.examples or parts.settings.train.projector:
-            self.thumbnails = _thumbnails(parts.validation, THUMBNAIL, parts.settings.data.max_pixels)
+            tf.summary.experimental.write_raw_pb(_columns(plain), 0)
+            hparams.hparams(plain, trial_id=self.folder.name)
+        max_pixels = parts.settings.data.max_pixels
+        self._thumbnails = Thumbnails(parts.validation, THUMBNAIL, max_pixels)
+        self._tiles = Thumbnails(parts.validation, TILE, max_pixels)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._last_step, self._last_time = self.progress.position.step_in_epoch, time.perf_counter()
@@ -87,20 +96,28 @@ class TensorBoard(keras.callbacks.Callback):
         values |= {f"epoch/{name}": value for name, value in row["train"].items()}
         values["epoch/pairs_per_second"] = row["timing"]["pairs_per_second"]
         self._scalars(values, row["step"])
-        split = self.parts.validation
-        thumbnails = None if self.thumbnails is None else self.thumbnails[encoded.rows]
-        if train.examples and thumbnails is not None:
-            count = min(train.examples, len(encoded.rows))
-            images = np.linspace(0, len(encoded.rows) - 1, count).astype(int).tolist()
-            with self._writing(row["step"]):
-                for name, sheet in _neighbours(split, thumbnails, images, encoded).items():
-                    tf.summary.image(name, sheet[None])
-        if train.projector:
-            rows = encoded.rows[: train.projector]
-            labels = [split.records[row].captions[0] for row in rows]
-            first = np.unique(encoded.image_id, return_index=True)[1][: len(rows)]
-            thumbnails = None if thumbnails is None else thumbnails[: len(rows)]
-            write_projector(self.folder, thumbnails, labels, encoded.image[: len(rows)], encoded.text[first])
+        if (epoch + 1) % PICTURES == 0 or epoch + 1 == train.epochs or self.model.stop_training:
+            with part("TensorBoard's pictures"):
+                if train.examples:
+                    self._write_neighbours(row["step"], min(train.examples, len(encoded.rows)))
+                if train.projector:
+                    self._write_projector(train.projector)
+
+    def _write_neighbours(self, step: int, count: int) -> None:
+        encoded = self.validation.encoded
+        images = np.linspace(0, len(encoded.rows) - 1, count).astype(int).tolist()
+        cards = _neighbours(self.parts.validation, self._thumbnails, images, encoded)
+        with self._writing(step):
+            for name, card in cards.items():
+                tf.summary.image(name, card[None])
+
+    def _write_projector(self, count: int) -> None:
+        encoded, split = self.validation.encoded, self.parts.validation
+        rows = encoded.rows[:count]
+        labels = [split.records[row].captions[0] for row in rows]
+        first = np.unique(encoded.image_id, return_index=True)[1][: len(rows)]
+        thumbnails = self._tiles.of(rows)
+        write_projector(self.folder, thumbnails, labels, encoded.image[: len(rows)], encoded.text[first])
 
     def _is_logged(self, step_in_epoch: int) -> bool:
         last = self.parts.order.steps_per_epoch
@@ -130,32 +147,36 @@ def write_projector(
 ) -> None:
     """Write images and captions as points of one space for the PROJECTOR tab.
 
-    An image is drawn as its thumbnail, a caption as a plain tile; the column `modality` colours them.
+    An image is drawn as its thumbnail, a caption as a tile with its first words; the column `modality` colours them.
 
     Args:
-        logs: the run's `logs/`.
+        logs: the folder of the run's events.
         thumbnails: uint8 `(n, h, w, 3)`; None draws plain points.
         labels: one line for each image and its caption.
         images: float32 `(n, dim)`.
         captions: float32 `(n, dim)`.
     """
     folder = logs / "projector"
+    vectors = np.concatenate([images, captions]).astype(np.float32)
     with file_errors(folder, "written", ADVICE):
-        with atomic_file(folder / "vectors.tsv") as file:
-            np.savetxt(file, np.concatenate([images, captions]), delimiter="\t", fmt="%.6g")
+        with atomic_file(folder / "vectors.bytes") as file:
+            # Text takes seconds to write. TensorBoard takes for numbers in binary what is no UTF-8: no text has this
+            # first byte, the last bits of the first value.
+            file.write(b"\xff" + vectors.tobytes()[1:])
         clean = [" ".join(label.split()) for label in labels]
         lines = ["label\tmodality", *(f"{label}\t{kind}" for kind in ("image", "caption") for label in clean)]
         write_text(folder / "metadata.tsv", "\n".join(lines) + "\n")
         config = ProjectorConfig()
         embedding = config.embeddings.add()
         embedding.tensor_name = "images and captions"
-        embedding.tensor_path = "projector/vectors.tsv"
+        embedding.tensor_path = "projector/vectors.bytes"
+        embedding.tensor_shape.extend(vectors.shape)
         embedding.metadata_path = "projector/metadata.tsv"
         if thumbnails is not None:
-            tile = np.full([1, 1, 3], pictures.TILE, np.uint8)
-            sprite = pictures.sprite([*thumbnails, *([tile] * len(captions))], TILE)
+            tiles = [pictures.caption_tile(label, TILE) for label in clean]
+            sprite = pictures.sprite([*thumbnails, *tiles], TILE)
             with atomic_file(folder / "sprite.png") as file:
-                file.write(tf.io.encode_png(sprite).numpy())
+                file.write(tf.io.encode_png(sprite, compression=1).numpy())
             embedding.sprite.image_path = "projector/sprite.png"
             embedding.sprite.single_image_dim.extend([TILE, TILE])
         write_text(logs / "projector_config.pbtxt", str(config))
@@ -168,7 +189,7 @@ def purge(logs: Path, step: int) -> None:
     are dropped too: a resumed run writes them again.
 
     Args:
-        logs: the run's `logs/`.
+        logs: the folder of the run's events.
         step: the last step whose records stay.
     """
     for path in sorted(logs.glob("events.out.tfevents.*")):
@@ -193,43 +214,96 @@ def purge(logs: Path, step: int) -> None:
             temporary.replace(path)
 
 
+def _columns(names: Iterable[str]) -> bytes:
+    """The settings and metrics of the HPARAMS tab."""
+    metrics = [hparams.Metric(tag, display_name=name) for tag, name in HPARAM_METRICS.items()]
+    summary = hparams.hparams_config_pb([hparams.HParam(name) for name in names], metrics)
+    plugin = summary.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        # TensorBoard sorts by this, then by name.
+        info.differs = info.name in HPARAMS
+    plugin.content = content.SerializeToString()
+    return summary.SerializeToString()
+
+
+def gather_events(run: RunFolder) -> None:
+    """Move the events of an earlier version, or of the time when the run folder had another name, to their place.
+
+    Args:
+        run: the run folder.
+    """
+    for path in sorted(run.logs.rglob("events.out.tfevents.*")):
+        if path.parent != run.events:
+            run.events.mkdir(parents=True, exist_ok=True)
+            path.replace(run.events / path.name)
+
+
+class Thumbnails:
+    """Thumbnails of a split's images, each read when it is first asked for. Images that cannot be read are white.
+
+    Args:
+        split: the split.
+        size: side in pixels.
+        max_pixels: larger images are not read.
+    """
+
+    def __init__(self, split: Split, size: int, max_pixels: int) -> None:
+        images: Images = split.images
+        if isinstance(images, CachedFeatures):
+            images = FileImages(tuple(record.image for record in split.records))
+        self._images = None if images.kind == "features" else images
+        self._size, self._max_pixels = size, max_pixels
+        self._read: dict[int, np.ndarray] = {}
+
+    def of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """The thumbnails of some rows, uint8 `(rows, h, w, 3)`; None if the data hold features and no images."""
+        if self._images is None:
+            return None
+        if self._images.kind == "pixels":
+            # They are small, and those who draw them scale them.
+            return self._images.load(np.asarray(rows, np.int64))
+        missing = [int(row) for row in dict.fromkeys(rows) if row not in self._read]
+        if missing:
+            view = ImageView((self._size, self._size), resize=self._size, max_pixels=self._max_pixels)
+            images, white = _rows_of(self._images, missing), np.full([self._size, self._size, 3], 255, np.uint8)
+            self._read |= dict.fromkeys(missing, white)
+            for batch, positions in image_batches(images, view, 64, BadImages("skip", self._max_pixels)):
+                pixels = tf.cast(tf.round(batch), tf.uint8).numpy()
+                for position, thumbnail in zip(positions.numpy(), pixels, strict=True):
+                    if position >= 0:
+                        self._read[missing[position]] = thumbnail
+        return np.stack([self._read[int(row)] for row in rows])
+
+
+def _rows_of(images: Images, rows: list[int]) -> Images:
+    if isinstance(images, FileImages):
+        return FileImages(tuple(images.paths[row] for row in rows))
+    return ChosenImages(images, rows)
+
+
 def _neighbours(
-    split: Split, thumbnails: np.ndarray, images: list[int], encoded: EncodedSplit
+    split: Split, thumbnails: Thumbnails, images: list[int], encoded: EncodedSplit
 ) -> dict[str, pictures.Picture]:
-    """Sheets of the nearest captions of some images, and of the nearest images of each one's first caption."""
+    """Cards of the nearest captions of some images, and of the nearest images of each one's first caption."""
     captions = [caption for row in encoded.rows for caption in split.records[row].captions]
     own = encoded.image_id
-    by_image = [
-        [(captions[i], float(score), own[i] == image) for i, score in zip(near, scores, strict=True)]
-        for image, near, scores in zip(images, *nearest(encoded.image[images], encoded.text, 5), strict=True)
-    ]
+    cards: dict[str, pictures.Picture] = {}
     queries = [int(np.flatnonzero(own == image)[0]) for image in images]
-    by_caption = [
-        (
-            captions[query],
-            [(thumbnails[i], float(score), i == own[query]) for i, score in zip(near, scores, strict=True)],
-        )
-        for query, near, scores in zip(queries, *nearest(encoded.text[queries], encoded.image, 5), strict=True)
-    ]
-    return {
-        "image_to_captions": pictures.image_to_captions([thumbnails[image] for image in images], by_image),
-        "caption_to_images": pictures.captions_to_images(by_caption),
-    }
-
-
-def _thumbnails(split: Split, size: int, max_pixels: int) -> np.ndarray | None:
-    """Thumbnails of a split's images, uint8 `(images, size, size, 3)`; None for precomputed features.
-
-    Images that cannot be read stay white.
-    """
-    images: Images = split.images
-    if isinstance(images, CachedFeatures):
-        images = FileImages(tuple(record.image for record in split.records))
-    if images.kind == "features":
-        return None
-    view = ImageView((size, size), resize=size, max_pixels=max_pixels)
-    thumbnails = np.full([len(split), size, size, 3], 255, np.uint8)
-    for batch, rows in image_batches(images, view, 64, BadImages("skip", max_pixels)):
-        read = rows.numpy() >= 0
-        thumbnails[rows.numpy()[read]] = tf.cast(tf.round(batch), tf.uint8).numpy()[read]
-    return thumbnails
+    to_captions = nearest(encoded.image[images], encoded.text, 5)
+    to_images = nearest(encoded.text[queries], encoded.image, 5)
+    # All at once: a pipeline takes longer to build than to run.
+    thumbnails.of(encoded.rows[np.concatenate([images, to_images[0].ravel()])])
+    for number, (image, near, scores) in enumerate(zip(images, *to_captions, strict=True), start=1):
+        seen = thumbnails.of(encoded.rows[[image]])
+        if seen is None:
+            return {}
+        found = [(captions[i], float(score), bool(own[i] == image)) for i, score in zip(near, scores, strict=True)]
+        cards[f"image_to_captions/{number}"] = pictures.image_to_captions(list(seen), [found])
+    for number, (query, near, scores) in enumerate(zip(queries, *to_images, strict=True), start=1):
+        pixels = thumbnails.of(encoded.rows[near])
+        assert pixels is not None
+        of_query = list(zip(pixels, map(float, scores), (near == own[query]).tolist(), strict=True))
+        card = pictures.captions_to_images([(captions[query], of_query)], small=True)
+        cards[f"caption_to_images/{number}"] = card
+    return cards

@@ -6,15 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.records import Problem
+from vse_tf.data.records import Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.data.training_splits import training_splits
+from vse_tf.display import Phase, phase_if, say
 from vse_tf.embedder import save_model
+from vse_tf.evaluation.chance import chance_metrics
 from vse_tf.evaluation.metrics import measure
 from vse_tf.setting_types import absolute_paths
 from vse_tf.source_detection import with_source
@@ -25,6 +28,7 @@ from vse_tf.training.fitting import fit
 from vse_tf.training.progress import RunProgress
 from vse_tf.training.resume import finished_results, start_or_resume
 from vse_tf.training.signals import SignalHandler
+from vse_tf.training.summary import summary
 from vse_tf.training.worker_sync import lost_worker_error
 
 Results = dict[str, Any]
@@ -53,6 +57,7 @@ def train(settings: Settings) -> tuple[RunFolder, Results]:
     settings = keep_choices(absolute_paths(settings), run)
     results = finished_results(run, settings)
     if results is not None:
+        print(f"already finished: {run.path}, {results['last']['epoch']} epochs; for more epochs: --train.epochs N")
         return run, results
     with SignalHandler() as signals:
         strategy = make_strategy(settings.distribution)
@@ -81,20 +86,22 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
         run.claim()
 
     # Build.
-    found = read(settings.data, progress=chief)
-    collection = training_splits(found, settings.data)
+    with phase_if(chief, "reading the data"):
+        found = read(settings.data, progress=chief)
+        collection = training_splits(found, settings.data)
     for note in collection.notes[len(found.notes) :] if chief else ():
         print(note)
     left_out = list(collection.skipped)
 
     def leave_out(problem: Problem) -> None:
         left_out.append(problem)
-        print(f"left out: {problem}")
+        say(f"left out: {problem}")
         if chief:
             run.write_skipped(left_out)
 
     bad = BadImages(settings.data.on_bad, settings.data.max_pixels, leave_out)
-    parts = RunParts(settings, run, collection, strategy, bad)
+    with phase_if(chief, "building the model"):
+        parts = RunParts(settings, run, collection, strategy, bad)
     if chief:
         # Not earlier: settings that do not fit the data leave no run behind.
         run.create(parts.settings, begun)
@@ -106,30 +113,46 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     parts.prepare_splits()
 
     # Compile.
-    parts.compile()
-    if chief:
-        save_model(run, parts.model, parts.tokenizer, parts.view)
+    with phase_if(chief, "compiling the model"):
+        parts.compile()
+        if chief:
+            save_model(run, parts.model, parts.tokenizer, parts.view)
 
     # Fit, from the newest checkpoint on.
-    progress = start_or_resume(parts)
+    with phase_if(chief, "looking for a checkpoint"):
+        progress = start_or_resume(parts)
     if chief:
         run.replace_metrics(progress.rows)
     if progress.position.epoch < train.epochs and not progress.stopped:
+        if chief:
+            print(summary(parts), flush=True)
         fit(parts, progress, signals)
 
     # Measure the best model.
     if chief:
-        parts.checkpoints.restore(parts.model, "best", training=False)
-        run.write_results(progress.results(parts.provenance, _measure(parts, progress)))
+        with Phase("loading the best model"):
+            parts.checkpoints.restore(parts.model, "best", training=False)
+        results = progress.results(parts.provenance, *_measure(parts, progress))
+        # Before the results: a run that is killed here is not finished, and the next command sweeps again.
+        parts.checkpoints.finish()
+        run.write_results(results)
     # Wait for the chief: a worker that ends early takes the others down.
     worker_sum(strategy, 1)([0.0])
     return (run.read_results() or {}) if chief else {}
 
 
-def _measure(parts: RunParts, progress: RunProgress) -> dict[str, dict[str, float]]:
-    """The best model's metrics on every split but train; those of val are known."""
-    galleries = {"val": progress.best["metrics"]}
+def _measure(parts: RunParts, progress: RunProgress) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """The best model's metrics on every split but train, and those of a ranking at random; those of val are known."""
+    galleries, chance = {"val": progress.best["metrics"]}, {"val": chance_of(parts.validation)}
     for name, split in parts.collection.splits.items():
         if name not in ("train", "val"):
-            galleries[name] = measure(parts.embedder.encode_split(parts.with_image_features(split), parts.bad))
-    return galleries
+            seen = parts.with_image_features(split)
+            with Phase(f"measuring {name}"):
+                galleries[name] = measure(parts.embedder.encode_split(seen, parts.bad, progress=True))
+            chance[name] = chance_of(seen)
+    return galleries, chance
+
+
+def chance_of(split: Split) -> dict[str, float]:
+    """The metrics of a ranking of the split at random."""
+    return chance_metrics(np.array(split.caption_rows), len(split))

@@ -6,6 +6,7 @@ import sys
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
+from vse_tf.display import say
 from vse_tf.errors import UserError
 from vse_tf.setting_types import Paths
 from vse_tf.source_detection import with_source
@@ -39,7 +40,7 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
     """
     collection = _read(with_source(settings), progress)
     for note in collection.notes if progress else ():
-        print(note, file=sys.stderr, flush=True)
+        say(note, sys.stderr)
     return collection
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder, cached_result
 from vse_tf.data.records import Collection, Images, Report
 from vse_tf.data.sources.building import Entry, Gathering, collect, split_names
 from vse_tf.data.sources.files import one_path, read_array, read_text
+from vse_tf.display import phase_if
 from vse_tf.errors import UserError
 
 IMAGES, CAPTIONS = "_ims.npy", "_caps.txt"
@@ -215,7 +215,7 @@ def non_finite_rows(array: np.ndarray, name: str = "", progress: bool = False) -
 
 def _blocks(array: np.ndarray, label: str, progress: bool) -> Iterator[tuple[int, int]]:
     step = max(1, BLOCK_BYTES // max(1, array[0].nbytes))
-    with tqdm(total=len(array), desc=label, unit="image", delay=1, disable=not progress) as bar:
+    with phase_if(progress, label, len(array), "images") as bar:
         for start in range(0, len(array), step):
             end = min(start + step, len(array))
             yield start, end

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from vse_tf.atomic import check_folder, write_text
 from vse_tf.config import DataSettings, TfdsSettings
@@ -25,6 +24,7 @@ from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.data.sources.files import expanded
 from vse_tf.data.sources.tfds_folder import check_prepared
+from vse_tf.display import phase_if
 from vse_tf.downloads import downloads
 from vse_tf.errors import UserError
 from vse_tf.files import open_regular, read_json, reason_of
@@ -191,18 +191,13 @@ def _write_split(builder: DatasetBuilder, split: str, root: Path, features: dict
         count = 0
         with (part / CAPTIONS).open("w", encoding="utf-8") as lines:
             examples = _examples(builder, split, features)
-            for image, captions in tqdm(
-                examples,
-                desc=f"writing {builder.name} {split}",
-                total=total,
-                unit="image",
-                delay=1,
-                disable=not progress,
-            ):
-                name = f"{count:08d}.{_suffix(image)}"
-                (part / name).write_bytes(image)
-                lines.write(json.dumps([name, *captions]) + "\n")
-                count += 1
+            with phase_if(progress, f"writing {builder.name} {split}", total, "images") as writing:
+                for image, captions in examples:
+                    name = f"{count:08d}.{_suffix(image)}"
+                    (part / name).write_bytes(image)
+                    lines.write(json.dumps([name, *captions]) + "\n")
+                    count += 1
+                    writing.update()
         (part / DONE).write_text(json.dumps(features | {"examples": count}))
         shutil.rmtree(root / split, ignore_errors=True)
         part.rename(root / split)

@@ -1,0 +1,92 @@
+"""Starts TensorFlow, shown as a phase and without the log lines that say nothing to a user."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# What TensorFlow logs on every machine without a GPU. A warning that libraries of a GPU are missing is none of it.
+NOISE = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog"
+    rb"|(I\d{4} |[\d-]+ [\d:.]+: I )"
+    rb"|(W\d{4} |[\d-]+ [\d:.]+: W )(?!.*dlopen)"
+    rb"|(E\d{4} |[\d-]+ [\d:.]+: E ).*(Unable to register cu|already been registered)"
+    rb"|To enable the following instructions"
+)
+NO_GPU = re.compile(rb"(E\d{4} |[\d-]+ [\d:.]+: E ).*failed call to cuInit")
+NVIDIA = Path("/proc/driver/nvidia")
+
+
+@contextmanager
+def starting_tensorflow() -> Iterator[None]:
+    """Inside, TensorFlow is imported; its log lines without content are left out.
+
+    With `TF_CPP_MIN_LOG_LEVEL` in the environment, everything is shown that TensorFlow writes.
+
+    Example:
+        >>> with starting_tensorflow():
+        ...     from math import sqrt  # or a module that imports TensorFlow
+    """
+    from vse_tf.display import Phase  # noqa: PLC0415 (the filter's process has no package to import)
+
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        with Phase("starting TensorFlow"):
+            yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    with _filtered_stderr(), Phase("starting TensorFlow"):
+        yield
+        # The look for GPUs, which logs too.
+        if "tensorflow" in sys.modules:
+            sys.modules["tensorflow"].config.list_physical_devices()
+
+
+@contextmanager
+def _filtered_stderr() -> Iterator[None]:
+    """Let what C++ code writes to standard error pass through a filter; Python's own writing goes around it.
+
+    The filter is a process, so that the last words of an aborted process arrive too.
+    """
+    sys.stderr.flush()
+    try:
+        is_ours = sys.stderr.fileno() == 2
+        process = subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE) if is_ours else None
+    except (OSError, ValueError):  # no process to be had, or a standard error without a file
+        process = None
+    if process is None or process.stdin is None:
+        yield
+        return
+    original, python = os.dup(2), sys.stderr
+    sys.stderr = io.TextIOWrapper(os.fdopen(os.dup(2), "wb", 0), python.encoding, python.errors, write_through=True)
+    os.dup2(process.stdin.fileno(), 2)
+    process.stdin.close()
+    try:
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)
+        sys.stderr.close()
+        sys.stderr = python
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+
+
+def _filter() -> None:
+    """Copy standard input to standard error without the noise."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    for line in iter(sys.stdin.buffer.readline, b""):
+        if not NOISE.match(line) and (NVIDIA.exists() or not NO_GPU.match(line)):
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
+if __name__ == "__main__":
+    _filter()
