@@ -112,6 +112,8 @@ W0000 00:00:1795725626.007559   16097 computation_placer.cc:177] computation pla
 E0000 00:00:1795725626.007559   16097 cuda_dnn.cc:8579] Unable to register cuDNN factory: Attempting to register
 2026-01-01 10:00:00.123456: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.
 To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow
+INFO:__main__:Logging handler created.
+WARNING:root:apitools not found, and bigquery client libraries are not available
 """
 REAL = """\
 W0000 00:00:1795725626.007559   16097 gpu_device.cc:2344] Cannot dlopen some GPU libraries.
@@ -133,7 +135,7 @@ STARTING = """
 import os, sys
 from vse_tf.startup import starting_tensorflow
 with starting_tensorflow():
-    os.write(2, b"I0000 noise\\nan error of a library\\nno line break")
+    os.write(2, b"I0000 noise\\nan error of a library\\n 10 % of a bar\\r 20 % of a bar\\rno line break")
     print("of Python", file=sys.stderr)
     {end}
 print("after", file=sys.stderr)
@@ -145,7 +147,7 @@ def test_other_lines_of_the_start_arrive_also_of_an_abort(end, last):
     environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
     command = [sys.executable, "-c", STARTING.format(end=end)]
     found = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False).stderr
-    for expected in ("an error of a library", "no line break", "of Python", last):
+    for expected in ("an error of a library", " 10 % of a bar", "20 % of a bar", "no line break", "of Python", last):
         assert expected in found
     assert "noise" not in found
     asked = environment | {"TF_CPP_MIN_LOG_LEVEL": "0"}

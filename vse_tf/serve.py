@@ -18,9 +18,11 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 
 from vse_tf.command_line import command_parser
+from vse_tf.display import Phase
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.serving.model_config import ModelConfig, models_below, read_models_config, with_labels
+from vse_tf.startup import starting_tensorflow
 
 if TYPE_CHECKING:
     from vse_tf.artifacts.index import Index
@@ -58,7 +60,6 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     before = signal.signal(signal.SIGTERM, _stop)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         with contextlib.suppress(KeyboardInterrupt, _Stopped):
             _serve(arguments)
@@ -128,7 +129,8 @@ def _serve(arguments: Namespace) -> None:
 
 def _load_version(version: int, folder: Path) -> Servable:
     # TensorFlow: 5 s, which nobody waits for before the first line is printed.
-    from vse_tf.serving.loading import load_version  # noqa: PLC0415
+    with starting_tensorflow():
+        from vse_tf.serving.loading import load_version  # noqa: PLC0415
 
     return load_version(version, folder)
 
@@ -158,6 +160,8 @@ class _RunSource:
 
     def embed(self) -> Index:
         """Embed what is new."""
+        with starting_tensorflow():
+            import tensorflow  # noqa: F401, PLC0415
         from vse_tf.artifacts.index import Index  # noqa: PLC0415
         from vse_tf.data.cache_size import BoundedCache  # noqa: PLC0415
         from vse_tf.indexing.embedding import embed  # noqa: PLC0415
@@ -180,13 +184,13 @@ class _RunSource:
 
         The image tower, which takes longer for the decoding of images, follows in the background.
         """
-        _say("loading the model")
         import numpy as np  # noqa: PLC0415
 
         from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_module, text_module  # noqa: PLC0415
         from vse_tf.serving.servable import Servable  # noqa: PLC0415
 
-        embedder = self.model.embedder
+        with Phase("loading the model"):
+            embedder = self.model.embedder
         embedder.view = replace(embedder.view, max_pixels=min(SERVED_PIXELS, embedder.view.max_pixels))
         image, text = image_module(embedder), text_module(embedder)
 

@@ -19,6 +19,8 @@ NOISE = re.compile(
     rb"|(W\d{4} |[\d-]+ [\d:.]+: W )(?!.*dlopen)"
     rb"|(E\d{4} |[\d-]+ [\d:.]+: E ).*(Unable to register cu|already been registered)"
     rb"|To enable the following instructions"
+    # Apache Beam's worker processes, before they read how much they are to log.
+    rb"|INFO:__main__:|WARNING:root:apitools"
 )
 NO_GPU = re.compile(rb"(E\d{4} |[\d-]+ [\d:.]+: E ).*failed call to cuInit")
 NVIDIA = Path("/proc/driver/nvidia")
@@ -41,7 +43,7 @@ def starting_tensorflow() -> Iterator[None]:
             yield
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    with _filtered_stderr(), Phase("starting TensorFlow"):
+    with filtered_stderr(), Phase("starting TensorFlow"):
         yield
         # The look for GPUs, which logs too.
         if "tensorflow" in sys.modules:
@@ -49,8 +51,10 @@ def starting_tensorflow() -> Iterator[None]:
 
 
 @contextmanager
-def _filtered_stderr() -> Iterator[None]:
-    """Let what C++ code writes to standard error pass through a filter; Python's own writing goes around it.
+def filtered_stderr() -> Iterator[None]:
+    """Let what C++ code and started processes write to standard error pass through a filter.
+
+    What this process's Python writes goes around it.
 
     The filter is a process, so that the last words of an aborted process arrive too.
     """
@@ -82,10 +86,19 @@ def _filter() -> None:
     """Copy standard input to standard error without the noise."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    for line in iter(sys.stdin.buffer.readline, b""):
+    rest = b""
+    while part := os.read(0, 2**16):
+        # A bar ends no line: it begins the same one again.
+        *lines, rest = re.split(rb"(?<=[\r\n])", rest + part)
+        _pass_on(lines)
+    _pass_on([rest])
+
+
+def _pass_on(lines: list[bytes]) -> None:
+    for line in lines:
         if not NOISE.match(line) and (NVIDIA.exists() or not NO_GPU.match(line)):
             sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
+    sys.stderr.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import file_errors
 from vse_tf.indexing.embedding import Runner, SpanEmbedder
 from vse_tf.indexing.work_folder import Span
+from vse_tf.startup import filtered_stderr
 
 # Beam's own defaults run everything in one thread of this process.
 _DIRECT = ["--direct_running_mode=multi_processing", "--direct_num_workers=0"]
@@ -60,7 +61,7 @@ def beam_runner(name: str, options: str = "") -> Runner:
         given = [f"--runner={name}", *_QUIET, *own]
         pipeline_options = PipelineOptions(given, save_main_session=False)
         logging.getLogger("apache_beam").setLevel(logging.ERROR)
-        with beam.Pipeline(options=pipeline_options) as pipeline:
+        with filtered_stderr(), beam.Pipeline(options=pipeline_options) as pipeline:
             _ = (
                 pipeline
                 | beam.Create(numbered)
