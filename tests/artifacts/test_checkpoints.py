@@ -101,7 +101,7 @@ def of_features(old_names, **changed):
     """A model whose layers in and before the head all have the same shape."""
     given = {"data__source": "precomp", "image__encoder": "features", "image__units": 8, "text__units": 8}
     head = changed if "model__head" in changed else {"model__head": "true", "model__head_units": 8, **changed}
-    settings = tiny_settings("unused", **given, **head)
+    settings = tiny_settings("unused", **{**given, **head})
     image = image_tower_from_settings(settings.image, settings.model, (8,))
     config = json.dumps(DualEncoder(image, text_tower_from_settings(settings.text, settings.model, 12)).get_config())
     if old_names:
