@@ -27,7 +27,8 @@ def write_run(folder: Path, shape: tuple[int, ...] | None = None, **changed: Any
         shape: of one item of precomputed features.
         changed: settings, with `__` for the dot.
     """
-    settings = tiny_settings(folder, **{"image__size": 24, **changed})
+    pixels = {} if shape else {"image__size": 24}
+    settings = tiny_settings(folder, **{**pixels, **changed})
     run = RunFolder(folder)
     run.create(settings, begun=False)
     preset = settings.text.encoder.startswith("hub:")
