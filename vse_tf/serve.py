@@ -61,15 +61,22 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        # Once it serves, Ctrl-C is how it is stopped, and the server returns; before, it is one as in other commands.
         with contextlib.suppress(_Stopped):
             _serve(arguments)
+    except KeyboardInterrupt:
+        # Once it serves, Ctrl-C is how it is stopped, and the server returns; before, it is one as in other commands.
+        if not _is_loading():
+            raise
     finally:
         signal.signal(signal.SIGTERM, before)
     say("stopped")
-    if any(thread.name == LOADING for thread in threading.enumerate()):
+    if _is_loading():
         # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
         os._exit(0)
+
+
+def _is_loading() -> bool:
+    return any(thread.name == LOADING for thread in threading.enumerate())
 
 
 def _serve(arguments: Namespace) -> None:
