@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.tiny import arguments
-from vse_tf import display
-from vse_tf.display import Phase, duration, part, phase_if, say, track
+from vse_tf import display, serve
+from vse_tf.display import Phase, duration, in_notebook, part, phase_if, say, track
 from vse_tf.startup import NO_GPU, NOISE
 
 SILENCE = 5.0
@@ -76,7 +77,59 @@ def test_a_terminal_names_the_part_and_its_clock_moves(fast, monkeypatch):
         time.sleep(0.1)
     assert terminal.text.count("training: validation:  25%") > 1
     assert "\repoch 1\n" in terminal.text
-    assert terminal.text.rstrip().endswith("4/4 steps [00:00, 0 s left]")
+    assert terminal.text.rstrip().endswith("4/4 steps [00:00]")
+
+
+def test_what_is_done_while_the_bar_is_made_counts(fast, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(sys, "stdout", terminal)
+    new_bar = Phase._new_bar
+
+    def slow(phase):
+        bar = new_bar(phase)
+        phase.update()
+        return bar
+
+    monkeypatch.setattr(Phase, "_new_bar", slow)
+    with Phase("adding", 2, "numbers") as adding:
+        time.sleep(0.1)
+        adding.update()
+    assert terminal.text.rstrip().endswith("2/2 numbers [00:00]")
+
+
+def test_notebooks_are_known_by_their_shell(monkeypatch):
+    notebook = type("ZMQInteractiveShell", (), {})
+    colab = type("Shell", (notebook,), {})
+    for shell, expected in ((notebook(), True), (colab(), True), (object(), False), (None, False)):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert in_notebook() is expected
+
+
+# A notebook's kernel without ipywidgets, and with what the filter sees of it.
+NOTEBOOK = """
+import io, os, sys, types
+sys.modules["ipywidgets"] = None
+shell = type("ZMQInteractiveShell", (), {"config": {"IPKernelApp": {}}})()
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+sys.stderr = io.StringIO()
+from vse_tf.startup import starting_tensorflow
+with starting_tensorflow():
+    os.write(2, b"I0000 noise\\nan error of a library\\n")
+print(sys.stderr.getvalue(), end="", file=sys.__stderr__)
+"""
+
+
+def test_a_notebook_starts_without_noise():
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-c", NOTEBOOK]
+    found = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=True).stderr
+    assert found == "an error of a library\n"
+
+
+def test_a_served_model_loads_under_its_name(fast, tiny_models, capsys, caplog):
+    serve._load_version(1, tiny_models / "text_tower" / "1")
+    assert capsys.readouterr().err.endswith("loading text_tower\n")
+    assert not caplog.messages
 
 
 def test_an_error_leaves_no_phase_open(fast, capsys):

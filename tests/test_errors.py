@@ -1,9 +1,11 @@
 """What errors say in one line."""
 
+import gc
+
 import pytest
 import tensorflow as tf
 
-from vse_tf.errors import shell_path, tensorflow_reason
+from vse_tf.errors import run_command, shell_path, tensorflow_reason
 
 TRACE = "Graph execution error:\n\nDetected at node cond/DecodeJpeg defined at (most recent call last):\n"
 TRACE += '  File "a.py", line 9, in <module>\n\n  File "b.py", line 7, in g\n    return decode(x)\n\n'
@@ -52,3 +54,11 @@ def test_paths_can_be_pasted():
     assert shell_path("runs/a") == "runs/a"
     assert shell_path("My Drive/it's") == "'My Drive/it'\"'\"'s'"
     assert "\x1b" not in shell_path("a\x1b[2Jb")
+
+
+def test_a_command_ends_without_a_last_collection():
+    try:
+        run_command(lambda: None)
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()

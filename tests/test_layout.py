@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "vse_tf"
 # Each level may import from those before it. Inside a package, files import one another without a circle.
 LEVELS = [
     ["losses.registry"],
-    ["errors", "display"],
+    ["errors", "display", "quiet"],
     ["setting_types", "startup"],
     ["used_settings"],
     ["data_settings"],

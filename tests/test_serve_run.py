@@ -231,3 +231,12 @@ def test_a_model_is_loading_until_it_answers():
     assert (states, registry.status("tower")[0]["state"]) == (["LOADING"], "AVAILABLE")
     registry.add("broken", lambda: 1 / 0)
     assert registry.problems() == ["ZeroDivisionError: division by zero"]
+
+
+def test_ctrl_c_before_it_serves_is_one_of_a_command(run, photos, monkeypatch):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "_serve", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        serve.main(["--run", str(run), "--images", str(photos)])

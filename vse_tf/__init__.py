@@ -92,7 +92,10 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
         model = vse_tf.load("runs/shapes-convse-0")
         score = model.encode_texts("a red circle left of a blue star") @ model.encode_images("scene.png")
     """
-    from vse_tf.embedder import load as load_embedder  # noqa: PLC0415
+    from vse_tf.startup import starting_tensorflow  # noqa: PLC0415
+
+    with starting_tensorflow():
+        from vse_tf.embedder import load as load_embedder  # noqa: PLC0415
 
     return load_embedder(run, checkpoint)
 
@@ -118,7 +121,11 @@ def fit(settings: Mapping[str, Any] | None = None, *, config: str | Path | None 
         print(model, model.metrics["test"]["rsum"])
     """
     from vse_tf.settings_parser import settings_of_options  # noqa: PLC0415
-    from vse_tf.training.trainer import train  # noqa: PLC0415
+    from vse_tf.startup import starting_tensorflow  # noqa: PLC0415
 
-    run, _ = train(settings_of_options(settings or {}, config))
+    checked = settings_of_options(settings or {}, config)
+    with starting_tensorflow():
+        from vse_tf.training.trainer import train  # noqa: PLC0415
+
+    run, _ = train(checked)
     return load(run.path)

@@ -9,11 +9,15 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets, tqdm asks for an update of Jupyter; its bar is one of text then.
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
 
@@ -72,13 +76,16 @@ class Phase:
             self._thread.join()
         if self._bar is not None:
             self._describe()
+            if self.done == self.total:
+                self._bar.set_postfix_str("", refresh=False)
             self._bar.close()
 
     def update(self, count: int = 1) -> None:
         """Count units that are done."""
         self.done += count
         if self._bar is not None:
-            self._bar.update(count)
+            self._describe()
+            self._bar.update(0)
 
     @property
     def title(self) -> str:
@@ -123,6 +130,8 @@ class Phase:
             unit=self.unit,
             initial=self.done,
             bar_format="{desc} [{elapsed}]" if self.total is None else counted,
+            # In a notebook, standard error is red.
+            file=sys.stdout if in_notebook() else sys.stderr,
             mininterval=0.2,
             miniters=1,
             # Where the terminal has no size, tqdm shows nothing unless it is given one.
@@ -134,6 +143,8 @@ class Phase:
 
     def _describe(self) -> None:
         assert self._bar is not None
+        # Not by its own count: some units were done while the bar was made.
+        self._bar.n = self.done
         self._bar.set_description_str(self.title, refresh=False)
         self._bar.set_postfix_str(self.note or self.remaining, refresh=False)
 
@@ -217,4 +228,6 @@ def has_size() -> bool:
 def in_notebook() -> bool:
     """Whether this is the kernel of a notebook."""
     shell = sys.modules.get("IPython")
-    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+    # Colab's is derived from it.
+    kinds = type(shell.get_ipython()).__mro__ if shell is not None else ()
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in kinds)

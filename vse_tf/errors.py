@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import shlex
@@ -98,6 +99,9 @@ def run_command(main: Callable[[], None]) -> None:
         stop = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
         print(_line(stop), file=sys.stderr)
         raise SystemExit(stop.code) from None
+    finally:
+        # The interpreter ends by collecting garbage, which takes seconds with all of TensorFlow's objects.
+        gc.freeze()
 
 
 def _full_disk(error: Exception) -> str:

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
-from vse_tf.display import Phase
+from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.startup import starting_tensorflow
@@ -64,7 +64,8 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
     from vse_tf.exporting.towers import TEXT_TOWER, tower_models  # noqa: PLC0415
     from vse_tf.exporting.writing import write_models  # noqa: PLC0415
 
-    models = tower_models(embedder)
+    with Phase("tracing the towers"):
+        models = tower_models(embedder)
     if arguments.batching:
         models = [replace(each, batching=arguments.batching) if each.name == TEXT_TOWER else each for each in models]
     elif before := batching_of_newest(root / TEXT_TOWER):
@@ -73,7 +74,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
     if arguments.gallery:
 
         def note(problem: object) -> None:
-            print(f"left out: {problem}", file=sys.stderr)
+            say(f"left out: {problem}", sys.stderr)
 
         gallery = read_gallery(arguments.gallery, embedder, note, model_id=facts["id"])
         if len(gallery) < arguments.top_k:

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 
 from vse_tf.command_line import command_parser
-from vse_tf.display import Phase
+from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.serving.model_config import ModelConfig, models_below, read_models_config, with_labels
@@ -61,14 +61,22 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        with contextlib.suppress(KeyboardInterrupt, _Stopped):
+        with contextlib.suppress(_Stopped):
             _serve(arguments)
+    except KeyboardInterrupt:
+        # Once it serves, Ctrl-C is how it is stopped, and the server returns; before, it is one as in other commands.
+        if not _is_loading():
+            raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    _say("stopped")
-    if any(thread.name == LOADING for thread in threading.enumerate()):
+    say("stopped")
+    if _is_loading():
         # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
         os._exit(0)
+
+
+def _is_loading() -> bool:
+    return any(thread.name == LOADING for thread in threading.enumerate())
 
 
 def _serve(arguments: Namespace) -> None:
@@ -92,7 +100,7 @@ def _serve(arguments: Namespace) -> None:
     from vse_tf.serving.registry import Registry  # noqa: PLC0415
     from vse_tf.serving.rest import RestApi  # noqa: PLC0415
 
-    registry = Registry(lambda: _models(arguments), _load_version, _say)
+    registry = Registry(lambda: _models(arguments), _load_version, say)
     limit = arguments.max_body_bytes
     routes: list[Route] = []
     app = make_app(RestApi(registry), limit, routes, names)
@@ -113,14 +121,14 @@ def _serve(arguments: Namespace) -> None:
             routes += [page_route, GalleryRoute(index, full_paths=local)]
         address = f"http://{arguments.host}:{server.effective_port}"
         if run is not None:
-            _say(f"{address}/v1/models/text_tower:predict and {address}/v1/models/image_tower:predict")
-            _say(f"to serve it in production, export it: {run.export_command()}")
+            say(f"{address}/v1/models/text_tower:predict and {address}/v1/models/image_tower:predict")
+            say(f"to serve it in production, export it: {run.export_command()}")
         else:
             for name, versions in registry.serving().items():
-                _say(f"{address}/v1/models/{name} versions {', '.join(map(str, versions)) or 'none'}")
+                say(f"{address}/v1/models/{name} versions {', '.join(map(str, versions)) or 'none'}")
         if index is not None:
-            _say(f"search page: {address}/")
-        _say(f"serving at {address} (Ctrl-C stops it)")
+            say(f"search page: {address}/")
+        say(f"serving at {address} (Ctrl-C stops it)")
         server.run()
     finally:
         registry.close()
@@ -132,7 +140,8 @@ def _load_version(version: int, folder: Path) -> Servable:
     with starting_tensorflow():
         from vse_tf.serving.loading import load_version  # noqa: PLC0415
 
-    return load_version(version, folder)
+    with Phase(f"loading {folder.parent.name}"):
+        return load_version(version, folder)
 
 
 class _RunSource:
@@ -166,9 +175,7 @@ class _RunSource:
         from vse_tf.data.cache_size import BoundedCache  # noqa: PLC0415
         from vse_tf.indexing.embedding import embed  # noqa: PLC0415
 
-        result = embed(
-            self.items, self.model, self.folder, progress=True, note=lambda line: print(line, file=sys.stderr)
-        )
+        result = embed(self.items, self.model, self.folder, progress=True, note=lambda line: say(line, sys.stderr))
         counts, *more = result.summary(self.items.ignored)
         if not (result.new or result.changed or result.deleted):
             counts = f"nothing to embed: all {result.unchanged:,} images are as they were"
@@ -176,7 +183,7 @@ class _RunSource:
         if self.cached:
             # Not before it is embedded, since the claim is a file in its folder.
             BoundedCache(self.folder.parents[1]).claim(self.folder)
-        _say(f"index: {shell_path(self.folder)}")
+        say(f"index: {shell_path(self.folder)}")
         return Index.open(self.folder, self.items.root)
 
     def load(self, registry: Registry) -> None:
@@ -189,11 +196,6 @@ class _RunSource:
         from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_module, text_module  # noqa: PLC0415
         from vse_tf.serving.servable import Servable  # noqa: PLC0415
 
-        with Phase("loading the model"):
-            embedder = self.model.embedder
-        embedder.view = replace(embedder.view, max_pixels=min(SERVED_PIXELS, embedder.view.max_pixels))
-        image, text = image_module(embedder), text_module(embedder)
-
         def traced(module: ImageModule | TextModule) -> Servable:
             servable = Servable.of_functions(1, module.signatures(), module)
             # The first call takes longer than the others: it is not left to the first user.
@@ -201,8 +203,13 @@ class _RunSource:
                 servable.run("serving_default", {name: np.array([], object)})
             return servable
 
-        registry.add(TEXT_TOWER, lambda: traced(text))
+        with Phase(f"loading {TEXT_TOWER}"):
+            embedder = self.model.embedder
+            embedder.view = replace(embedder.view, max_pixels=min(SERVED_PIXELS, embedder.view.max_pixels))
+            image, text = image_module(embedder), text_module(embedder)
+            registry.add(TEXT_TOWER, lambda: traced(text))
         # A thread, so that the page opens meanwhile.
+        say(f"{IMAGE_TOWER} 1: loading; until then, only words can be searched for")
         adding = (IMAGE_TOWER, lambda: traced(image))
         threading.Thread(target=registry.add, args=adding, name=LOADING, daemon=True).start()
 
@@ -249,7 +256,7 @@ def _gallery(arguments: Namespace) -> Index:
         if index.kind == "images" and len(index):
             index.image(index.item(0))
     except OutsideError as error:
-        _say(f"the gallery's images are not displayed; {error.filename}: {error.strerror}")
+        say(f"the gallery's images are not displayed; {error.filename}: {error.strerror}")
     if arguments.models:
         check_towers(index, Path(arguments.models))
     return index
@@ -339,10 +346,6 @@ class _Stopped(SystemExit):
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise _Stopped(0)
-
-
-def _say(message: str) -> None:
-    print(message, flush=True)
 
 
 if __name__ == "__main__":

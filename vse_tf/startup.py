@@ -58,9 +58,12 @@ def filtered_stderr() -> Iterator[None]:
 
     The filter is a process, so that the last words of an aborted process arrive too.
     """
+    from vse_tf.display import in_notebook  # noqa: PLC0415 (as above)
+
     sys.stderr.flush()
     try:
-        is_ours = sys.stderr.fileno() == 2
+        # In a notebook, Python writes elsewhere, and the kernel shows what arrives here.
+        is_ours = in_notebook() or sys.stderr.fileno() == 2
         process = subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE) if is_ours else None
     except (OSError, ValueError):  # no process to be had, or a standard error without a file
         process = None
@@ -68,7 +71,8 @@ def filtered_stderr() -> Iterator[None]:
         yield
         return
     original, python = os.dup(2), sys.stderr
-    sys.stderr = io.TextIOWrapper(os.fdopen(os.dup(2), "wb", 0), python.encoding, python.errors, write_through=True)
+    if not in_notebook():
+        sys.stderr = io.TextIOWrapper(os.fdopen(os.dup(2), "wb", 0), python.encoding, python.errors, write_through=True)
     os.dup2(process.stdin.fileno(), 2)
     process.stdin.close()
     try:
@@ -76,8 +80,9 @@ def filtered_stderr() -> Iterator[None]:
     finally:
         os.dup2(original, 2)
         os.close(original)
-        sys.stderr.close()
-        sys.stderr = python
+        if sys.stderr is not python:
+            sys.stderr.close()
+            sys.stderr = python
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
 

@@ -77,7 +77,8 @@ def read_gallery(
     """
     path = Path(os.path.expanduser(place))  # noqa: PTH111 - it takes every name
     if os.path.lexists(path / MANIFEST):
-        return _of_index(path, embedder, model_id)
+        with phase_if(progress, "reading the index"):
+            return _of_index(path, embedder, model_id)
     if not os.path.exists(path):  # noqa: PTH110 - a name may be too long to ask
         raise UserError(f"{path}: no such file or folder; name the gallery's folder, list or index")
     left_out: list[Problem] = []

@@ -18,10 +18,10 @@ from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.exporting import golden_inputs
 from vse_tf.exporting.frozen_tower import on_any_device
-from vse_tf.exporting.quiet import quiet
 from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_facts, text_facts
 from vse_tf.models.packed_gru import PackedGRU
 from vse_tf.preprocessing.text import pad
+from vse_tf.quiet import quiet
 
 Format = Literal["onnx", "litert"]
 

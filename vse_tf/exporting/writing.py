@@ -15,12 +15,12 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from vse_tf.artifacts import manifest
 from vse_tf.artifacts.versions import Release, unwritable
-from vse_tf.display import phase_if
+from vse_tf.display import part, phase_if
 from vse_tf.errors import UserError
 from vse_tf.exporting import batching
 from vse_tf.exporting.exported_model import ExportedModel
-from vse_tf.exporting.quiet import quiet
 from vse_tf.exporting.signature import described
+from vse_tf.quiet import quiet
 
 # Largest difference from the live model's vectors. In half precision, a graph that is optimised as a unit rounds at
 # other places than one that runs layer by layer.
@@ -123,7 +123,7 @@ def _operations(model: saved_model_pb2.SavedModel) -> Iterator[str]:
 
 
 def _write(folder: Path, model: ExportedModel, facts: Mapping[str, Any], tolerance: float) -> None:
-    with _writing_to(folder):
+    with _writing_to(folder), part("saving"):
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(model.module, str(folder), signatures=model.signatures, options=options)
         one = [
@@ -133,7 +133,8 @@ def _write(folder: Path, model: ExportedModel, facts: Mapping[str, Any], toleran
         write_warmup(folder, model.name, one)
         operations = custom_operations(folder)
     try:
-        difference = _compare(folder, model)
+        with part("comparing with the run"):
+            difference = _compare(folder, model)
     except (OSError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{model.name}: the written model cannot be used: {reason}; nothing was published") from None

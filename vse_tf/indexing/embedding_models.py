@@ -25,6 +25,7 @@ from vse_tf.errors import UserError, shell_path
 from vse_tf.files import read_regular
 from vse_tf.indexing.embedding import EmbeddingModel
 from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -185,11 +186,11 @@ class ExportedModel:
         return self._load("text_tower")
 
     def _load(self, name: str) -> Signature:
-        # A SavedModel is a program: its hashes are compared first.
-        manifest.verify(self._folders[name])
         import tensorflow as tf  # noqa: PLC0415
 
-        with part("loading the model"):
+        with part("loading the model"), quiet():
+            # A SavedModel is a program: its hashes are compared first.
+            manifest.verify(self._folders[name])
             loaded = tf.saved_model.load(str(self._folders[name]))
         signature = loaded.signatures["serving_default"]
         signature.owner = loaded  # keeps the variables alive

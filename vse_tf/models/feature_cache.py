@@ -31,6 +31,7 @@ from vse_tf.preprocessing.view import ImageView
 
 CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
 IMAGE_BATCH, CAPTION_BATCH = 32, 64
+LOOKING = "looking for cached features"
 # Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop.
 NO_PIXELS = {"random_crop"}
 # The fields that are in the key whatever their values, as they always were.
@@ -88,7 +89,8 @@ class FeatureCache:
         self.inputs = inputs
         self.progress = progress
         self.cache = BoundedCache(folder, cache_size)
-        self.folder = folder / inputs.folder / backbone_key(backbone, inputs.prepared)
+        with phase_if(progress, LOOKING):
+            self.folder = folder / inputs.folder / backbone_key(backbone, inputs.prepared)
         spec = tf.TensorSpec([None, *backbone.input_shape[1:]], backbone.inputs[0].dtype)
         self._run = tf.function(lambda batch: backbone(batch, training=False), input_signature=[spec])
 
@@ -115,12 +117,13 @@ class FeatureCache:
             UserError: the split has no image files, an image cannot be read, or the cache cannot be written.
         """
         views = views or self.inputs.views
-        items = self.inputs.items(split)
-        shards = self._shards(items)
-        shape, lengths = shards.shape, shards.lengths
-        self.cache.claim(shards.folder)
-        for path in shards.remove_damaged(views):
-            say(f"{path}: damaged features, computed again")
+        with phase_if(self.progress, LOOKING):
+            items = self.inputs.items(split)
+            shards = self._shards(items)
+            shape, lengths = shards.shape, shards.lengths
+            self.cache.claim(shards.folder)
+            for path in shards.remove_damaged(views):
+                say(f"{path}: damaged features, computed again")
         total = sum(end - start for view in views for start, end in shards.missing(view))
         if total:
             needed = sum(shards.bytes_of(span) for view in views for span in shards.missing(view))

@@ -14,6 +14,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from vse_tf.errors import UserError
+from vse_tf.quiet import quiet
 from vse_tf.serving.inputs import Arrays
 from vse_tf.serving.request_error import RequestError
 
@@ -211,7 +212,8 @@ def _loaded(folder: Path) -> Any:
 
 
 def _load(folder: Path) -> Any:
-    return tf.saved_model.load(str(folder))
+    with quiet():  # of gradients, which a served model does not need
+        return tf.saved_model.load(str(folder))
 
 
 def _first_line(error: Exception) -> str:
