@@ -41,8 +41,8 @@ class BoundedCache:
         ...     entry = Path(folder, "features", "backbone", "images")
         ...     cache.claim(entry)
         ...     cache.make_room(4_000, "the features")
-        ...     cache.used()
-        0
+        ...     cache.limit()
+        1000000000
     """
 
     def __init__(self, folder: Path, cache_size: float | None = None) -> None:

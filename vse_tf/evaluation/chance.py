@@ -25,8 +25,8 @@ def chance_metrics(image_id: ArrayLike, images: int, folds: int = 1) -> dict[str
 
     Example:
         >>> chance = chance_metrics(np.repeat(np.arange(100), 5), 100)
-        >>> round(chance["i2t_r10"], 1), chance["t2i_r10"], chance["i2t_medr"], chance["t2i_medr"]
-        (9.6, 10.0, 65.0, 50.0)
+        >>> [round(chance[name], 1) for name in ("i2t_r10", "t2i_r10", "i2t_medr", "t2i_medr")]
+        [9.6, 10.0, 65.0, 50.0]
     """
     size, rows = fold_size(images, folds), np.asarray(image_id)
     captions = np.bincount(rows, minlength=images).reshape(folds, size)

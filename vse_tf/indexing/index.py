@@ -26,13 +26,10 @@ class Index(files.Index):
         root: the image folder, if the user names it (default: the one that the manifest names).
 
     Example:
-        >>> index = vse_tf.Index.open("photos.index")
-        >>> for hit in index.search("two dogs in the snow", k=2):
-        ...     print(hit.score, hit.path)
-        0.412 /home/ann/photos/beach/0001.jpg
-        0.398 /home/ann/photos/snow/0007.jpg
-        >>> index.search(image="beach.jpg", k=1)[0].path
-        PosixPath('/home/ann/photos/beach/0001.jpg')
+        index = vse_tf.Index.open("photos.index")
+        for hit in index.search("two dogs in the snow", k=2):
+            print(hit.score, hit.path)  # 0.412 /home/ann/photos/beach/0001.jpg
+        similar = index.search(image="beach.jpg", k=1)[0].path
     """
 
     def search(

@@ -47,8 +47,7 @@ def make_app(
         names: the host names of this server (default: `same_origin.own_names()`); requests for others are refused.
 
     Example:
-        >>> werkzeug.test.Client(make_app(api, 2**20)).get("/v1/models/text_tower").status_code
-        200
+        status = werkzeug.test.Client(make_app(api, 2**20)).get("/v1/models/text_tower").status_code
     """
     names = own_names() if names is None else names
 

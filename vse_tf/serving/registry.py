@@ -47,9 +47,9 @@ class Registry:
         report: called with a line about every version that is loaded, unloaded or fails.
 
     Example:
-        >>> registry = Registry(lambda: models_below(Path("models")), load_version)
-        >>> registry.look()
-        >>> registry.find("text_tower", None, "stable").run("serving_default", {"text": texts})
+        registry = Registry(lambda: models_below(Path("models")), load_version)
+        registry.look()
+        registry.find("text_tower", None, "stable").run("serving_default", {"text": texts})
     """
 
     def __init__(

@@ -39,8 +39,7 @@ class RestApi:
         budget: the memory that requests share.
 
     Example:
-        >>> RestApi(registry).answer("POST", "/v1/models/text_tower:predict", b'{"instances": ["a dog"]}').status
-        200
+        answer = RestApi(registry).answer("POST", "/v1/models/text_tower:predict", b'{"instances": ["a dog"]}')
     """
 
     def __init__(self, registry: Registry) -> None:
