@@ -94,8 +94,8 @@ class DataSettings:
         max_pixels: images with more pixels, according to their header, are bad; so are images that cost too much to
             decode in other ways (see `vse_tf.preprocessing.image_limits`).
         cache_dir: folder of cached results and features (default: $VSE_TF_CACHE or ~/.cache/vse_tf).
-        cache_size: largest size of that folder in GB; what was used least recently makes room (default: a quarter of
-            the free space when the folder is first used).
+        cache_size: largest size of that folder in GB; the least recently used entries are evicted first (default: a
+            quarter of the free space when the folder is first used).
         epoch_over: an epoch has every caption once (captions) or every image once with one of its captions (images).
         features: run the frozen image backbone once per image and view and train on the cached features; auto does so
             for a frozen pretrained backbone where they fit into `data.cache_size` and half of the free space.

@@ -19,7 +19,7 @@ def test_settings_are_handed_on_without_folders():
 
 
 def test_an_exports_facts_name_no_folder(tmp_path):
-    run = write_run(tmp_path / "run", data__cache_dir=str(tmp_path / "kept"))
+    run = write_run(tmp_path / "run", data__cache_dir=str(tmp_path / "cache"))
     facts = provenance_of_run(RunFolder(run), "best")
-    assert facts["settings"]["data"]["cache_dir"] == "kept"
+    assert facts["settings"]["data"]["cache_dir"] == "cache"
     assert str(tmp_path) not in str(facts)

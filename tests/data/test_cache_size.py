@@ -51,10 +51,10 @@ def test_results_and_data_sets_count_too(tmp_path):
 
 
 def test_what_does_not_fit_is_refused_and_removes_nothing(tmp_path):
-    kept = entry(tmp_path, "a", MB, 1)
+    existing = entry(tmp_path, "a", MB, 1)
     with pytest.raises(UserError, match=r"train take 12\.0 GB.* 10\.0 GB; --data\.cache_size 13\.2 allows it"):
         BoundedCache(tmp_path, 10).make_room(12 * GB, "the features of train")
-    assert kept.exists()
+    assert existing.exists()
 
 
 def test_what_a_running_process_uses_stays(tmp_path):

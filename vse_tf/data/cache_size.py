@@ -1,4 +1,4 @@
-"""Keeps the cache folder below its size: what was used least recently makes room. No TensorFlow is imported here."""
+"""Keeps the cache folder below its size by evicting the least recently used entries. No TensorFlow is imported here."""
 
 from __future__ import annotations
 
