@@ -108,8 +108,12 @@ class BoundedCache:
 
     def available(self) -> int:
         """Bytes that this process may use: the largest size without what other processes have claimed."""
-        others = (entry for entry in self._entries() if entry not in _claims and entry.is_dir() and _in_use(entry))
-        return self.limit() - sum(map(_size, others))
+        available = self.limit()
+        # Under the lock: asking whether a claim is held takes it for a moment, just when its owner may be making it.
+        with contextlib.suppress(OSError), self._locked():
+            others = (entry for entry in self._entries() if entry not in _claims and entry.is_dir() and _in_use(entry))
+            available -= sum(map(_size, others))
+        return available
 
     def limit(self) -> int:
         """The largest size in bytes; the first time for a folder it is chosen, written to it and printed."""
