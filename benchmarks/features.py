@@ -4,9 +4,9 @@
 
 Without a folder, JPEGs of 500 x 375 pixels are drawn; the backbone has random weights. `views` are the centre view, its
 mirror image and two random crops, as `image.flip` and `data.feature_crops` 2 cache them; `centre` is the centre view
-alone, as for validation. The product reads, decodes, crops, runs the backbone and writes the shards; the bare side calls
-the traced `backbone(pixels)` on a batch of the same size in memory. Both are traced before. Prints one JSON line: views a
-second of both, the product's time over the bare side's, and the same ratio of processor time.
+alone, as for validation. The product reads, decodes, crops, runs the backbone and writes the shards; the bare side
+calls the traced `backbone(pixels)` on a batch of the same size in memory. Both are traced before. Prints one JSON line:
+views a second of both, the product's time over the bare side's, and the same ratio of processor time.
 """
 
 from __future__ import annotations
