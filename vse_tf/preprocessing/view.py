@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -72,9 +71,14 @@ class ImageView:
 
     def of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Encoded bytes to float32 `(h, w, 3)` in 0..255; a seed `(2,)` asks for the training view."""
-        return self._of_file(contents, seed) if tf.executing_eagerly() else _traced(self)(contents, seed)
+        if tf.executing_eagerly():
+            return self._of_file(contents, seed)
+        inputs = [contents] if seed is None else [contents, seed]
+        with tf.init_scope():
+            run = _traced(self).get_concrete_function(*(tf.TensorSpec(each.shape, each.dtype) for each in inputs))
+        return run(*inputs)
 
-    def _of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+    def _of_file(self, contents: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         if seed is not None and self.random_crop:
             return images.decode_random_view(contents, self.max_pixels, self.pixels, self.crop_scale, self.flip, seed)
         centre = images.decode_centre_view(contents, self.max_pixels, self.pixels, self.resize)
@@ -108,6 +112,6 @@ class ImageView:
 
 
 @lru_cache(maxsize=32)
-def _traced(view: ImageView) -> Callable[..., tf.Tensor]:
-    """The graph of a view: tracing it takes seconds, and every pass over a split needs it."""
+def _traced(view: ImageView) -> Any:
+    """The graph of a view, which every pass over a split needs: its concrete functions are traced once each."""
     return tf.function(view._of_file, autograph=False)
