@@ -72,6 +72,23 @@ def _pipeline(found: Any) -> Iterator[Row]:
         yield Row(name, found[name]["ratio"], 1.2)
 
 
+def _waiting(found: Any) -> Iterator[Row]:
+    for name in ("search_run", "search_models"):
+        yield Row(f"{name} over import tensorflow", found[name]["ratio"], 1.5)
+    for name in ("serve_run", "serve_models"):
+        yield Row(f"{name}, first text", found[name]["seconds"], 6, unit="s")
+
+
+def _towers(found: Any) -> Iterator[Row]:
+    yield Row("one sentence, text tower", found["text"]["ratio"], 0.5, unit="x the baseline")
+    yield Row("image tower", found["image"]["ratio"], 1.1)
+
+
+def _features(found: Any) -> Iterator[Row]:
+    for name in ("centre", "views"):
+        yield Row(name, found[name]["ratio"], 1.1)
+
+
 def _growth(found: Any) -> Iterator[Row]:
     small, large = found["training"][0], found["training"][-1]
     at = f"{large['pairs']:,} pairs"
@@ -99,6 +116,9 @@ BENCHMARKS = {
     ),
     "pipeline": Benchmark(_pipeline),
     "search": Benchmark(lambda found: [Row(f"{found['vectors']} vectors", found["ratio"], 1.5)]),
+    "waiting": Benchmark(_waiting),
+    "towers": Benchmark(_towers),
+    "features": Benchmark(_features),
     "growth": Benchmark(_growth, default=False),
     "cold_start": Benchmark(_cold_start, default=False),
     "peers": Benchmark(_peers, default=False),
