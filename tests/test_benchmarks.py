@@ -179,7 +179,7 @@ def test_some_benchmarks_run_by_name_only(monkeypatch, tmp_path):
     monkeypatch.setattr(all_benchmarks, "run", asked.append)
     by_name = {"growth", "cold_start", "peers"}
     monkeypatch.setattr(
-        table,
+        all_benchmarks,
         "BENCHMARKS",
         {name: dataclasses.replace(each, rows=lambda _: []) for name, each in all_benchmarks.BENCHMARKS.items()},
     )
