@@ -6,7 +6,7 @@ import math
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, MARGIN, LEGEND = 460, 360, 48, 230
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b")
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 
 
 def draw(lines: dict[str, list[tuple[float, float]]]) -> str:
