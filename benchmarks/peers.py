@@ -221,8 +221,10 @@ class Photos(torch.utils.data.Dataset):
 def loading(rounds: int, full: bool) -> Found:
     """Photos to batches of pixels."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = drawn(Path(folder), 10 * LOADED) * (8 if full else 2)
-        loader = torch.utils.data.DataLoader(Photos(paths), LOADED, num_workers=WORKERS)
+        paths = drawn(Path(folder), 2 * LOADED) * (40 if full else 5)
+        # Spawned once: a fork of a process in which TensorFlow has started its threads may hang.
+        options = {"num_workers": WORKERS, "persistent_workers": True, "multiprocessing_context": "spawn"}
+        loader = torch.utils.data.DataLoader(Photos(paths), LOADED, **options)
         bad, view = BadImages("fail", MAX_PIXELS), ImageView((SIZE, SIZE), resize=RESIZED)
 
         def batches() -> tf.data.Dataset:
