@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import amplification, objectives, replicas, serving_soak, soak
+from benchmarks import amplification, objectives, replicas, serving_soak, soak, towers
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
@@ -69,6 +69,12 @@ def test_the_losses_are_measured(tmp_path):
     (found,) = json.loads(done.stdout)["results"]
     assert (found["loss"], found["batch"], found["form"]) == ("convse++", 8, "dense")
     assert found["ratio"] > 0
+
+
+def test_the_exported_text_tower_is_measured(capsys):
+    towers.main(["--rounds", "1", "--units", "8"])
+    found = json.loads(capsys.readouterr().out)
+    assert all(found[name][f"{kind}_ms"] > 0 for name in ("one", "many") for kind in ("tower", "former", "floor"))
 
 
 def sampled(mb, files=(9, 9), threads=(5, 5)):
