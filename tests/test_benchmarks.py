@@ -10,7 +10,18 @@ import pytest
 from PIL import Image
 
 from benchmarks import __main__ as all_benchmarks
-from benchmarks import amplification, cold_start, features, growth, objectives, replicas, serving_soak, soak, waiting
+from benchmarks import (
+    amplification,
+    cold_start,
+    features,
+    growth,
+    objectives,
+    replicas,
+    serving_soak,
+    soak,
+    towers,
+    waiting,
+)
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
@@ -90,6 +101,12 @@ def test_the_feature_cache_is_measured(capsys):
     features.main(["--photos", "32", "--size", "32", "--rounds", "1"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["centre"]["ratio"] > 0 and found["views"]["processor_ratio"] > 0
+
+
+def test_the_exported_text_tower_is_measured(capsys):
+    towers.main(["--rounds", "1", "--units", "8"])
+    found = json.loads(capsys.readouterr().out)
+    assert all(found[name][f"{kind}_ms"] > 0 for name in ("one", "many") for kind in ("tower", "former", "floor"))
 
 
 def sampled(mb, files=(9, 9), threads=(5, 5)):
