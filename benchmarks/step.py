@@ -4,8 +4,8 @@
 
 The reference recipe's towers (features 1280 → 1024 → head, 300-d embedding → GRU 1024 → head, space 1024), ConVSE,
 Adam, clip-norm, batch 128, captions of 7 to 20 tokens in a bucket of 20. Prints one JSON line: seconds of a step, its
-useful arithmetic (products on real tokens only, forward and backward) and the share of the throughput of a 2048³
-product.
+useful arithmetic (products on real tokens only, forward and backward), the share of the throughput of a 2048³ product,
+and the seconds of the step's parts, each run alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from vse_tf.config import ImageSettings, ModelSettings, TextSettings, TrainSetti
 from vse_tf.losses import ConVSE
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.image_tower import image_tower_from_settings
+from vse_tf.models.projection import head_of
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training.optimizer import make_optimizer
 
@@ -77,6 +78,52 @@ def batch_of(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarra
     return {"image": features, "text": ids.astype(np.int32)}, np.arange(BATCH, dtype=np.int32)
 
 
+def gru_products(text: TextSettings, lengths: np.ndarray) -> Callable[[], object]:
+    """The bare products of the GRU, forward and backward, in the shapes in which a packed batch has them."""
+    counts = [int((lengths > step).sum()) for step in range(lengths.max())]
+    tokens, units, width = sum(counts), text.units, text.embedding_dim
+    given, states, gates = (tf.random.normal([tokens, each]) for each in (width, units, 3 * units))
+    kernel, recurrent = tf.random.normal([width, 3 * units]), tf.random.normal([units, 3 * units])
+
+    @tf.function
+    def run() -> list[tf.Tensor]:
+        later = counts[1:]
+        forward = [tf.matmul(states[:count], recurrent) for count in later]
+        backward = [tf.matmul(gates[:count], recurrent, transpose_b=True) for count in later]
+        weights = [tf.matmul(states[counts[0] :], gates[counts[0] :], transpose_a=True)]
+        inputs = [tf.matmul(given, kernel), tf.matmul(gates, kernel, transpose_b=True)]
+        return forward + backward + weights + inputs + [tf.matmul(given, gates, transpose_a=True)]
+
+    return run
+
+
+def parts(model: DualEncoder, inputs: dict[str, np.ndarray], image_id: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The parts of a step, each forward and backward and alone."""
+    gru = model.text_tower.get_layer("gru")
+    mask = tf.constant(inputs["text"] >= 0)
+    embedded = tf.random.normal([*inputs["text"].shape, gru.cell.kernel.shape[0]])
+    image, state = tf.constant(inputs["image"]), tf.random.normal([BATCH, gru.units])
+    gradients = [tf.random.normal(variable.shape) for variable in model.trainable_variables]
+
+    @tf.function
+    def text_gru() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(embedded)
+            value = tf.reduce_sum(gru(embedded, mask=mask))
+        return tape.gradient(value, [embedded, *gru.trainable_variables])
+
+    @tf.function
+    def heads_and_loss() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(state)
+            vectors = [model.image_tower(image), head_of(model.text_tower)(state)]
+            value = model.loss(image_id, tf.stack(vectors, axis=1))
+        return tape.gradient(value, [state, *model.image_tower.trainable_variables])
+
+    update = tf.function(lambda: model.optimizer.apply(model._clipped(gradients), model.trainable_variables))
+    return {"gru": text_gru, "heads_and_loss": heads_and_loss, "clip_and_adam": update}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
@@ -104,6 +151,13 @@ def main(argv: list[str] | None = None) -> None:
         of_step = seconds(lambda: step(batches), STEPS)
         shares.append((flops / of_step) / (2 * SIDE**3 / of_product))
         best_step, best_product = min(best_step, of_step), min(best_product, of_product)
+    alone = {
+        "gru_products": gru_products(TEXT, (inputs["text"] >= 0).sum(1)),
+        **parts(model, inputs, image_id),
+        "input": lambda: next(batches),
+    }
+    for run in alone.values():
+        run()
     found = {
         "precision": arguments.precision,
         "packed": packed,
@@ -112,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         "useful_gflops": flops / best_step / 1e9,
         "product_gflops": 2 * SIDE**3 / best_product / 1e9,
         "share_of_product": float(np.median(shares)),
+        "parts_seconds": {name: round(seconds(run, STEPS), 4) for name, run in alone.items()},
     }
     print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}))
 

@@ -44,7 +44,7 @@ def test_help_all_has_every_setting_once(capsys):
 
 
 def test_help_has_the_defaults_of_the_source(capsys):
-    for argv, epochs in (([], 20), (["--data.source", "coco"], 30)):
+    for argv, epochs in (([], 20), (["--data.source", "coco"], 7)):
         for help_ in (["--help"], ["--help", "all"]):
             assert f"(1 to 1000000; default: {epochs})" in help_of(train.main, [*argv, *help_], capsys)
 

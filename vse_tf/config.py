@@ -254,17 +254,17 @@ class TrainSettings:
     """
 
     run_dir: Free[OutputPath | None] = None
-    epochs: Free[Epochs] = 30
+    epochs: Free[Epochs] = 7
     batch_size: Annotated[int, Range(2)] = 128
     micro_batch: CountOrNone = 0
     seed: Seed = 0
     deterministic: bool = False
     init_from: LocalPath | None = None
     resume: Free[Literal["auto", "never", "force"]] = "auto"
-    learning_rate: Rate[Above0] = 2e-4
+    learning_rate: Rate[Above0] = 1e-3
     schedule: Rate[Literal["constant", "step", "cosine"]] = "step"
-    warmup_epochs: Rate[Annotated[float, Range(0, 10**6)]] = 0.0
-    decay_epochs: Annotated[Rate[list[Epochs]], STEP] = field(default_factory=lambda: [15])
+    warmup_epochs: Rate[Annotated[float, Range(0, 10**6)]] = 0.5
+    decay_epochs: Annotated[Rate[list[Epochs]], STEP] = field(default_factory=lambda: [5])
     decay_factor: Annotated[Rate[Annotated[float, Range(0, 1, above=True)]], STEP] = 0.1
     image_rate: From0 = 1.0
     text_rate: From0 = 1.0
