@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 import tensorflow as tf
+from filelock import FileLock
 
 import vse_tf
 from tests.tiny import arguments
@@ -81,23 +82,37 @@ def _cache_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory):
-    """A tiny run that many tests read and none changes."""
-    from vse_tf import train  # noqa: PLC0415
+def made_once(tmp_path_factory):
+    """What one xdist worker makes and all read: `made_once(name, make)` calls `make(folder)` in the first of them."""
+    place = tmp_path_factory.getbasetemp()
+    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "made_once"
+    place.mkdir(exist_ok=True)
 
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    train.main(arguments(folder, train__epochs=1))
-    return folder
+    def folder_of(name, make):
+        made = place / f"{name}.made"
+        with FileLock(place / f"{name}.lock"):
+            if not made.exists():
+                make(place / name)
+                made.touch()
+        return place / name
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tiny_run, tmp_path_factory):
+def tiny_run(made_once):
+    """A tiny run that many tests read and none changes."""
+    from vse_tf import train  # noqa: PLC0415
+
+    return made_once("run", lambda folder: train.main(arguments(folder, train__epochs=1)))
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_run, made_once):
     """Its towers, exported."""
     from vse_tf import export  # noqa: PLC0415
 
-    folder = tmp_path_factory.mktemp("tiny-models")
-    export.main(["--run", str(tiny_run), "--output", str(folder)])
-    return folder
+    return made_once("models", lambda folder: export.main(["--run", str(tiny_run), "--output", str(folder)]))
 
 
 @pytest.fixture(scope="session")
