@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.artifacts.checkpoints import Checkpoints
-from vse_tf.artifacts.rebuilding import rebuild
-from vse_tf.artifacts.run_folder import ADVICE, RunFolder
-from vse_tf.atomic import atomic_folder, write_json
+from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.artifacts.trained_model import StoredModel, TrainedModel
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
@@ -25,9 +24,7 @@ from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
-from vse_tf.files import file_errors
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.encoders import encoder_module
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
 from vse_tf.preprocessing.image_inputs import (
@@ -39,7 +36,8 @@ from vse_tf.preprocessing.image_inputs import (
     pixels,
     raise_unreadable,
 )
-from vse_tf.preprocessing.view import ImageView
+
+Encode: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 
 # Batches of images that `encode_images` takes from a sequence at a time.
 AHEAD = 16
@@ -66,9 +64,7 @@ class Embedder:
     """Embeds images and captions as unit vectors of one space.
 
     Args:
-        model: the dual encoder.
-        tokenizer: its tokenizer.
-        view: how images are prepared.
+        model: the dual encoder with its tokenizer and its view of images.
         settings: the run's settings.
         run: the run folder, if it was loaded from one.
         epoch: the epoch of the loaded checkpoint, where it is known.
@@ -86,25 +82,18 @@ class Embedder:
 
     def __init__(
         self,
-        model: DualEncoder,
-        tokenizer: text.Tokenizer,
-        view: ImageView,
+        model: TrainedModel | StoredModel,
         settings: Settings,
         run: Path | None = None,
         epoch: int | None = None,
         metrics: Mapping[str, dict[str, float]] | None = None,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.view = view
+        self._parts = model
+        self.view = model.view
         self.settings = settings
         self.run = run
         self.epoch = epoch
         self.metrics = dict(metrics or {})
-        self._encode_image = _compiled(model.image_tower)
-        self._encode_features = _compiled(head_of(model.image_tower))
-        self._encode_text = _compiled(model.text_tower)
-        self._encode_caption_features = _compiled(head_of(model.text_tower))
         self._files: ImageReader | None = None
 
     def __repr__(self) -> str:
@@ -119,19 +108,29 @@ class Embedder:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in known.items())})"
 
     @property
+    def model(self) -> DualEncoder:
+        """The dual encoder."""
+        return self._parts.dual_encoder
+
+    @property
+    def tokenizer(self) -> text.Tokenizer:
+        """Captions to token ids."""
+        return self._parts.tokenizer
+
+    @property
     def image_tower(self) -> keras.Model:
         """Pixels float32 `(batch, h, w, 3)` in 0..255 (or features) to unit vectors `(batch, dim)`."""
-        return self.model.image_tower
+        return self._parts.image_tower
 
     @property
     def text_tower(self) -> keras.Model:
         """Token ids int32 `(batch, length)`, −1 as padding, to unit vectors `(batch, dim)`."""
-        return self.model.text_tower
+        return self._parts.text_tower
 
     @property
     def dim(self) -> int:
         """Dimensions of the space."""
-        return self.text_tower.output_shape[-1]
+        return self.settings.model.dim
 
     def encode_images(
         self, images: ImageInput | Iterable[ImageInput], batch_size: int | None = None, progress: bool = False
@@ -303,6 +302,22 @@ class Embedder:
                 f"the run takes images, of which it sees {wanted}, the data hold precomputed {held} per image"
             )
 
+    @cached_property
+    def _encode_image(self) -> Encode:
+        return _compiled(self.image_tower)
+
+    @cached_property
+    def _encode_features(self) -> Encode:
+        return _compiled(head_of(self.image_tower))
+
+    @cached_property
+    def _encode_text(self) -> Encode:
+        return _compiled(self.text_tower)
+
+    @cached_property
+    def _encode_caption_features(self) -> Encode:
+        return _compiled(head_of(self.text_tower))
+
     def _encode_text_features(self, features: Images, captions: np.ndarray) -> np.ndarray:
         size = self.settings.train.eval_batch_size
         parts = [captions[start : start + size] for start in range(0, len(captions), size)]
@@ -357,38 +372,19 @@ class Embedder:
         return np.concatenate(vectors), np.concatenate(rows).astype(np.int64)
 
 
-def save_model(folder: RunFolder, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView) -> None:
-    """Write the model's description, the image view and the tokenizer into a run folder."""
-    description = {"model": model.get_config(), "view": asdict(view)}
-    with file_errors(folder.model, "written", ADVICE):
-        write_json(folder.model, description)
-    with atomic_folder(folder.tokenizer, ADVICE) as temporary:
-        tokenizer.save(temporary)
+def open_run(run: str | Path, checkpoint: str = "best", settings: Settings | None = None) -> Embedder:
+    """Open a run; its towers are loaded when they are first used, and one that is damaged is an error then."""
+    model, folder = StoredModel(run, checkpoint, settings), RunFolder(run)
+    return Embedder(model, model.settings, folder.path, *folder.measured(checkpoint))
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Embedder:
-    """Load a run; `vse_tf.load` is its public name."""
-    folder = RunFolder(run)
-    settings = folder.settings()
-    if not folder.model.exists():
-        raise UserError(f"{folder.path}: the run has no model yet; it stopped before training began: train again")
-    # Registers the layers that the model's description may name.
-    encoder_module(settings.image.encoder, "image.encoder")
-    encoder_module(settings.text.encoder, "text.encoder")
-    checkpoints = Checkpoints(folder.checkpoints)
-    model, view = rebuild(folder.model, lambda model: checkpoints.check(model, checkpoint))
-    checkpoints.restore(model, checkpoint, training=False)
-    tokenizer = text.load_tokenizer(folder.tokenizer)
-    embedding = next((layer for layer in model.text_tower.layers if layer.name == "word_embedding"), None)
-    if isinstance(embedding, keras.layers.Embedding) and embedding.input_dim < tokenizer.vocabulary_size:
-        raise UserError(
-            f"{folder.tokenizer}: {tokenizer.vocabulary_size} words, but the model knows {embedding.input_dim}; copy "
-            "the run folder again"
-        )
-    epoch, metrics = folder.measured(checkpoint)
-    return Embedder(model, tokenizer, view, settings, folder.path, epoch, metrics)
+    """Load a run with all its parts; `vse_tf.load` is its public name."""
+    model, folder = StoredModel(run, checkpoint), RunFolder(run)
+    loaded = TrainedModel(model.dual_encoder, model.tokenizer, model.view)
+    return Embedder(loaded, model.settings, folder.path, *folder.measured(checkpoint))
 
 
-def _compiled(tower: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+def _compiled(tower: keras.Model) -> Encode:
     spec = [tf.TensorSpec([None, *tower.input_shape[1:]], tower.inputs[0].dtype)]
     return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec)

@@ -62,7 +62,8 @@ class RunModel:
         self.run = Path(run)
         self.checkpoint = checkpoint
         self.batch_size = batch_size
-        self.dim = RunFolder(run).settings().model.dim
+        self._settings = RunFolder(run).settings()
+        self.dim = self._settings.model.dim
 
     def __reduce__(self) -> tuple[type[RunModel], tuple[Path, str, int | None]]:
         # Pickled by path: each process loads the model itself.
@@ -91,11 +92,13 @@ class RunModel:
 
     @cached_property
     def embedder(self) -> Embedder:
-        """The loaded run."""
-        with part("loading the model"):
-            import vse_tf  # noqa: PLC0415
+        """The run; it loads each tower when it is first used."""
+        from vse_tf.startup import starting_tensorflow  # noqa: PLC0415
 
-            return vse_tf.load(self.run, self.checkpoint)
+        with starting_tensorflow():
+            from vse_tf.embedder import open_run  # noqa: PLC0415
+
+        return open_run(self.run, self.checkpoint, self._settings)
 
 
 class ExportedModel:
