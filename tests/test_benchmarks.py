@@ -1,5 +1,6 @@
 """The benchmarks run, and say what they measured; their figures are no test's business."""
 
+import dataclasses
 import json
 import subprocess
 
@@ -7,7 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import amplification, objectives, replicas, serving_soak, soak, waiting
+from benchmarks import __main__ as all_benchmarks
+from benchmarks import (
+    amplification,
+    cold_start,
+    features,
+    growth,
+    objectives,
+    replicas,
+    serving_soak,
+    soak,
+    towers,
+    waiting,
+)
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
@@ -82,6 +95,18 @@ def test_waiting_is_a_ratio_to_the_import(monkeypatch, capsys):
     waiting.main(["--repeat", "2"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["search"] == {"seconds": 2.4, "cpu_s": 4.8, "ratio": 1.2, "cpu_ratio": 1.2}
+
+
+def test_the_feature_cache_is_measured(capsys):
+    features.main(["--photos", "32", "--size", "32", "--rounds", "1"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["centre"]["ratio"] > 0 and found["views"]["processor_ratio"] > 0
+
+
+def test_the_exported_text_tower_is_measured(capsys):
+    towers.main(["--rounds", "1", "--units", "8"])
+    found = json.loads(capsys.readouterr().out)
+    assert all(found[name][f"{kind}_ms"] > 0 for name in ("one", "many") for kind in ("tower", "former", "floor"))
 
 
 def sampled(mb, files=(9, 9), threads=(5, 5)):
@@ -174,3 +199,90 @@ def test_a_wrong_answer_is_seen(status, values, told):
     request = serving_soak.predict("text_tower", {"inputs": ["a", "b"]}, rows=np.eye(2))
     found = serving_soak.send(Answers(status, json.dumps({"outputs": values}).encode()), request)
     assert found.startswith(told) and bool(found) == bool(told)
+
+
+def test_several_figures_of_a_benchmark_have_targets(monkeypatch, tmp_path, capsys):
+    found = {"training": {"ratio": 1.21}, "evaluation": {"ratio": 1.19}}
+    monkeypatch.setattr(all_benchmarks, "run", lambda name: found)
+    all_benchmarks.main(["pipeline", "--output", str(tmp_path / "all.json")])
+    lines = capsys.readouterr().err.splitlines()
+    assert [(line.split()[1], line.split()[-1]) for line in lines] == [("evaluation", "met"), ("training", "MISSED")]
+    assert json.loads((tmp_path / "all.json").read_text())["results"] == {"pipeline": found}
+
+
+def test_some_benchmarks_run_by_name_only(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(all_benchmarks, "run", asked.append)
+    by_name = {"growth", "cold_start", "peers"}
+    monkeypatch.setattr(
+        all_benchmarks,
+        "BENCHMARKS",
+        {name: dataclasses.replace(each, rows=lambda _: []) for name, each in all_benchmarks.BENCHMARKS.items()},
+    )
+    all_benchmarks.main([])
+    assert set(asked) == all_benchmarks.BENCHMARKS.keys() - by_name
+    all_benchmarks.main(["growth"])
+    assert asked[-1] == "growth"
+
+
+def test_growth_is_drawn_beside_that_of_the_data():
+    training = [
+        {"pairs": n, **{key: 2.0 * n**power for key, power in zip(growth.COLUMNS, (1, 1, 1, 0, 2), strict=True)}}
+        for n in (10, 1000)
+    ]
+    evaluation = [{"images": n, "captions": 5 * n, "ranks_s": n * n, "ratio": 1.1, "extra_mb": 2} for n in (10, 100)]
+    search = [
+        {"vectors": n, "dim": 64, "batched_queries_per_s": 1 / n, "batched_ratio": 1, "ready_s": 0, "resident_mb": 1}
+        for n in (1, 10)
+    ]
+    found = {"training": training, "evaluation": evaluation, "search": search}
+    lines = growth.series(found)
+    assert {name: line[-1][1] / line[-1][0] for name, line in lines.items()} == pytest.approx(
+        {
+            "first step": 1,
+            "processor time to it": 1,
+            "memory beyond the features": 1,
+            "step": 0.01,
+            "checkpoint": 100,
+            "evaluation": 1,
+            "search, dim 64": 1,
+        }
+    )
+    drawn = growth.draw(lines)
+    assert drawn.count("<circle") == sum(map(len, lines.values())) and "search, dim 64" in drawn
+    told = growth.table({**found, "date": "today", "machine": {"cpu": "a", "cores": 2}, "idle": False})
+    assert "**not idle**" in told and "| 1,000 | 2,000 |" in told
+
+
+def test_generated_captions_are_varied(tmp_path):
+    growth.write_data(tmp_path, 500, 4)
+    captions = (tmp_path / "train_caps.txt").read_text().splitlines()
+    assert len(captions) == len(set(captions)) == 500
+    assert len({len(caption.split()) for caption in captions}) > 5
+    assert np.load(tmp_path / "train_ims.npy").shape == (100, 4)
+
+
+def test_a_cold_start_knows_what_it_can_train(monkeypatch):
+    for name in ("FLICKR8K", "IMAGE_ENCODER", "TEXT_ENCODER"):
+        monkeypatch.delenv(f"VSE_TF_{name}", raising=False)
+    assert cold_start.commands() == {cold_start.FIRST: []}
+    for name in ("FLICKR8K", "IMAGE_ENCODER", "TEXT_ENCODER"):
+        monkeypatch.setenv(f"VSE_TF_{name}", name.lower())
+    assert "flickr8k/images" in cold_start.commands()[cold_start.BEST]
+
+
+def test_a_phase_inside_another_is_not_counted_twice(tmp_path, monkeypatch):
+    from vse_tf import display, train  # noqa: PLC0415
+
+    def command(_):
+        with display.Phase("outer"), display.Phase("inner"):
+            cold_start.time.sleep(0.2)
+
+    monkeypatch.setattr(train, "main", command)
+    begin, end = display.Phase.__enter__, display.Phase.__exit__
+    try:
+        cold_start.train([], tmp_path / "phases.json")
+    finally:
+        display.Phase.__enter__, display.Phase.__exit__ = begin, end
+    seconds = json.loads((tmp_path / "phases.json").read_text())
+    assert seconds["inner"] >= 0.2 > seconds["outer"]

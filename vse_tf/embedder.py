@@ -20,8 +20,8 @@ from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
-from vse_tf.data.pipeline import image_batches
-from vse_tf.data.records import Images, Split
+from vse_tf.data.pipeline import array_batches
+from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.models.dual_encoder import DualEncoder
@@ -95,6 +95,7 @@ class Embedder:
         self.epoch = epoch
         self.metrics = dict(metrics or {})
         self._files: ImageReader | None = None
+        self._batches: tuple[Images, int, tf.data.Dataset] | None = None
 
     def __repr__(self) -> str:
         known: dict[str, Any] = {} if self.run is None else {"run": str(self.run)}
@@ -355,21 +356,21 @@ class Embedder:
 
     def _encode_image_rows(self, images: Images, bad: BadImages, progress: bool) -> tuple[np.ndarray, np.ndarray]:
         size = self.settings.train.eval_batch_size
+        if isinstance(images, FileImages):
+            with phase_if(progress, "images", len(images), "images") as bar:
+                return self.encode_files(images.paths, bad, size, bar.update)
+        # A split is encoded after each epoch, and its pipeline traced once.
+        if self._batches is None or self._batches[0] is not images or self._batches[1] != size:
+            self._batches = images, size, array_batches(images, self.view, size)
         cached = images.kind == "features" and self.view.size is not None
         head = self._encode_features
         encode = (lambda batch: head(tf.cast(batch, tf.float32))) if cached else self._encode_image
-        batches = image_batches(images, self.view, size, bad, self.settings.data.workers)
-        vectors, rows = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)]
-        try:
-            with phase_if(progress, "images", len(images), "images") as bar:
-                for batch, got in batches:
-                    read = got.numpy() >= 0
-                    vectors.append(encode(batch).numpy()[read])
-                    rows.append(got.numpy()[read])
-                    bar.update(len(read))
-        except tf.errors.OpError as error:
-            raise bad.raised(error) from None
-        return np.concatenate(vectors), np.concatenate(rows).astype(np.int64)
+        vectors = [np.zeros([0, self.dim], np.float32)]
+        with phase_if(progress, "images", len(images), "images") as bar:
+            for batch in self._batches[2]:
+                vectors.append(encode(batch).numpy())
+                bar.update(len(vectors[-1]))
+        return np.concatenate(vectors), np.arange(len(images))
 
 
 def open_run(run: str | Path, checkpoint: str = "best", settings: Settings | None = None) -> Embedder:
@@ -387,4 +388,4 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
 
 def _compiled(tower: keras.Model) -> Encode:
     spec = [tf.TensorSpec([None, *tower.input_shape[1:]], tower.inputs[0].dtype)]
-    return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec)
+    return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec, autograph=False)

@@ -61,7 +61,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
     from vse_tf.exporting.batching import batching_of_newest  # noqa: PLC0415
     from vse_tf.exporting.gallery import read_gallery  # noqa: PLC0415
     from vse_tf.exporting.retrieval import retrieval_model  # noqa: PLC0415
-    from vse_tf.exporting.towers import TEXT_TOWER, tower_models  # noqa: PLC0415
+    from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, tower_models  # noqa: PLC0415
     from vse_tf.exporting.writing import write_models  # noqa: PLC0415
 
     with Phase("tracing the towers"):
@@ -83,7 +83,11 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
         if arguments.gallery_queries:
             queries = read_gallery(arguments.gallery_queries, embedder, note).vectors
         with Phase("building the retrieval model"):
-            models.append(retrieval_model(embedder, gallery, arguments.top_k, arguments.gallery_storage, queries))
+            # The same towers: tracing them again would take as long as the first time.
+            towers: dict[str, Any] = {model.name: model.module for model in models}
+            image, text = towers[IMAGE_TOWER], towers[TEXT_TOWER]
+            storage = arguments.gallery_storage
+            models.append(retrieval_model(embedder, image, text, gallery, arguments.top_k, storage, queries))
     written = write_models(root, models, facts, embedder.settings.model.precision, progress=True)
     for model in written:
         facts = model.manifest

@@ -110,3 +110,15 @@ def test_mixed_precision_keeps_states_in_float32():
 def test_what_it_cannot_do_is_refused(wrong):
     with pytest.raises(ValueError, match="PackedGRU"):
         PackedGRU(UNITS, **wrong)
+
+
+@pytest.mark.parametrize("lengths", [[5], [3, 7, 1, 0, 5, 5], [0]])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_without_its_gradient_the_states_are_the_same(lengths, backwards):
+    x, mask = inputs(lengths, 8)
+    packed = pair(go_backwards=backwards)[1]
+    run = [tf.function(lambda: packed(x, mask=tf.constant(mask)), autograph=False) for _ in range(2)]
+    expected = run[0]().numpy()
+    packed.without_gradient = True
+    np.testing.assert_allclose(run[1]().numpy(), expected, atol=1e-6)
+    assert not any("TensorList" in node.op for node in run[1].get_concrete_function().graph.as_graph_def().node)

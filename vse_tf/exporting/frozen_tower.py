@@ -34,7 +34,7 @@ class FrozenTower:
     def __init__(self, tower: keras.Model) -> None:
         tensor = tower.inputs[0]
         self.spec = tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=tensor.name)
-        with on_any_device(tower):
+        with for_serving(tower):
             self._run = tf.function(
                 lambda inputs: tower(inputs, training=False), input_signature=[self.spec]
             ).get_concrete_function()
@@ -58,14 +58,15 @@ class FrozenTower:
 
 
 @contextlib.contextmanager
-def on_any_device(tower: keras.Model) -> Iterator[None]:
-    """Trace recurrent layers without cuDNN, whose operations a machine without GPU cannot run."""
-    layers = [layer for layer in tower._flatten_layers() if hasattr(layer, "use_cudnn")]
-    before = [layer.use_cudnn for layer in layers]
-    for layer in layers:
-        layer.use_cudnn = False
+def for_serving(tower: keras.Model) -> Iterator[None]:
+    """Trace recurrent layers without cuDNN, which a machine without GPU cannot run, and without their gradients."""
+    layers = tower._flatten_layers()
+    values = {"use_cudnn": False, "without_gradient": True}
+    found = [(layer, name, getattr(layer, name)) for layer in layers for name in values if hasattr(layer, name)]
+    for layer, name, _ in found:
+        setattr(layer, name, values[name])
     try:
         yield
     finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.use_cudnn = value
+        for layer, name, before in found:
+            setattr(layer, name, before)

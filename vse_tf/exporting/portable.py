@@ -17,7 +17,7 @@ from vse_tf.display import part
 from vse_tf.embedder import Embedder
 from vse_tf.errors import UserError
 from vse_tf.exporting import golden_inputs
-from vse_tf.exporting.frozen_tower import on_any_device
+from vse_tf.exporting.frozen_tower import for_serving
 from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_facts, text_facts
 from vse_tf.models.packed_gru import PackedGRU
 from vse_tf.preprocessing.text import pad
@@ -97,7 +97,7 @@ def _convert(tower: keras.Model, file: Path, kind: Format, shape: list[int | Non
         portable = _with_plain_gru(tower)
         if kind == "onnx":
             _teach_erfc()
-        with quiet(), on_any_device(portable):
+        with quiet(), for_serving(portable):
             portable.export(str(file), format=kind, verbose=False, input_signature=[spec])
     except OSError as error:
         raise unwritable(file.parent.parent, error) from None

@@ -8,20 +8,30 @@ from vse_tf.embedder import Embedder
 from vse_tf.exporting import golden_inputs
 from vse_tf.exporting.exported_model import Arrays, ExportedModel, GoldenRequest
 from vse_tf.exporting.gallery import Gallery
+from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.retrieval_module import RetrievalModule
 from vse_tf.exporting.storage import Storage, recall_loss, store
-from vse_tf.exporting.towers import encoded, image_facts, image_module, strings, text_facts, text_module
+from vse_tf.exporting.text_module import TextModule
+from vse_tf.exporting.towers import encoded, image_facts, strings, text_facts
 
 RETRIEVAL = "retrieval"
 
 
 def retrieval_model(
-    embedder: Embedder, gallery: Gallery, top_k: int, storage: Storage, queries: np.ndarray | None = None
+    embedder: Embedder,
+    image: ImageModule,
+    text: TextModule,
+    gallery: Gallery,
+    top_k: int,
+    storage: Storage,
+    queries: np.ndarray | None = None,
 ) -> ExportedModel:
     """Towers and gallery as one model.
 
     Args:
         embedder: the run.
+        image: its image tower.
+        text: its text tower.
         gallery: the gallery.
         top_k: number of items in an answer; a smaller gallery answers with all.
         storage: how the gallery's vectors are stored.
@@ -29,7 +39,7 @@ def retrieval_model(
     """
     k = min(top_k, len(gallery))
     stored = store(gallery.vectors, storage)
-    module = RetrievalModule(image_module(embedder), text_module(embedder), stored, gallery.ids, gallery.captions, k)
+    module = RetrievalModule(image, text, stored, gallery.ids, gallery.captions, k)
     restored = stored.restored()
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(gallery.ids):
@@ -49,9 +59,9 @@ def retrieval_model(
 
         return GoldenRequest(signature, inputs, difference)
 
-    text = embedder.encode_texts(golden_inputs.TEXTS)
+    texts = embedder.encode_texts(golden_inputs.TEXTS)
     requests = [
-        golden(name, {"text": strings(golden_inputs.TEXTS)}, text) for name in ("serving_default", "search_text")
+        golden(name, {"text": strings(golden_inputs.TEXTS)}, texts) for name in ("serving_default", "search_text")
     ]
     if embedder.view.size is not None:
         files = golden_inputs.image_files(embedder.view.max_pixels)

@@ -35,6 +35,9 @@ class PackedGRU(keras.layers.GRU):
         (128, 1024)
     """
 
+    # Set while a tower is traced for export: the graph then has no stored gates.
+    without_gradient = False
+
     def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
         plain = (self.activation, self.recurrent_activation) == (keras.activations.tanh, keras.activations.sigmoid)
@@ -57,6 +60,9 @@ class PackedGRU(keras.layers.GRU):
         if self.go_backwards:
             sequences = tf.reverse_sequence(sequences, tf.reduce_sum(tf.cast(mask, tf.int32), 1), seq_axis=1)
         weights = [tf.convert_to_tensor(w) for w in (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)]
+        if self.without_gradient:
+            state = last_state_alone(sequences, mask, weights, tf.as_dtype(self.compute_dtype))
+            return tf.ensure_shape(tf.cast(state, self.compute_dtype), [sequences.shape[0], self.units])
         # Eager tensor arrays cannot hold entries of different sizes.
         run = tf.function(last_state, autograph=False) if tf.executing_eagerly() else last_state
         state = run(sequences, mask, weights, tf.as_dtype(self.compute_dtype))
@@ -143,6 +149,39 @@ def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], d
 
     tokens = tf.gather(tf.reshape(sequence, [-1, sequence.shape[-1]]), place)
     return run(*(tf.cast(value, tf.float32) for value in (tokens, *weights)))
+
+
+@tf.autograph.experimental.do_not_convert
+def last_state_alone(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+    """`last_state` without what its gradient needs: no gate is stored, and a step is one product with all gates."""
+    order, count, start, place, *_ = _packing(mask)
+    kernel, recurrent, (input_bias, inner_bias) = *(tf.cast(w, dtype) for w in weights[:2]), tf.unstack(weights[2])
+    units = recurrent.shape[0]
+    steps = tf.reduce_sum(tf.cast(count > 0, tf.int32))
+    # The gates add both biases; the reset gate scales the inner bias of the candidate.
+    gate_bias = tf.concat([input_bias[: 2 * units] + inner_bias[: 2 * units], input_bias[2 * units :]], 0)
+    tokens = tf.gather(tf.reshape(sequence, [-1, sequence.shape[-1]]), place)
+    given = tf.cast(tf.matmul(tf.cast(tokens, dtype), kernel), tf.float32) + tf.cast(gate_bias, tf.float32)
+    inner_bias = tf.cast(inner_bias[2 * units :], tf.float32)
+
+    def cell(t: int | tf.Tensor, state: tf.Tensor, product: Callable[[tf.Tensor], tf.Tensor]) -> tuple[Any, ...]:
+        alive = count[t]
+        before, part = state[:alive], given[start[t] : start[t] + alive]
+        from_state = product(before)
+        update, reset = tf.split(tf.sigmoid(part[:, : 2 * units] + from_state[:, : 2 * units]), 2, axis=1)
+        candidate = tf.tanh(part[:, 2 * units :] + reset * (from_state[:, 2 * units :] + inner_bias))
+        # Sequences that have ended keep their state.
+        return t + 1, tf.concat([candidate + update * (before - candidate), state[alive:]], 0)
+
+    def step(t: tf.Tensor, state: tf.Tensor) -> tuple[Any, ...]:
+        return cell(t, state, lambda before: tf.cast(tf.matmul(tf.cast(before, dtype), recurrent), tf.float32))
+
+    # The first step has no state to multiply.
+    zeros = tf.zeros([tf.shape(mask)[0], units])
+    begin = cell(0, zeros, lambda before: tf.zeros([tf.shape(before)[0], 3 * units]))
+    shapes = tf.TensorShape([]), tf.TensorShape([None, units])
+    _, state = tf.while_loop(lambda t, _: t < steps, step, begin, shape_invariants=shapes, parallel_iterations=1)
+    return tf.gather(state, tf.argsort(order))
 
 
 def _packing(mask: tf.Tensor) -> tuple[tf.Tensor, ...]:

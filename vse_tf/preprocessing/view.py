@@ -84,6 +84,21 @@ class ImageView:
         centre = images.decode_centre_view(contents, self.max_pixels, self.pixels, self.resize)
         return self._flipped(centre, seed)
 
+    def all_of_file(self, contents: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Encoded bytes to the centre view and a random crop for each seed `(n, 2)`: float32 `(1 + n, h, w, 3)`.
+
+        The image is decoded once; the pixels of a crop are those of `of_pixels`.
+        """
+        image = images.decode(contents, self.max_pixels)
+        centre = images.centre_view(image, self.pixels, self.resize)
+        spec = tf.TensorSpec([*self.pixels, 3], tf.float32)
+        crops = tf.map_fn(
+            lambda seed: images.random_view(image, self.pixels, self.crop_scale, seed=seed, flip=self.flip),
+            seeds,
+            fn_output_signature=spec,
+        )
+        return tf.concat([centre[None], crops], 0)
+
     def of_pixels(self, pixels: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """A uint8 image `(h, w, 3)` to float32 `(h, w, 3)`; a seed asks for the training view."""
         if seed is not None and self.random_crop:

@@ -20,9 +20,8 @@ from vse_tf.artifacts.run_folder import ADVICE, RunFolder
 from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
-from vse_tf.data.pipeline import image_batches
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.records import FileImages, Images, Split
-from vse_tf.data.training_splits import ChosenImages
 from vse_tf.display import part
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
@@ -32,9 +31,9 @@ from vse_tf.pages import pictures
 from vse_tf.preprocessing.view import ImageView
 from vse_tf.settings_parser import flat
 from vse_tf.training.builder import RunParts
-from vse_tf.training.callbacks import Validation
+from vse_tf.training.callbacks import StepTracker, Validation
 from vse_tf.training.optimizer import loss_scaling
-from vse_tf.training.progress import Logs, RunProgress, scalars
+from vse_tf.training.progress import Logs, RunProgress
 
 THUMBNAIL, TILE = 150, 64
 PICTURES = 10
@@ -50,13 +49,15 @@ class TensorBoard(keras.callbacks.Callback):
     Args:
         parts: what the run is made of.
         progress: where the run stands.
+        tracker: fetches the values of the steps; comes before.
         validation: measures the epochs; comes before.
     """
 
-    def __init__(self, parts: RunParts, progress: RunProgress, validation: Validation) -> None:
+    def __init__(self, parts: RunParts, progress: RunProgress, tracker: StepTracker, validation: Validation) -> None:
         super().__init__()
         self.parts = parts
         self.progress = progress
+        self.tracker = tracker
         self.validation = validation
         self.folder = parts.run.events
         self._writer = tf.summary.create_file_writer(str(self.folder))
@@ -74,16 +75,16 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         # After a step the optimizer has the rate of the next one.
-        if self._is_logged(self.progress.position.step_in_epoch + 1):
+        if self.tracker.is_logged(self.progress.position.step_in_epoch + 1):
             self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         position, step = self.progress.position, self.progress.position.step_in_epoch
-        if not self._is_logged(step):
+        if not self.tracker.is_logged(step):
             return
         now = time.perf_counter()
         pairs = (step - self._last_step) * self.parts.settings.train.batch_size
-        values = {f"train/{name}": value for name, value in scalars(logs).items()}
+        values = {f"train/{name}": value for name, value in self.tracker.values.items()}
         values |= {f"train/{name}": value for name, value in loss_scaling(self.model.optimizer).items()}
         values["train/learning_rate"] = self._rate
         values["train/pairs_per_second"] = pairs / max(now - self._last_time, 1e-9)
@@ -118,10 +119,6 @@ class TensorBoard(keras.callbacks.Callback):
         first = np.unique(encoded.image_id, return_index=True)[1][: len(rows)]
         thumbnails = self._tiles.of(rows)
         write_projector(self.folder, thumbnails, labels, encoded.image[: len(rows)], encoded.text[first])
-
-    def _is_logged(self, step_in_epoch: int) -> bool:
-        last = self.parts.order.steps_per_epoch
-        return step_in_epoch % self.parts.settings.train.log_steps == 0 or step_in_epoch == last
 
     def flush(self) -> None:
         """Write all events to disk."""
@@ -253,33 +250,24 @@ class Thumbnails:
         if isinstance(images, CachedFeatures):
             images = FileImages(tuple(record.image for record in split.records))
         self._images = None if images.kind == "features" else images
-        self._size, self._max_pixels = size, max_pixels
+        self._reader = ImageReader(ImageView((size, size), resize=size, max_pixels=max_pixels))
+        self._bad = BadImages("skip", max_pixels)
+        self._white = np.full([size, size, 3], 255, np.uint8)
         self._read: dict[int, np.ndarray] = {}
 
     def of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """The thumbnails of some rows, uint8 `(rows, h, w, 3)`; None if the data hold features and no images."""
         if self._images is None:
             return None
-        if self._images.kind == "pixels":
+        if not isinstance(self._images, FileImages):
             # They are small, and those who draw them scale them.
             return self._images.load(np.asarray(rows, np.int64))
         missing = [int(row) for row in dict.fromkeys(rows) if row not in self._read]
-        if missing:
-            view = ImageView((self._size, self._size), resize=self._size, max_pixels=self._max_pixels)
-            images, white = _rows_of(self._images, missing), np.full([self._size, self._size, 3], 255, np.uint8)
-            self._read |= dict.fromkeys(missing, white)
-            for batch, positions in image_batches(images, view, 64, BadImages("skip", self._max_pixels)):
-                pixels = tf.cast(tf.round(batch), tf.uint8).numpy()
-                for position, thumbnail in zip(positions.numpy(), pixels, strict=True):
-                    if position >= 0:
-                        self._read[missing[position]] = thumbnail
+        self._read |= dict.fromkeys(missing, self._white)
+        for batch, positions in self._reader.batches([self._images.paths[row] for row in missing], 64, self._bad):
+            pixels = tf.cast(tf.round(batch), tf.uint8).numpy()
+            self._read |= {missing[position]: each for position, each in zip(positions, pixels, strict=True)}
         return np.stack([self._read[int(row)] for row in rows])
-
-
-def _rows_of(images: Images, rows: list[int]) -> Images:
-    if isinstance(images, FileImages):
-        return FileImages(tuple(images.paths[row] for row in rows))
-    return ChosenImages(images, rows)
 
 
 def _neighbours(
