@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from benchmarks import (
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
+from tests.warm_python import warm_python
 from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
 
@@ -78,7 +78,7 @@ def test_runs_that_differ_in_rounding_are_listed(monkeypatch, capsys):
 
 def test_the_losses_are_measured(tmp_path):
     command = ["-m", "benchmarks.losses", "--losses", "convse++", "--batches", "8", "--dim", "4", "--large", "0"]
-    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
+    done = subprocess.run([*warm_python(), *command], check=True, capture_output=True, text=True)
     (found,) = json.loads(done.stdout)["results"]
     assert (found["loss"], found["batch"], found["form"]) == ("convse++", 8, "dense")
     assert found["ratio"] > 0

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from PIL import Image
 
 import vse_tf
 from tests.tiny import TINY
+from tests.warm_python import warm_python
 from vse_tf.config import Settings
 from vse_tf.evaluation.report import table
 from vse_tf.settings_parser import flat
@@ -141,7 +141,7 @@ def reduced(argv):
 def serving(module, argv):
     """Run a server until it says where it listens, and while the block runs."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", module, *argv]
+    command = [*warm_python(), "-m", module, *argv]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as server:

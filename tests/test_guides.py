@@ -3,9 +3,9 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.warm_python import warm_python
 from vse_tf.settings_parser import parse_settings
 
 GUIDES = Path(__file__).parent.parent / "docs" / "guides"
@@ -31,7 +31,7 @@ def test_a_model_of_ones_own_learns_and_is_saved(tmp_path, monkeypatch, capsys):
     code = (
         "import keras; from vse_tf import ConVSE; print(type(keras.models.load_model('colours.keras').loss).__name__)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([*warm_python(), "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split()[-1] == "ConVSE"
 
 

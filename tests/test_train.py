@@ -16,6 +16,7 @@ from tensorboard.plugins.projector.projector_plugin import _read_tensor_binary_f
 
 import vse_tf
 from tests.tiny import arguments, rows_of, tiny_settings
+from tests.warm_python import warm_python
 from vse_tf import embedder, evaluate, train
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
@@ -66,7 +67,7 @@ def test_the_command_reports_table_folder_and_next_commands(run, capsys):
 def test_evaluate_reproduces_the_best_row_in_a_new_process(run, tmp_path):
     output = tmp_path / "found.json"
     command = ["-m", "vse_tf.evaluate", "--run", str(run), "--split", "val", "--output", str(output)]
-    subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run([*warm_python(), *command], check=True, capture_output=True, cwd=tmp_path)
     found = json.loads(output.read_text())
     assert found["split"] == "val"
     assert found["metrics"] == max(rows_of(run), key=lambda row: row["metrics"]["rsum"])["metrics"]

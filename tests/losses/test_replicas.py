@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from tests.losses.cases import EVERY, ONE_EACH
 from tests.losses.replicas import BATCH, IMAGE_ID, PAIRS, on_one_device
+from tests.warm_python import warm_python
 from vse_tf import losses
 
 
@@ -19,7 +19,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, np.nd
     """What 2 and 4 replicas computed, each number in a process of its own."""
     files = {count: tmp_path_factory.mktemp("replicas") / f"{count}.npz" for count in (2, 4)}
     for count, file in files.items():
-        command = [sys.executable, "-m", "tests.losses.replicas", str(count), str(file)]
+        command = [*warm_python(), "-m", "tests.losses.replicas", str(count), str(file)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     return {count: dict(np.load(file)) for count, file in files.items()}

@@ -1,13 +1,13 @@
 """The model as Keras keeps it: saved, loaded, trained on."""
 
 import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 from tests.tiny import tiny_settings
+from tests.warm_python import warm_python
 from vse_tf.losses import ConVSE, SigmoidPairwise, TripletMax
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.image_tower import image_tower_from_settings
@@ -33,7 +33,7 @@ def test_a_saved_model_has_its_temperature_and_trains_on(tmp_path):
     path = tmp_path / "model.keras"
     model.save(path)
     code = f"import keras, vse_tf.models.dual_encoder; print(keras.saving.load_model({str(path)!r}).loss.name)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([*warm_python(), "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split()[-1:] == ["sigmoid"], done.stderr[-2000:]
     again = keras.saving.load_model(path)
     np.testing.assert_allclose(again(INPUTS), model(INPUTS), atol=1e-6)

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
+from tests.warm_python import warm_python
 from vse_tf.config import ModelSettings, TextSettings
 from vse_tf.errors import UserError
 from vse_tf.models.encoders import ENCODERS, encoder_module, split_encoder
@@ -42,7 +42,7 @@ tower = keras.saving.deserialize_keras_object(json.load(open({str(tmp_path / "to
 tower.load_weights({str(tmp_path / "tower.weights.h5")!r})
 np.save({str(tmp_path / "vectors.npy")!r}, tower(np.array([[3, 5, -1], [2, 4, 6]])))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([*warm_python(), "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     expected = tower(np.array([[3, 5, -1], [2, 4, 6]]))
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-6)

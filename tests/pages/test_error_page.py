@@ -4,7 +4,6 @@ import base64
 import io
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from PIL import Image
 
 from tests.pages.test_contact_sheet import EVIL, read
 from tests.tiny import arguments
+from tests.warm_python import warm_python
 from vse_tf import evaluate, train
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.data.sources.precomp import FeatureImages
@@ -164,14 +164,14 @@ def test_a_picture_that_cannot_be_shown_has_a_placeholder(tmp_path):
 def test_the_command_writes_the_page(tiny_run, tmp_path):
     page = tmp_path / "errors.html"
     argv = ["-m", "vse_tf.evaluate", "--run", str(tiny_run), "--split", "hard", "--errors", str(page)]
-    done = subprocess.run([sys.executable, *argv, "--errors_count", "3"], check=True, capture_output=True, text=True)
+    done = subprocess.run([*warm_python(), *argv, "--errors_count", "3"], check=True, capture_output=True, text=True)
     assert f"written to {page}" in done.stdout
     text = page.read_text()
     assert "on hard" in text
     assert text.count("<article>") == 6
     assert len(pictures(text)) == 3 + 3 * 6
     missing = [*argv[:-1], str(tmp_path / "no" / "errors.html")]
-    failed = subprocess.run([sys.executable, *missing], check=False, capture_output=True, text=True)
+    failed = subprocess.run([*warm_python(), *missing], check=False, capture_output=True, text=True)
     assert failed.returncode == 2
     assert re.fullmatch(r"error: --errors: the folder .* does not exist\n", failed.stderr)
 

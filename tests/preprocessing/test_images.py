@@ -7,7 +7,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.warm_python import warm_python
 from vse_tf.errors import UserError
 from vse_tf.preprocessing import images
 
@@ -274,7 +274,7 @@ def test_exported_graph_gives_the_same_bytes_in_plain_tensorflow(tmp_path: Path)
         path.write_bytes(contents)
     module = Views()
     tf.saved_model.save(module, str(tmp_path / "saved"))
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "saved"), *map(str, paths)]
+    command = [*warm_python(), "-c", LOAD, str(tmp_path / "saved"), *map(str, paths)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "not a JPEG, PNG, GIF, BMP or WebP image" in json.loads(done.stdout)

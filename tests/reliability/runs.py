@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from tests.tiny import arguments, rows_of
+from tests.warm_python import warm_python
 
 # Everything random is on; a checkpoint now and then, between the epochs' ends too.
 RANDOM = {
@@ -101,7 +102,7 @@ KILLS = ("step", "saving", "pointing", "measuring", "recording")
 def command(argv: list[str], disturbed: tuple[str, int] | None = None) -> subprocess.CompletedProcess[str]:
     """Train in a process of its own, by the real command or by one that disturbs itself."""
     module = ["vse_tf.train"] if disturbed is None else ["tests.reliability.runs", disturbed[0], str(disturbed[1])]
-    return subprocess.run([sys.executable, "-m", *module, *argv], capture_output=True, text=True, check=False)
+    return subprocess.run([*warm_python(), "-m", *module, *argv], capture_output=True, text=True, check=False)
 
 
 def state_of(run: Path) -> dict[str, np.ndarray]:

@@ -40,18 +40,19 @@ def crash():
 @pytest.mark.lowest
 def test_interrupted_then_killed_by_the_real_command(tmp_path):
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
-    argv = argv_of("files", tmp_path, run)
+    changed = {"train__epochs": 2}
+    argv = argv_of("files", tmp_path, run, **changed)
     interrupted = command(argv, disturbed=("int", 2))
     assert interrupted.returncode == 130
     assert "Traceback" not in interrupted.stderr
     last = interrupted.stderr.strip().splitlines()[-1]
     assert last.startswith("stopped by Ctrl-C; saved at step 2")
-    # The checkpoint of step 6, in the middle of an epoch, is half written.
+    # The checkpoint of step 6, in the middle of the second epoch, is half written.
     killed = command(argv, disturbed=("saving", 6))
     assert killed.returncode == -signal.SIGKILL
     assert "continuing" in killed.stdout
     train.main(argv)
-    train.main(argv_of("files", tmp_path, undisturbed))
+    train.main(argv_of("files", tmp_path, undisturbed, **changed))
     assert_same(run, undisturbed)
     assert not list((run / "checkpoints").glob(".*"))
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ import tensorflow as tf
 from tests.training.default_steps import assert_same_steps, distance, recorded
 from tests.training.double import ROOT, double_precision
 from tests.training.replicas import KINDS, dataset, run_all, trained
+from tests.warm_python import warm_python
 from vse_tf.config import DistributionSettings
 from vse_tf.errors import UserError
 from vse_tf.losses import LOSSES
@@ -45,7 +45,7 @@ def test_two_and_four_replicas_end_in_one_devices_weights(runs, tmp_path):
     for replicas in (2, 4):
         # A process of its own: TensorFlow's CPU collectives know one group size a process.
         output = tmp_path / f"{replicas}.npz"
-        command = [sys.executable, "-m", "tests.training.replicas", str(replicas), str(output), *runs[replicas]]
+        command = [*warm_python(), "-m", "tests.training.replicas", str(replicas), str(output), *runs[replicas]]
         subprocess.run(command, check=True, capture_output=True)
         found = np.load(output, allow_pickle=False)
         assert {"/".join(name.split("/")[:2]) for name in found} == set(runs[replicas])
@@ -61,7 +61,7 @@ def test_two_and_four_replicas_end_in_one_devices_weights(runs, tmp_path):
 
 def default_steps(output, steps, *argv, folder=ROOT):
     """What `tests.training.default_steps` stores, in a process of its own."""
-    command = [sys.executable, "-m", "tests.training.default_steps", str(output), str(steps), *map(str, argv)]
+    command = [*warm_python(), "-m", "tests.training.default_steps", str(output), str(steps), *map(str, argv)]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
     return dict(np.load(output))

@@ -60,7 +60,7 @@ def runs(draw):
     return settings, steps_per_epoch, sorted(step for step in steps if 0 <= step < epochs * steps_per_epoch)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(runs())
 def test_every_step_applies_the_documented_rate(run):
     train_settings, steps_per_epoch, steps = run

@@ -4,13 +4,13 @@ import json
 import os
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from tests.tiny import arguments, rows_of
 from tests.training.default_steps import assert_same_steps, recorded
+from tests.warm_python import warm_python
 from vse_tf import train
 from vse_tf.embedder import load
 
@@ -45,7 +45,7 @@ def as_two_workers(commands):
         config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         environment = {**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": ""}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen([sys.executable, "-m", *command], env=environment, **pipes))
+        processes.append(subprocess.Popen([*warm_python(), "-m", *command], env=environment, **pipes))
     try:
         outputs = [process.communicate(timeout=300)[0] for process in processes]
     finally:
