@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
         from vse_tf.evaluation.chance import chance_metrics  # noqa: PLC0415
         from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
-        from vse_tf.evaluation.metrics import measure  # noqa: PLC0415
+        from vse_tf.evaluation.metrics import measure_both  # noqa: PLC0415
         from vse_tf.evaluation.report import benchmarks_table, small_galleries, table  # noqa: PLC0415
         from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
         from vse_tf.pages.error_page import error_page  # noqa: PLC0415
@@ -69,9 +69,12 @@ def main(argv: list[str] | None = None) -> None:
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
     encoded = embedder.encode_split(seen, bad, progress=True)
     with Phase("ranking"):
-        metrics = measure(encoded, arguments.folds)
+        # What search shows comes last: the benchmark and the page of errors are of it.
+        found, encoded = measure_both(embedder, encoded, arguments.folds)
+    metrics = list(found.values())[-1]
     chance = {split.name: chance_metrics(encoded.image_id, len(encoded.image), arguments.folds)}
-    print(table({split.name: metrics}, chance))
+    names = {"metrics": split.name, "metrics_corrected": f"{split.name}, corrected"}
+    print(table({names[key]: values for key, values in found.items()}, chance))
     for line in small_galleries(chance):
         print(line)
     if benchmark:
@@ -79,9 +82,9 @@ def main(argv: list[str] | None = None) -> None:
             metrics |= benchmark.measure(seen, encoded)
         print(f"\n{benchmarks_table(metrics)}")
     if output:
-        found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
+        values = {"split": split.name, **found, "provenance": provenance(embedder.settings, collection)}
         with file_errors(output, "written", "name another file with --output"):
-            write_json(output, found)
+            write_json(output, values)
         print(f"written to {output}")
     if errors:
         with Phase("drawing the error page"):

@@ -32,8 +32,8 @@ from vse_tf.preprocessing.view import ImageView
 CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
 IMAGE_BATCH, CAPTION_BATCH = 32, 64
 LOOKING = "looking for cached features"
-# Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop.
-NO_PIXELS = {"random_crop"}
+# Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop or mirrored.
+NO_PIXELS = {"random_crop", "eval_flip"}
 # The fields that are in the key whatever their values, as they always were.
 FIRST_FIELDS = {"size", "resize", "crop_scale", "flip"}
 
@@ -170,12 +170,14 @@ class ImageInputs:
         "data.features: needs a frozen pretrained backbone (image.encoder applications:… or hub:…, image.trainable "
         "false)"
     )
-    folder, unit, views = "features", "views", (CENTRE,)
+    folder, unit = "features", "views"
 
     def __init__(self, view: ImageView, bad: BadImages) -> None:
         self.view = view
         self.bad = bad
         self.prepared = prepared(view)
+        # What evaluation takes.
+        self.views: tuple[str, ...] = (CENTRE, FLIP) if view.eval_flip else (CENTRE,)
 
     def items(self, split: Split) -> CacheItems:
         """The image files of a split."""
@@ -303,7 +305,7 @@ def feature_cache(
 
 
 def with_features(split: Split, data: DataSettings, tower: keras.Model, view: ImageView, bad: BadImages) -> Split:
-    """The split as evaluation reads it: with cached features of the centre view if `data.features`, else unchanged."""
+    """The split as evaluation reads it: with cached features of its views if `data.features`, else unchanged."""
     if data.features is not True:
         return split
     return FeatureCache(tower, ImageInputs(view, bad), cache_folder(data), data.cache_size).split(split)

@@ -22,7 +22,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import FileImages, Images, Split
-from vse_tf.data.training_splits import ChosenImages
+from vse_tf.data.training_splits import chosen_images
 from vse_tf.display import part
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
@@ -266,7 +266,7 @@ class Thumbnails:
         missing = [int(row) for row in dict.fromkeys(rows) if row not in self._read]
         if missing:
             view = ImageView((self._size, self._size), resize=self._size, max_pixels=self._max_pixels)
-            images, white = _rows_of(self._images, missing), np.full([self._size, self._size, 3], 255, np.uint8)
+            images, white = chosen_images(self._images, missing), np.full([self._size, self._size, 3], 255, np.uint8)
             self._read |= dict.fromkeys(missing, white)
             for batch, positions in image_batches(images, view, 64, BadImages("skip", self._max_pixels)):
                 pixels = tf.cast(tf.round(batch), tf.uint8).numpy()
@@ -274,12 +274,6 @@ class Thumbnails:
                     if position >= 0:
                         self._read[missing[position]] = thumbnail
         return np.stack([self._read[int(row)] for row in rows])
-
-
-def _rows_of(images: Images, rows: list[int]) -> Images:
-    if isinstance(images, FileImages):
-        return FileImages(tuple(images.paths[row] for row in rows))
-    return ChosenImages(images, rows)
 
 
 def _neighbours(
