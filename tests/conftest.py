@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from functools import lru_cache
 from zlib import crc32
 
@@ -42,6 +43,17 @@ def tiny_run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     train.main(arguments(folder, train__epochs=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corrected_run(tiny_run, tmp_path_factory):
+    """The tiny run with the hubness correction, which is switched on after the training. None changes it."""
+    from vse_tf import train  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("corrected") / "run"
+    shutil.copytree(tiny_run, folder)
+    train.main(arguments(folder, train__epochs=1, model__hubness_correction="true"))
     return folder
 
 

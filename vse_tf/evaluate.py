@@ -69,25 +69,28 @@ def main(argv: list[str] | None = None) -> None:
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
     encoded = embedder.encode_split(seen, bad, progress=True)
     with Phase("ranking"):
-        # What search shows comes last: the benchmark and the page of errors are of it.
-        found, encoded = measure_both(embedder, encoded, arguments.folds)
-    metrics = list(found.values())[-1]
-    chance = {split.name: chance_metrics(encoded.image_id, len(encoded.image), arguments.folds)}
+        found = measure_both(embedder, encoded, arguments.folds)
     names = {"metrics": split.name, "metrics_corrected": f"{split.name}, corrected"}
-    print(table({names[key]: values for key, values in found.items()}, chance))
+    chance = {split.name: chance_metrics(encoded.image_id, len(encoded.image), arguments.folds)}
+    print(table({names[key]: metrics for key, (metrics, _) in found.items()}, chance))
     for line in small_galleries(chance):
         print(line)
     if benchmark:
-        with Phase("ECCV Caption and CxC"):
-            metrics |= benchmark.measure(seen, encoded)
-        print(f"\n{benchmarks_table(metrics)}")
+        for key, (metrics, each) in found.items():
+            with Phase("ECCV Caption and CxC"):
+                metrics.update(benchmark.measure(seen, each))
+            title = f"{names[key]}:\n" if len(found) > 1 else ""
+            print(f"\n{title}{benchmarks_table(metrics)}")
     if output:
-        values = {"split": split.name, **found, "provenance": provenance(embedder.settings, collection)}
+        measured = {key: metrics for key, (metrics, _) in found.items()}
+        values = {"split": split.name, **measured, "provenance": provenance(embedder.settings, collection)}
         with file_errors(output, "written", "name another file with --output"):
             write_json(output, values)
         print(f"written to {output}")
     if errors:
         with Phase("drawing the error page"):
+            # Of what a search finds.
+            metrics, encoded = list(found.values())[-1]
             page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
         with file_errors(errors, "written", "name another file with --errors"):
             write_text(errors, page)

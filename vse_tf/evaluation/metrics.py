@@ -149,7 +149,7 @@ def measure(encoded: EncodedSplit, folds: int = 1) -> dict[str, float]:
 
 def measure_both(
     embedder: Embedder, encoded: EncodedSplit, folds: int = 1
-) -> tuple[dict[str, dict[str, float]], EncodedSplit]:
+) -> dict[str, tuple[dict[str, float], EncodedSplit]]:
     """`measure` of a split without and, where the model has it, with the hubness correction.
 
     Args:
@@ -158,19 +158,17 @@ def measure_both(
         folds: see `recalls`.
 
     Returns:
-        `metrics`, and `metrics_corrected` where there is a correction; the embeddings that the last of them is of.
+        Under `metrics`, and under `metrics_corrected` where there is a correction: the metrics and the embeddings that
+        they are of.
 
     Raises:
         UserError: see `measure`.
 
     Example:
-        found, corrected = measure_both(embedder, embedder.encode_split(split, bad))
+        measure_both(embedder, embedder.encode_split(split, bad))["metrics"][0]["rsum"]
     """
-    found = {"metrics": measure(encoded, folds)}
-    if embedder.corrections:
-        encoded = embedder.corrected(encoded)
-        found["metrics_corrected"] = measure(encoded, folds)
-    return found, encoded
+    every = {"metrics": encoded} | ({"metrics_corrected": embedder.corrected(encoded)} if embedder.corrections else {})
+    return {name: (measure(each, folds), each) for name, each in every.items()}
 
 
 def fold_size(images: int, folds: int) -> int:

@@ -58,16 +58,16 @@ def fold(vectors: Any, hubness: Any, modality: Modality, ops: Any = np) -> Any:
 
 
 def plain(vectors: Any, dim: int) -> Any:
-    """The unit vectors that were folded.
+    """The unit vectors of the plain space.
 
     Args:
-        vectors: `(n, dim + EXTRA)`.
+        vectors: `(n, dim + EXTRA)`, or `(n, dim)` of a model without the correction, which stay as they are.
         dim: dimensions of the space.
 
     Returns:
         `(n, dim)`, to add, subtract, truncate or interpolate; append the correction to the result.
     """
-    return vectors[:, :dim] / np.float32(SCALE)
+    return vectors if vectors.shape[1] == dim else vectors[:, :dim] / np.float32(SCALE)
 
 
 def search_queries(queries: Floats, kind: str, dim: int) -> Floats:
