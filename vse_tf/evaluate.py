@@ -79,19 +79,17 @@ def main(argv: list[str] | None = None) -> None:
         for key, (metrics, each) in found.items():
             with Phase("ECCV Caption and CxC"):
                 metrics.update(benchmark.measure(seen, each))
-            title = f"{names[key]}:\n" if len(found) > 1 else ""
-            print(f"\n{title}{benchmarks_table(metrics)}")
+            print("", *([f"{names[key]}:"] if len(found) > 1 else []), benchmarks_table(metrics), sep="\n")
     if output:
-        measured = {key: metrics for key, (metrics, _) in found.items()}
-        values = {"split": split.name, **measured, "provenance": provenance(embedder.settings, collection)}
+        every = {key: metrics for key, (metrics, _) in found.items()}
         with file_errors(output, "written", "name another file with --output"):
-            write_json(output, values)
+            write_json(output, {"split": split.name, **every, "provenance": provenance(embedder.settings, collection)})
         print(f"written to {output}")
     if errors:
         with Phase("drawing the error page"):
             # Of what a search finds.
-            metrics, encoded = list(found.values())[-1]
-            page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
+            metrics, shown = list(found.values())[-1]
+            page = error_page(arguments.run, seen, shown, metrics, data.max_pixels, arguments.errors_count)
         with file_errors(errors, "written", "name another file with --errors"):
             write_text(errors, page)
         print(f"written to {errors}")
