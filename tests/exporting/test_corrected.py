@@ -44,7 +44,7 @@ def test_exported_towers_give_the_runs_vectors(models, corrected_run, photos):
     assert [manifest[key] for key in ("format", "dim", "plain_dim")] == [2, 12, 8]
 
 
-def test_the_retrieval_model_ranks_texts_corrected_and_images_plainly(models, corrected_run, tiny_run, photos):
+def test_retrieval_corrects_texts_and_not_images(models, corrected_run, tiny_run, photos):
     retrieval = tf.saved_model.load(str(models / "retrieval" / "1"))
     live, before = vse_tf.load(corrected_run), vse_tf.load(tiny_run)
 

@@ -87,7 +87,7 @@ def test_it_changes_nothing_of_the_training(tiny_run, corrected_run, model, befo
     assert RunFolder(tiny_run).identity() != RunFolder(corrected_run).identity()
 
 
-def test_vectors_are_the_plain_ones_with_the_correction_after_them(model, before, photos):
+def test_the_correction_comes_after_the_plain_coordinates(model, before, photos):
     paths = sorted(photos.glob("*.png"))
     images, texts = model.encode_images(paths), model.encode_texts(TEXTS)
     for found, plain in ((images, before.encode_images(paths)), (texts, before.encode_texts(TEXTS))):
