@@ -84,6 +84,10 @@ def bert_preset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded_once():
     """Every call of a command loads its model; tests of what it does with it load a model once."""
+    from vse_tf import embedder  # noqa: PLC0415
+
+    open_once = lru_cache(embedder.open_run)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(vse_tf, "load", lru_cache(vse_tf.load))
+        patched.setattr(embedder, "open_run", lambda run, checkpoint, settings: open_once(run, checkpoint))
         yield

@@ -11,6 +11,7 @@ from PIL import Image
 
 import vse_tf
 from vse_tf import embed, search
+from vse_tf.artifacts.rebuilding import Description
 from vse_tf.errors import UserError
 
 pytestmark = [pytest.mark.lowest, pytest.mark.usefixtures("loaded_once")]
@@ -186,6 +187,29 @@ def test_moved_images_are_named_with_the_way_out(folder, tmp_path, capsys):
     assert "name it with --root" in errors
     search.main([*argv, "--root", str(tmp_path / "all" / "moved")])
     assert "missing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("query", [["a red circle"], ["--image", "IMAGE"]], ids=["words", "image"])
+def test_only_the_tower_of_the_query_is_loaded(folder, query, tmp_path, monkeypatch):
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    asked, part = [], Description.part
+    monkeypatch.setattr(Description, "part", lambda self, name, check: asked.append(name) or part(self, name, check))
+    image = next((folder / "images").iterdir())
+    argv = [str(image) if each == "IMAGE" else each for each in query]
+    search.main(["--index", str(folder / "images.index"), "--run", str(run), *argv])
+    assert asked == ["image_tower" if "--image" in query else "text_tower"]
+
+
+def test_words_need_no_library_of_the_image_tower(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    # The settings alone, which are no part of what an index compares.
+    config.write_text(config.read_text().replace("encoder: cnn", "encoder: hub:resnet_50_imagenet"))
+    argv = ["--index", str(folder / "images.index"), "a red circle", "--run", str(tmp_path / "run")]
+    costly = {"keras_hub", "tensorflow_text", "tensorflow_datasets", "matplotlib", "scipy", "sklearn"}
+    code = f"import sys, vse_tf.search as s; s.main({argv}); print({costly} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "set()"
 
 
 def test_help_needs_no_tensorflow():

@@ -22,6 +22,8 @@ from vse_tf import serve
 from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
+from vse_tf.serving import http
+from vse_tf.serving.servable import Servable
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,34 @@ def test_the_command_from_start_to_stop(folder, gallery):
             assert process.wait(timeout=30) == 0
         until(lambda: lines[-1] == "stopped\n")
         assert not [line for line in errors if "Traceback" in line]
+
+
+def test_the_page_opens_while_the_image_tower_loads(gallery, tmp_path, monkeypatch, capsys):
+    for name in ("image_tower", "text_tower"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "saved_model.pb").touch()
+    loaded, may_load = [], threading.Event()
+
+    def load(version, folder):
+        assert folder.parent.name == "text_tower" or may_load.wait(20)
+        loaded.append(folder.parent.name)
+        return Servable(version, {}, {}, None)
+
+    class Server:
+        effective_port = 1
+
+        def run(self):
+            assert loaded == ["text_tower"]
+            may_load.set()
+            until(lambda: "image_tower 1: available" in capsys.readouterr().out)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(serve, "_load_version", load)
+    monkeypatch.setattr(http, "make_server", lambda *options: Server())
+    serve.main(["--models", str(tmp_path), "--gallery", str(gallery)])
+    assert loaded == ["text_tower", "image_tower"]
 
 
 def test_help_answers_without_tensorflow():

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.hubness_bank import Bank, read_bank
-from vse_tf.artifacts.rebuilding import rebuild
-from vse_tf.artifacts.run_folder import ADVICE, RunFolder
-from vse_tf.atomic import atomic_folder, write_json
+from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.artifacts.trained_model import StoredModel, TrainedModel
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
@@ -26,9 +25,7 @@ from vse_tf.data.pipeline import image_batches
 from vse_tf.data.records import Images, Split
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
-from vse_tf.files import file_errors
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.encoders import encoder_module
 from vse_tf.models.folding import EXTRA, Modality
 from vse_tf.models.hubness import corrections
 from vse_tf.models.inference_tower import inference_tower, mean_of_views
@@ -43,7 +40,8 @@ from vse_tf.preprocessing.image_inputs import (
     pixels,
     raise_unreadable,
 )
-from vse_tf.preprocessing.view import ImageView
+
+Encode: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 
 # Batches of images that `encode_images` takes from a sequence at a time.
 AHEAD = 16
@@ -70,9 +68,7 @@ class Embedder:
     """Embeds images and captions as unit vectors of one space.
 
     Args:
-        model: the dual encoder.
-        tokenizer: its tokenizer.
-        view: how images are prepared.
+        model: the dual encoder with its tokenizer and its view of images.
         settings: the run's settings.
         run: the run folder, if it was loaded from one.
         epoch: the epoch of the loaded checkpoint, where it is known.
@@ -91,27 +87,20 @@ class Embedder:
 
     def __init__(
         self,
-        model: DualEncoder,
-        tokenizer: text.Tokenizer,
-        view: ImageView,
+        model: TrainedModel | StoredModel,
         settings: Settings,
         run: Path | None = None,
         epoch: int | None = None,
         metrics: Mapping[str, dict[str, float]] | None = None,
         bank: Bank | None = None,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.view = view
+        self._parts = model
+        self.view = model.view
         self.settings = settings
         self.run = run
         self.epoch = epoch
         self.metrics = dict(metrics or {})
         self.corrections = {} if bank is None else corrections(bank.captions, bank.images)
-        self._encode_image = _compiled(inference_tower(model.image_tower, view.eval_flip))
-        self._encode_features = _compiled(head_of(model.image_tower))
-        self._encode_text = _compiled(model.text_tower)
-        self._encode_caption_features = _compiled(head_of(model.text_tower))
         self._files: ImageReader | None = None
 
     def __repr__(self) -> str:
@@ -126,14 +115,24 @@ class Embedder:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in known.items())})"
 
     @property
+    def model(self) -> DualEncoder:
+        """The dual encoder."""
+        return self._parts.dual_encoder
+
+    @property
+    def tokenizer(self) -> text.Tokenizer:
+        """Captions to token ids."""
+        return self._parts.tokenizer
+
+    @property
     def image_tower(self) -> keras.Model:
         """Pixels float32 `(batch, h, w, 3)` in 0..255 (or features) to unit vectors of the plain space."""
-        return self.model.image_tower
+        return self._parts.image_tower
 
     @property
     def text_tower(self) -> keras.Model:
         """Token ids int32 `(batch, length)`, −1 as padding, to unit vectors of the plain space."""
-        return self.model.text_tower
+        return self._parts.text_tower
 
     @property
     def dim(self) -> int:
@@ -143,7 +142,7 @@ class Embedder:
     @property
     def plain_dim(self) -> int:
         """Dimensions of the space, `model.dim`."""
-        return self.text_tower.output_shape[-1]
+        return self.settings.model.dim
 
     def encode_images(
         self, images: ImageInput | Iterable[ImageInput], batch_size: int | None = None, progress: bool = False
@@ -341,6 +340,22 @@ class Embedder:
                 f"the run takes images, of which it sees {wanted}, the data hold precomputed {held} per image"
             )
 
+    @cached_property
+    def _encode_image(self) -> Encode:
+        return _compiled(inference_tower(self.image_tower, self.view.eval_flip))
+
+    @cached_property
+    def _encode_features(self) -> Encode:
+        return _compiled(head_of(self.image_tower))
+
+    @cached_property
+    def _encode_text(self) -> Encode:
+        return _compiled(self.text_tower)
+
+    @cached_property
+    def _encode_caption_features(self) -> Encode:
+        return _compiled(head_of(self.text_tower))
+
     def encode_captions(self, split: Split, captions: np.ndarray, progress: bool = False) -> np.ndarray:
         """Embed some of a split's captions in the plain space.
 
@@ -429,38 +444,19 @@ class Embedder:
         return vectors.numpy()
 
 
-def save_model(folder: RunFolder, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView) -> None:
-    """Write the model's description, the image view and the tokenizer into a run folder."""
-    description = {"model": model.get_config(), "view": view.to_dict()}
-    with file_errors(folder.model, "written", ADVICE):
-        write_json(folder.model, description)
-    with atomic_folder(folder.tokenizer, ADVICE) as temporary:
-        tokenizer.save(temporary)
+def open_run(run: str | Path, checkpoint: str = "best", settings: Settings | None = None) -> Embedder:
+    """Open a run; its towers are loaded when they are first used, and one that is damaged is an error then."""
+    model, folder = StoredModel(run, checkpoint, settings), RunFolder(run)
+    return Embedder(model, model.settings, folder.path, *folder.measured(checkpoint), read_bank(folder, checkpoint))
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Embedder:
-    """Load a run; `vse_tf.load` is its public name."""
-    folder = RunFolder(run)
-    settings = folder.settings()
-    if not folder.model.exists():
-        raise UserError(f"{folder.path}: the run has no model yet; it stopped before training began: train again")
-    # Registers the layers that the model's description may name.
-    encoder_module(settings.image.encoder, "image.encoder")
-    encoder_module(settings.text.encoder, "text.encoder")
-    checkpoints = Checkpoints(folder.checkpoints)
-    model, view = rebuild(folder.model, lambda model: checkpoints.check(model, checkpoint))
-    checkpoints.restore(model, checkpoint, training=False)
-    tokenizer = text.load_tokenizer(folder.tokenizer)
-    embedding = next((layer for layer in model.text_tower.layers if layer.name == "word_embedding"), None)
-    if isinstance(embedding, keras.layers.Embedding) and embedding.input_dim < tokenizer.vocabulary_size:
-        raise UserError(
-            f"{folder.tokenizer}: {tokenizer.vocabulary_size} words, but the model knows {embedding.input_dim}; copy "
-            "the run folder again"
-        )
-    epoch, metrics = folder.measured(checkpoint)
-    return Embedder(model, tokenizer, view, settings, folder.path, epoch, metrics, read_bank(folder, checkpoint))
+    """Load a run with all its parts; `vse_tf.load` is its public name."""
+    model, folder = StoredModel(run, checkpoint), RunFolder(run)
+    loaded = TrainedModel(model.dual_encoder, model.tokenizer, model.view)
+    return Embedder(loaded, model.settings, folder.path, *folder.measured(checkpoint), read_bank(folder, checkpoint))
 
 
-def _compiled(tower: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+def _compiled(tower: keras.Model) -> Encode:
     spec = [tf.TensorSpec([None, *tower.input_shape[1:]], tower.inputs[0].dtype)]
     return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec)

@@ -22,6 +22,7 @@ from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.serving.model_config import ModelConfig, models_below, read_models_config, with_labels
+from vse_tf.serving.registry import WATCHING
 from vse_tf.startup import starting_tensorflow
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ longer than --timeout to arrive is given up, but only a proxy limits how many co
 of the serving kit in export/. Requests for other host names than localhost, this machine's own and those of --hosts are
 refused, and so are those that web pages of other sites send."""
 EXAMPLES = (f"{PROG} --run runs/table-convse-0 --images photos", f"{PROG} --models models --gallery photos.index")
+IMAGE_TOWER, TEXT_TOWER = "image_tower", "text_tower"
 LOADING = "loading the image tower"
 # Options that go with --run, and those that go with exported models.
 OF_RUN = ("run", "images", "index")
@@ -76,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _is_loading() -> bool:
-    return any(thread.name == LOADING for thread in threading.enumerate())
+    # A closed registry's thread goes on only while it loads.
+    return any(thread.name in (LOADING, WATCHING) for thread in threading.enumerate())
 
 
 def _serve(arguments: Namespace) -> None:
@@ -112,11 +115,9 @@ def _serve(arguments: Namespace) -> None:
             run.load(registry)
         else:
             index = _gallery(arguments) if arguments.gallery else None
-            registry.look()
+            _load_first(registry, page=index is not None)
         if not any(registry.serving().values()):
             raise UserError(f"no model could be loaded: {'; '.join(registry.problems())}")
-        if run is None:
-            registry.watch(arguments.poll_seconds)
         if index is not None:
             routes += [page_route, GalleryRoute(index, full_paths=local)]
         address = f"http://{arguments.host}:{server.effective_port}"
@@ -124,15 +125,28 @@ def _serve(arguments: Namespace) -> None:
             say(f"{address}/v1/models/text_tower:predict and {address}/v1/models/image_tower:predict")
             say(f"to serve it in production, export it: {run.export_command()}")
         else:
-            for name, versions in registry.serving().items():
-                say(f"{address}/v1/models/{name} versions {', '.join(map(str, versions)) or 'none'}")
+            serving = registry.serving()
+            for name in [config.name for config in _models(arguments)]:
+                versions = ", ".join(map(str, serving[name])) or "none" if name in serving else "loading"
+                say(f"{address}/v1/models/{name} versions {versions}")
         if index is not None:
             say(f"search page: {address}/")
         say(f"serving at {address} (Ctrl-C stops it)")
+        if run is None:
+            registry.watch(arguments.poll_seconds)
         server.run()
     finally:
         registry.close()
         server.close()
+
+
+def _load_first(registry: Registry, page: bool) -> None:
+    """Load what has to answer from the start: all models, or for a page the text tower, if there is one."""
+    if page:
+        # The image tower takes ten times as long; the registry loads it once the page is open.
+        registry.look(TEXT_TOWER)
+    if not any(registry.serving().values()):
+        registry.look()
 
 
 def _load_version(version: int, folder: Path) -> Servable:
@@ -193,7 +207,7 @@ class _RunSource:
         """
         import numpy as np  # noqa: PLC0415
 
-        from vse_tf.exporting.towers import IMAGE_TOWER, TEXT_TOWER, image_module, text_module  # noqa: PLC0415
+        from vse_tf.exporting.towers import image_module, text_module  # noqa: PLC0415
         from vse_tf.serving.servable import Servable  # noqa: PLC0415
 
         def traced(module: ImageModule | TextModule) -> Servable:
@@ -206,11 +220,11 @@ class _RunSource:
         with Phase(f"loading {TEXT_TOWER}"):
             embedder = self.model.embedder
             embedder.view = replace(embedder.view, max_pixels=min(SERVED_PIXELS, embedder.view.max_pixels))
-            image, text = image_module(embedder), text_module(embedder)
+            text = text_module(embedder)
             registry.add(TEXT_TOWER, lambda: traced(text))
         # A thread, so that the page opens meanwhile.
         say(f"{IMAGE_TOWER} 1: loading; until then, only words can be searched for")
-        adding = (IMAGE_TOWER, lambda: traced(image))
+        adding = (IMAGE_TOWER, lambda: traced(image_module(embedder)))
         threading.Thread(target=registry.add, args=adding, name=LOADING, daemon=True).start()
 
     def export_command(self) -> str:

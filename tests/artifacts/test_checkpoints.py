@@ -313,4 +313,4 @@ def test_values_in_other_files_are_not_read(trained, tmp_path):
             if trick not in ("soft link", "group"):
                 np.testing.assert_array_equal(file[name][()], value)
         with pytest.raises(UserError, match="another model's"):
-            module._read(path, module._changing(built))
+            module._read(path, module._changing(built.parts))

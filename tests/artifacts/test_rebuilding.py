@@ -1,6 +1,7 @@
 """Run folders that others have changed: an error of one line, no other file opened, no memory taken."""
 
 import copy
+import hashlib
 import json
 import os
 import resource
@@ -162,6 +163,10 @@ def test_announced_weights_that_are_not_there_are_refused(run, kind):
         if kind == "packed":
             options["data"] = np.zeros(shape, np.float32)
         file.create_dataset(key, **({"shape": shape, "dtype": "f4"} | options if kind == "unwritten" else options))
+    # Whoever changes the weights changes their hash too.
+    position = state.with_name("position.json")
+    digest = hashlib.sha256(state.read_bytes()).hexdigest()
+    position.write_text(json.dumps(json.loads(position.read_text()) | {"sha256": digest}))
     refused(run, "does not hold them")
 
 

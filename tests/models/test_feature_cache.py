@@ -15,6 +15,7 @@ from tests.tiny import arguments, rows_of, tiny_settings
 from vse_tf import train
 from vse_tf.artifacts.hubness_bank import read_bank
 from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.artifacts.trained_model import TrainedModel
 from vse_tf.config import ModelSettings, TextSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
@@ -105,7 +106,9 @@ def test_cached_features_of_images_give_the_towers_vectors(tmp_path, pooling):
     # The bank of the hubness correction is of the centre views, as evaluation sees them.
     np.testing.assert_allclose(read_bank(RunFolder(run)).images, live, atol=1e-3)
     # Two views at inference are read from the same cache.
-    two = Embedder(embedder.model, embedder.tokenizer, replace(embedder.view, eval_flip=True), embedder.settings)
+    two = Embedder(
+        TrainedModel(embedder.model, embedder.tokenizer, replace(embedder.view, eval_flip=True)), embedder.settings
+    )
     both = FeatureCache(embedder.image_tower, ImageInputs(two.view, bad), tmp_path / "cache", progress=False)
     assert both.folder == cache.folder
     stored, live = (two.encode_split(one, bad).image for one in (both.split(split), split))

@@ -10,6 +10,7 @@ import tensorflow as tf
 import vse_tf
 from tests.tiny import tiny_settings
 from vse_tf.artifacts.rebuilding import view_of
+from vse_tf.artifacts.trained_model import TrainedModel
 from vse_tf.embedder import Embedder
 from vse_tf.exporting.towers import image_module
 from vse_tf.preprocessing.view import ImageView
@@ -22,7 +23,7 @@ def plain(tiny_run):
 
 @pytest.fixture(scope="module")
 def model(plain):
-    return Embedder(plain.model, plain.tokenizer, replace(plain.view, eval_flip=True), plain.settings)
+    return Embedder(TrainedModel(plain.model, plain.tokenizer, replace(plain.view, eval_flip=True)), plain.settings)
 
 
 def mean(first, second):

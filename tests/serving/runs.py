@@ -9,7 +9,7 @@ from tests.tiny import tiny_settings
 from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.artifacts.checkpoints import Checkpoints
 from vse_tf.artifacts.run_folder import RunFolder
-from vse_tf.embedder import save_model
+from vse_tf.artifacts.trained_model import save_model
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.text_tower import text_tower_from_settings

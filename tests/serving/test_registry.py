@@ -73,6 +73,14 @@ def test_the_newest_is_served_and_the_one_before_dropped(rig):
     assert rig.loads == [1, 2]
 
 
+def test_one_model_may_be_looked_at_first(rig):
+    rig.put(1)
+    rig.registry.look("another")
+    assert rig.loads == []
+    rig.registry.look("m")
+    assert rig.loads == [1]
+
+
 def test_labels_keep_their_versions(rig):
     rig.config = {"labels": {"stable": 1}}
     rig.put(1)

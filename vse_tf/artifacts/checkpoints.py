@@ -9,10 +9,10 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import keras
@@ -39,6 +39,8 @@ from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, reason_of
 from vse_tf.models.backbones import backbone_of
 from vse_tf.models.dual_encoder import DualEncoder
+
+Parts: TypeAlias = Mapping[str, keras.layers.Layer]
 
 FROZEN = "frozen.h5"
 # Layers of a tower's head: today's name and that of older versions. Only old files and models have `OLD_WEIGHTS`.
@@ -89,7 +91,7 @@ class Checkpoints:
                 write_text(saved.folder / POSITION, description_text(saved))
         else:
             # HDF5 must not write to the disk: a full one makes it crash the process instead of raising.
-            weights, optimizer = _packed(_changing(model)), _packed(_optimizer(model))
+            weights, optimizer = _packed(_changing(model.parts)), _packed(_optimizer(model))
             digests = [hashlib.sha256(contents).hexdigest() for contents in (weights, optimizer)]
             saved = Checkpoint(self.folder / name, position, best_name, digests[0], progress or {}, digests[1])
             with atomic_folder(saved.folder, ADVICE) as temporary:
@@ -159,33 +161,49 @@ class Checkpoints:
         self.keep = 1
         self._sweep()
 
-    def check(self, model: DualEncoder, which: str = "last") -> None:
-        """Check that a checkpoint holds a model's weights, each in its shape and with all its bytes.
+    def check(self, parts: Parts, checkpoint: Checkpoint) -> None:
+        """Check that a checkpoint holds the weights of parts of a model, each in its shape and with all its bytes.
 
         Args:
-            model: the model; its weights need not be allocated.
-            which: `last` or `best`.
+            parts: the parts by name; their weights need not be allocated.
+            checkpoint: one of this run.
 
         Raises:
-            UserError: there is no checkpoint, it cannot be read, or it does not fit the model.
+            UserError: the checkpoint cannot be read, or does not fit.
         """
-        folder = required_checkpoint(self.folder, which).folder
-        for path, variables in ((self.folder / FROZEN, _frozen(model)), (folder / STATE, _changing(model))):
-            if variables:
-                with _opened(path) as file:
-                    for _ in _fitting_values(file, path, variables):
-                        pass
+        for path, variables in self._stored(parts, checkpoint):
+            with _opened(path) as file:
+                for _ in _fitting_values(file, path, variables):
+                    pass
+
+    def fill(self, parts: Parts, checkpoint: Checkpoint) -> None:
+        """Put a checkpoint's weights into parts of a model, which are not trained further: the random state stays.
+
+        Args:
+            parts: the parts by name.
+            checkpoint: one of this run, its hash compared (`check_state`).
+
+        Raises:
+            UserError: the checkpoint cannot be read, or does not fit.
+        """
+        for path, variables in self._stored(parts, checkpoint):
+            _read(path, variables)
+
+    def _stored(self, parts: Parts, checkpoint: Checkpoint) -> list[tuple[Path, dict[str, keras.Variable]]]:
+        """The files of a checkpoint with the weights that they hold; seeds are left out."""
+        found = ((self.folder / FROZEN, _frozen(parts)), (checkpoint.folder / STATE, _changing(parts, seeds=False)))
+        return [(path, variables) for path, variables in found if variables]
 
     def _fill(self, model: DualEncoder, checkpoint: Checkpoint, training: bool) -> None:
-        if _frozen(model):
-            _read(self.folder / FROZEN, _frozen(model))
-        _read(checkpoint.folder / STATE, _changing(model))
+        if _frozen(model.parts):
+            _read(self.folder / FROZEN, _frozen(model.parts))
+        _read(checkpoint.folder / STATE, _changing(model.parts))
         if training:
             file = STATE if checkpoint.optimizer_sha256 is None else OPTIMIZER
             _read(checkpoint.folder / file, _optimizer(model))
 
     def _save_frozen(self, model: DualEncoder) -> None:
-        frozen = _frozen(model)
+        frozen = _frozen(model.parts)
         if not frozen or (self.folder / FROZEN).exists():
             return
         path = self.folder / FROZEN
@@ -216,23 +234,28 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _changing(model: DualEncoder) -> dict[str, keras.Variable]:
-    frozen = {id(variable) for variable in _frozen(model).values()}
-    return {key: value for key, value in named_variables(model).items() if id(value) not in frozen}
+def _changing(parts: Parts, seeds: bool = True) -> dict[str, keras.Variable]:
+    frozen = {id(variable) for variable in _frozen(parts).values()}
+    return {key: value for key, value in named_variables(parts, seeds).items() if id(value) not in frozen}
 
 
-def _frozen(model: DualEncoder) -> dict[str, keras.Variable]:
-    backbones = [backbone_of(tower) for tower in (model.image_tower, model.text_tower)]
+def _frozen(parts: Parts) -> dict[str, keras.Variable]:
+    backbones = [backbone_of(part) for part in parts.values() if isinstance(part, keras.Model)]
     frozen = {id(v) for backbone in backbones if backbone and not backbone.trainable for v in backbone.weights}
-    return {key: value for key, value in named_variables(model).items() if id(value) in frozen}
+    return {key: value for key, value in named_variables(parts, seeds=False).items() if id(value) in frozen}
 
 
-def named_variables(model: DualEncoder) -> dict[str, keras.Variable]:
-    """All variables of the model and its seed generators, by names that are the same in a rebuilt model."""
+def named_variables(parts: Parts, seeds: bool = True) -> dict[str, keras.Variable]:
+    """The variables of a model's parts, by names that are the same in a rebuilt model.
+
+    Args:
+        parts: the parts by name, see `DualEncoder.parts`.
+        seeds: with the states of the seed generators; their names are right for all parts of a model together.
+    """
     named: dict[str, keras.Variable] = {}
-    for prefix, part in model.parts.items():
+    for prefix, part in parts.items():
         weights = {id(weight) for weight in part.weights}
-        for variable in part.weights + [v for v in part.variables if id(v) not in weights]:
+        for variable in part.weights + [v for v in part.variables if seeds and id(v) not in weights]:
             seed = id(variable) not in weights
             # Keras counts seed generators per process; their order in a model is fixed.
             key = f"model/{prefix}/{f'seed_generator/{len(named)}' if seed else variable.path}"
@@ -254,7 +277,7 @@ def sizes(model: DualEncoder) -> tuple[int, int, int]:
     """Bytes of a compiled model's frozen weights, its other weights, and its optimizer's variables."""
     frozen, weights, optimizer = (
         sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in variables.values())
-        for variables in (_frozen(model), _changing(model), _optimizer(model))
+        for variables in (_frozen(model.parts), _changing(model.parts), _optimizer(model))
     )
     return frozen, weights, optimizer
 

@@ -6,8 +6,9 @@ allocated only after a check that the checkpoint holds them.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +25,99 @@ from vse_tf.setting_types import LARGEST, Range
 
 # Limit for the values of a layer's output for one item: 1 GB.
 MOST_VALUES = 2**28
+PARTS = ("image_tower", "text_tower", "temperature")
 _SIDE = Range(1, 2**14)
 
 
-def rebuild(path: Path, check_weights: Callable[[DualEncoder], None]) -> tuple[DualEncoder, ImageView]:
-    """Rebuild the untrained model and the image view of a description.
+class Description:
+    """The description of a run's model, whose parts are rebuilt one at a time.
 
     Args:
         path: `model.json`.
-        check_weights: called with the model before its weights are allocated; raises `UserError` if the checkpoint
-            does not hold them.
+
+    Attributes:
+        view: how images are prepared.
 
     Raises:
         UserError: it does not describe a model of this package.
 
     Example:
-        >>> model, view = rebuild(folder.model, lambda model: checkpoints.check(model, "best"))
+        >>> description = Description(folder.model)
+        >>> tower = description.part("text_tower", lambda tower: checkpoints.check({"text_tower": tower}, checkpoint))
     """
-    description = load_json(path)
-    try:
-        view = view_of(description["view"])
-        check_keras_config(description["model"])
-        # Keras allocates pending variables at the end of the next outermost scope: the empty one below.
-        with keras.StatelessScope(initialize_variables=False):
-            model = DualEncoder.from_config(_arguments(description["model"]))
-            _check(model, view)
-            check_weights(model)
-        with keras.StatelessScope():
-            pass
-    except UserError:
-        raise
-    except Exception as error:  # a wrong config may raise anything in Keras
-        raise UserError(
-            f"{path}: no model of this package ({type(error).__name__}: {' '.join(str(error).split())[:300]}); "
-            "copy the run folder again"
-        ) from None
-    finally:
-        # Variables of a refused model would be allocated with the next model.
-        global_state.set_global_attribute("uninitialized_variables", [])
-    return model, view
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        description = load_json(path)
+        with self._errors():
+            self.view = view_of(description["view"])
+            self._config = description["model"]
+            if not isinstance(self._config, dict):
+                raise ValueError("the model is not an object")
+
+    def part(self, name: str, check_weights: Callable[[keras.layers.Layer], None]) -> Any:
+        """Rebuild a part of the model, its weights zero; the others are not looked at.
+
+        Args:
+            name: `image_tower`, `text_tower` or `temperature`.
+            check_weights: called with the part before its weights are allocated; raises `UserError` if the checkpoint
+                does not hold them.
+
+        Returns:
+            The part; None if the model has no learned temperature.
+
+        Raises:
+            UserError: it is no such part of a model of this package.
+        """
+        config = self._config.get(name)
+        if name == "temperature" and not config:
+            return None
+        with self._errors():
+            check_keras_config(config)
+            # Keras allocates pending variables at the end of the next outermost scope: the empty one below.
+            with keras.StatelessScope(initialize_variables=False):
+                part: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
+                if name != "temperature":
+                    _check_tower(name, part, self.view)
+                elif not isinstance(part, LearnedTemperature):
+                    raise ValueError(f"the temperature is a {type(part).__name__}")
+                check_weights(part)
+                for variable in part.weights:
+                    # Random values would be overwritten: an orthogonal kernel of a large GRU takes a second to draw.
+                    variable._initializer = keras.initializers.Zeros()
+            with keras.StatelessScope():
+                pass
+        return part
+
+    def assemble(self, parts: Mapping[str, Any]) -> DualEncoder:
+        """Make the dual encoder of its parts.
+
+        Args:
+            parts: the parts by name.
+
+        Raises:
+            UserError: a number of the description, or its name, is wrong.
+        """
+        with self._errors():
+            arguments = {key: value for key, value in self._config.items() if key not in PARTS}
+            check_keras_config(arguments)
+            _check_arguments(arguments)
+            return DualEncoder(**arguments, **parts)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # a wrong config may raise anything in Keras
+            raise UserError(
+                f"{self._path}: no model of this package ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}); copy the run folder again"
+            ) from None
+        finally:
+            # Variables of a refused model would be allocated with the next model.
+            global_state.set_global_attribute("uninitialized_variables", [])
 
 
 def view_of(values: object) -> ImageView:
@@ -90,10 +145,8 @@ def view_of(values: object) -> ImageView:
     return ImageView.of_dict(values)
 
 
-def _arguments(config: object) -> dict[str, Any]:
-    """The dual encoder's config, its numbers and its name checked."""
-    if not isinstance(config, dict):
-        raise ValueError("the model is not an object")
+def _check_arguments(config: Mapping[str, Any]) -> None:
+    """Check the dual encoder's numbers and its name."""
     limits = {"clip_norm": (int, float), "micro_batch": (int,)}
     for key, kinds in limits.items():
         value = config.get(key, 0)
@@ -101,28 +154,20 @@ def _arguments(config: object) -> dict[str, Any]:
             raise ValueError(f"{key}: {str(value)[:80]} is not a valid number")
     if not isinstance(config.get("name", ""), str):
         raise ValueError("the model's name is not a string")
-    return config
 
 
-def _check(model: DualEncoder, view: ImageView) -> None:
-    """Refuse a model whose parts the commands cannot use."""
-    if model.temperature is not None and not isinstance(model.temperature, LearnedTemperature):
-        raise ValueError(f"the temperature is a {type(model.temperature).__name__}")
-    dims = set()
-    for name, tower in (("image_tower", model.image_tower), ("text_tower", model.text_tower)):
-        functional = isinstance(tower, keras.Model) and hasattr(tower, "operations")
-        if not functional or len(tower.inputs) != 1 or len(tower.outputs) != 1 or len(tower.output.shape) != 2:
-            raise ValueError(f"the {name} does not have one input and one vector as output")
-        if not isinstance(tower.get_layer("head"), keras.Model):
-            raise ValueError(f"the {name} has no head")
-        dims.add(tower.output.shape[-1])
-        _check_sizes(tower)
-    if len(dims) != 1 or None in dims:
-        raise ValueError("the towers have vectors of different sizes")
-    image, text = model.image_tower.inputs[0], model.text_tower.inputs[0]
-    if view.size is not None and tuple(image.shape[1:]) != (*view.size, 3):
-        raise ValueError(f"the image tower takes {image.shape[1:]}, the view gives {view.size}")
-    if len(text.shape) != 2 or not keras.backend.is_int_dtype(text.dtype):
+def _check_tower(name: str, tower: Any, view: ImageView) -> None:
+    """Refuse a tower that the commands cannot use."""
+    functional = isinstance(tower, keras.Model) and hasattr(tower, "operations")
+    if not functional or len(tower.inputs) != 1 or len(tower.outputs) != 1 or len(tower.output.shape) != 2:
+        raise ValueError(f"the {name} does not have one input and one vector as output")
+    if not isinstance(tower.get_layer("head"), keras.Model):
+        raise ValueError(f"the {name} has no head")
+    _check_sizes(tower)
+    taken = tower.inputs[0]
+    if name == "image_tower" and view.size is not None and tuple(taken.shape[1:]) != (*view.size, 3):
+        raise ValueError(f"the image tower takes {taken.shape[1:]}, the view gives {view.size}")
+    if name == "text_tower" and (len(taken.shape) != 2 or not keras.backend.is_int_dtype(taken.dtype)):
         raise ValueError("the text tower does not take token ids")
 
 

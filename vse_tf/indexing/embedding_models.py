@@ -64,7 +64,8 @@ class RunModel:
         self.checkpoint = checkpoint
         self.batch_size = batch_size
         folder = RunFolder(run)
-        self.plain_dim = folder.settings().model.dim
+        self._settings = folder.settings()
+        self.plain_dim = self._settings.model.dim
         self.dim = vector_width(folder, checkpoint)
 
     def __reduce__(self) -> tuple[type[RunModel], tuple[Path, str, int | None]]:
@@ -94,11 +95,13 @@ class RunModel:
 
     @cached_property
     def embedder(self) -> Embedder:
-        """The loaded run."""
-        with part("loading the model"):
-            import vse_tf  # noqa: PLC0415
+        """The run; it loads each tower when it is first used."""
+        from vse_tf.startup import starting_tensorflow  # noqa: PLC0415
 
-            return vse_tf.load(self.run, self.checkpoint)
+        with starting_tensorflow():
+            from vse_tf.embedder import open_run  # noqa: PLC0415
+
+        return open_run(self.run, self.checkpoint, self._settings)
 
 
 class ExportedModel:

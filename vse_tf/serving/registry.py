@@ -15,6 +15,8 @@ from vse_tf.serving.request_error import RequestError
 if TYPE_CHECKING:
     from vse_tf.serving.servable import Servable
 
+WATCHING = "watching the versions"
+
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
@@ -80,20 +82,26 @@ class Registry:
             self._models[name] = model
         self._start(model, 1, load)
 
-    def look(self) -> None:
-        """Load what is wanted and not there yet, drop what is no longer wanted."""
+    def look(self, only: str | None = None) -> None:
+        """Load what is wanted and not there yet, drop what is no longer wanted.
+
+        Args:
+            only: look at the model of this name, and leave the others for later.
+        """
         for config in self._sources():
+            if only not in (None, config.name):
+                continue
             with self._lock:
                 model = self._models.setdefault(config.name, _Model(config))
                 model.config = config
             self._follow(model, version_folders(config.folder))
 
     def watch(self, seconds: float) -> None:
-        """Call `look` at this interval, in a background thread."""
+        """Call `look` now and at this interval, in a background thread named `WATCHING`."""
 
         def loop() -> None:
             last = ""
-            while not self._stop.wait(seconds):
+            while True:
                 try:
                     self.look()
                     last = ""
@@ -103,15 +111,17 @@ class Registry:
                     if problem != last:
                         self._report(problem)
                     last = problem
+                if self._stop.wait(seconds):
+                    return
 
-        self._thread = threading.Thread(target=loop, name="versions", daemon=True)
+        self._thread = threading.Thread(target=loop, name=WATCHING, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching. A version that is being loaded is not waited for: then the thread goes on."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=1)
 
     def serving(self) -> dict[str, list[int]]:
         """The versions that answer, by model."""

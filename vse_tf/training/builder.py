@@ -17,7 +17,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.order import Order
 from vse_tf.data.pipeline import text_reader, training_batches
 from vse_tf.data.records import Collection, Split, array_size
-from vse_tf.embedder import Embedder
+from vse_tf.embedder import Embedder, TrainedModel
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, feature_cache, training_views
@@ -135,7 +135,7 @@ class RunParts:
     @cached_property
     def embedder(self) -> Embedder:
         """The model in training, to measure it."""
-        return Embedder(self.model, self.tokenizer, self.view, self.settings)
+        return Embedder(TrainedModel(self.model, self.tokenizer, self.view), self.settings)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:

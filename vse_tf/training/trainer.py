@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.artifacts.trained_model import save_model
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.data.training_splits import training_splits
 from vse_tf.display import Phase, phase_if, say
-from vse_tf.embedder import save_model
 from vse_tf.evaluation.chance import chance_metrics
 from vse_tf.evaluation.metrics import measure
 from vse_tf.setting_types import absolute_paths

@@ -33,9 +33,9 @@ def warm_start(model: DualEncoder, words: list[str] | None, run: str | Path) -> 
         '24 weights loaded, 1 start fresh: model/image_tower/head/kernel (shape (2048, 1024), there (2048, 512))'
     """
     other = vse_tf.load(run)
-    other_variables, other_words = named_variables(other.model), getattr(other.tokenizer, "vocabulary", None)
+    other_variables, other_words = named_variables(other.model.parts), getattr(other.tokenizer, "vocabulary", None)
     loaded, fresh = 0, []
-    for name, variable in named_variables(model).items():
+    for name, variable in named_variables(model.parts).items():
         if "seed_generator" in name:
             continue
         if name not in other_variables:
