@@ -25,8 +25,9 @@ import tensorflow as tf
 from PIL import Image
 
 from vse_tf.data.bad_images import BadImages
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.order import Order
-from vse_tf.data.pipeline import image_batches, training_batches
+from vse_tf.data.pipeline import training_batches
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.preprocessing.images import decode, default_resize, random_window
 from vse_tf.preprocessing.view import ImageView
@@ -81,7 +82,7 @@ def ours(paths: list[str], size: int, training: bool) -> tf.data.Dataset:
     view = ImageView((size, size), random_crop=True, crop_scale=CROP)
     if not training:
         enough = 2 * (AHEAD + COUNTED) * BATCH // len(paths) + 1
-        return image_batches(FileImages(tuple(paths * enough)), view, BATCH, bad)
+        return ImageReader(view).batches(paths * enough, BATCH, bad)
     images = FileImages(tuple(paths))
     records = tuple(Record(path, ("a photo",), "train", row) for row, path in enumerate(paths))
     order = Order(records, BATCH, "images", seed=0)

@@ -21,8 +21,8 @@ from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
-from vse_tf.data.pipeline import image_batches
-from vse_tf.data.records import Images, Split
+from vse_tf.data.pipeline import array_batches
+from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.models.dual_encoder import DualEncoder
@@ -102,6 +102,7 @@ class Embedder:
         self.metrics = dict(metrics or {})
         self.corrections = {} if bank is None else corrections(bank.captions, bank.images)
         self._files: ImageReader | None = None
+        self._batches: tuple[Images, int, tf.data.Dataset] | None = None
 
     def __repr__(self) -> str:
         known: dict[str, Any] = {} if self.run is None else {"run": str(self.run)}
@@ -420,21 +421,22 @@ class Embedder:
         """
         self.check_images(images)
         size = self.settings.train.eval_batch_size
-        batches = image_batches(images, self.view, size, bad, self.settings.data.workers)
-        vectors, rows = [np.zeros([0, self.plain_dim], np.float32)], [np.zeros([0], np.int64)]
-        try:
+        if isinstance(images, FileImages):
             with phase_if(progress, "images", len(images), "images") as bar:
-                for batch, got in batches:
-                    read = got.numpy() >= 0
-                    if isinstance(images, CachedFeatures):
-                        vectors.append(self._encode_cached(images, batch, got.numpy()))
-                    else:
-                        vectors.append(self._encode_image(batch).numpy()[read])
-                    rows.append(got.numpy()[read])
-                    bar.update(len(read))
-        except tf.errors.OpError as error:
-            raise bad.raised(error) from None
-        return np.concatenate(vectors), np.concatenate(rows).astype(np.int64)
+                return self._encode_files(images.paths, bad, size, bar.update)
+        # A split is encoded after each epoch, and its pipeline traced once.
+        if self._batches is None or self._batches[0] is not images or self._batches[1] != size:
+            self._batches = images, size, array_batches(images, self.view, size)
+        vectors, done = [np.zeros([0, self.plain_dim], np.float32)], 0
+        with phase_if(progress, "images", len(images), "images") as bar:
+            for batch in self._batches[2]:
+                if isinstance(images, CachedFeatures):
+                    vectors.append(self._encode_cached(images, batch, np.arange(done, done + len(batch))))
+                else:
+                    vectors.append(self._encode_image(batch).numpy())
+                done += len(batch)
+                bar.update(len(batch))
+        return np.concatenate(vectors), np.arange(len(images))
 
     def _encode_cached(self, images: CachedFeatures, centre: tf.Tensor, rows: np.ndarray) -> np.ndarray:
         vectors = self._encode_features(tf.cast(centre, tf.float32))
@@ -459,4 +461,4 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
 
 def _compiled(tower: keras.Model) -> Encode:
     spec = [tf.TensorSpec([None, *tower.input_shape[1:]], tower.inputs[0].dtype)]
-    return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec)
+    return tf.function(lambda inputs: tower(inputs, training=False), input_signature=spec, autograph=False)

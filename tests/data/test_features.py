@@ -21,7 +21,7 @@ def filled(folder):
             computed.append((view, start))
             yield view, np.arange(start, end, dtype=np.float32)[:, None] * np.ones([1, 3], np.float32)
 
-    shards.fill([["centre", "flip"]], compute)
+    shards.fill(["centre", "flip"], compute)
     return shards, computed
 
 
@@ -67,7 +67,7 @@ def test_a_folder_that_is_none_is_found_before_computing(tmp_path):
     (tmp_path / "cache").touch()
     shards = FeatureShards(tmp_path / "cache" / "features", COUNT, FEATURE)
     with pytest.raises(UserError, match=r"data\.cache_dir: .*cache is not a folder"):
-        shards.fill([["centre"]], lambda *_: pytest.fail("computed"))
+        shards.fill(["centre"], lambda *_: pytest.fail("computed"))
 
 
 def test_states_of_tokens_come_back_padded_with_zeros(tmp_path):
@@ -75,7 +75,7 @@ def test_states_of_tokens_come_back_padded_with_zeros(tmp_path):
     lengths = random.integers(0, 6, COUNT)
     states = [random.normal(size=(length, 4)).astype(np.float16) for length in lengths]
     shards = FeatureShards(tmp_path, COUNT, ((4,), "float16"), lengths)
-    shards.fill([["caption"]], lambda views, start, end: [("caption", np.concatenate(states[start:end]))])
+    shards.fill(["caption"], lambda views, start, end: [("caption", np.concatenate(states[start:end]))])
     cached = CachedTokens(shards.read("caption"), lengths, shards.size)
     assert len(cached) == COUNT
     for rows in (np.array([0, SHARD - 1, SHARD, COUNT - 1, SHARD]), random.integers(0, COUNT, 40)):
@@ -93,7 +93,7 @@ def test_large_features_come_in_small_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SHARD_BYTES", 7 * 4 * 3 * 5 + 1)
     shards = FeatureShards(tmp_path, 30, ((3, 5), "float32"))
     values = np.random.default_rng(0).normal(size=(30, 3, 5)).astype(np.float32)
-    shards.fill([["centre"]], lambda views, start, end: [("centre", values[start:end])])
+    shards.fill(["centre"], lambda views, start, end: [("centre", values[start:end])])
     assert [len(shard) for shard in shards.read("centre")] == [7, 7, 7, 7, 2]
     rows = np.array([29, 0, 7, 6, 13])
     np.testing.assert_array_equal(CachedFeatures([shards.read("centre")], np.arange(30)).load(rows), values[rows])
@@ -102,7 +102,7 @@ def test_large_features_come_in_small_shards(tmp_path, monkeypatch):
 def test_states_of_other_lengths_are_damaged(tmp_path):
     lengths = np.full(COUNT, 2)
     shards = FeatureShards(tmp_path, COUNT, FEATURE, lengths)
-    shards.fill([["caption"]], lambda views, start, end: [("caption", np.ones([2 * (end - start), 3], np.float32))])
+    shards.fill(["caption"], lambda views, start, end: [("caption", np.ones([2 * (end - start), 3], np.float32))])
     assert shards.remove_damaged(["caption"]) == []
     lengths[3] += 1
     again = FeatureShards(tmp_path, COUNT, FEATURE, lengths)

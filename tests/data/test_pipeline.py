@@ -9,8 +9,9 @@ from PIL import Image
 from vse_tf.config import TextSettings
 from vse_tf.data import pipeline
 from vse_tf.data.bad_images import BadImages
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.order import CAPTION, ROW, Order
-from vse_tf.data.pipeline import image_batches, text_reader, training_batches
+from vse_tf.data.pipeline import text_reader, training_batches
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.errors import UserError
 from vse_tf.preprocessing.view import ImageView
@@ -143,8 +144,8 @@ def test_views_differ_between_epochs_and_not_between_runs(files):
     assert any((a != b).any() for a, b in twice)
 
 
-def test_evaluation_reads_every_image_once_in_order(files, both_ways):
-    batches = list(image_batches(files.images, VIEW, 10, BadImages("fail", 10**6), workers=4))
+def test_evaluation_reads_every_image_once_in_order(files):
+    batches = list(ImageReader(VIEW, workers=4).batches(files.images.paths, 10, BadImages("fail", 10**6)))
     assert [len(rows) for _, rows in batches] == [10, 10, 3]
     rows = np.concatenate([rows for _, rows in batches])
     np.testing.assert_array_equal(rows, np.arange(COUNT))
@@ -200,10 +201,10 @@ def test_when_nothing_can_be_read_the_run_stops_even_under_skip(files):
 def test_evaluation_leaves_out_what_cannot_be_read(broken):
     split, paths = broken
     bad = BadImages("skip", 10**6)
-    rows = np.concatenate([rows for _, rows in image_batches(split.images, VIEW, 10, bad)])
-    np.testing.assert_array_equal(rows, [-1 if r in (3, 8) else r for r in range(COUNT)])
+    reader = ImageReader(VIEW)
+    rows = np.concatenate([rows for _, rows in reader.batches(split.images.paths, 10, bad)])
+    np.testing.assert_array_equal(rows, [row for row in range(COUNT) if row not in (3, 8)])
     assert set(bad.problems) == paths
     stopping = BadImages("fail", 10**6)
-    with pytest.raises(tf.errors.OpError) as error:
-        list(image_batches(split.images, VIEW, 10, stopping))
-    assert isinstance(stopping.raised(error.value), UserError)
+    with pytest.raises(UserError, match=r"--data\.on_bad skip"):
+        list(reader.batches(split.images.paths, 10, stopping))

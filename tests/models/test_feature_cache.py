@@ -17,15 +17,26 @@ from vse_tf.artifacts.hubness_bank import read_bank
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.trained_model import TrainedModel
 from vse_tf.config import ModelSettings, TextSettings
+from vse_tf.data import image_reader
 from vse_tf.data.bad_images import BadImages
+from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.data.sources import read
 from vse_tf.embedder import Embedder, load
 from vse_tf.errors import UserError
 from vse_tf.models import feature_cache
-from vse_tf.models.backbones import backbone_of
-from vse_tf.models.feature_cache import CaptionInputs, FeatureCache, ImageInputs, backbone_key, prepared
+from vse_tf.models.backbones import PretrainedBackbone, backbone_of
+from vse_tf.models.feature_cache import (
+    MOST_CONSTANTS,
+    CaptionInputs,
+    FeatureCache,
+    ImageInputs,
+    backbone_key,
+    frozen_function,
+    prepared,
+)
 from vse_tf.models.folding import plain
 from vse_tf.models.text_tower import text_tower_from_settings
+from vse_tf.preprocessing.images import centre_view, decode, random_view
 from vse_tf.preprocessing.view import ImageView
 from vse_tf.training import trainer
 
@@ -132,6 +143,52 @@ def test_a_backbone_has_one_key_whatever_was_built_before_it(bert_preset):
     keras.backend.clear_session()
     keys = {backbone_key(backbone_of(text_tower_from_settings(settings, ModelSettings(), 17))) for _ in range(3)}
     assert len(keys) == 1
+
+
+def small_tower(size):
+    """A frozen backbone with batch normalisation that does something."""
+    pixels, image = keras.Input((*size, 3)), keras.Input((*size, 3))
+    normalised = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(pixels))
+    feature = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(normalised))
+    backbone = PretrainedBackbone(pixels, feature, name="backbone", trainable=False)
+    for number, weight in enumerate(backbone.weights):
+        weight.assign(np.random.default_rng(number).uniform(0.5, 1.5, weight.shape))
+    return keras.Model(image, backbone(image))
+
+
+def test_the_views_of_a_photo_are_read_and_decoded_once(tmp_path, monkeypatch):
+    paths, view, reads = [], ImageView((8, 8), 9, random_crop=True, flip=True), []
+    for number in range(3):
+        paths.append(str(tmp_path / f"{number}.png"))
+        noise = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(noise).save(paths[-1])
+    Path(paths[1]).write_bytes(b"broken")
+    original = image_reader.read_regular
+    monkeypatch.setattr(image_reader, "read_regular", lambda path, most: reads.append(path) or original(path, most))
+    split = Split(
+        "train", tuple(Record(path, ("a",), "train", i) for i, path in enumerate(paths)), FileImages((*paths,))
+    )
+    tower = small_tower(view.size)
+    cache = FeatureCache(tower, ImageInputs(view, BadImages("skip", 10**6)), tmp_path / "cache", progress=False)
+    cached = cache.split(split, ["centre", "flip", "crop0", "crop7"])
+    assert sorted(reads) == sorted(paths)
+    assert cached.images.rows.tolist() == [0, 2]
+    for position, row in enumerate((0, 2)):
+        image = decode(Path(paths[row]).read_bytes(), 10**6)
+        centre = centre_view(image, view.size, view.resize)
+        crops = [random_view(image, view.size, view.crop_scale, seed=[number, row], flip=True) for number in (0, 7)]
+        expected = backbone_of(tower)(np.stack([centre, centre[:, ::-1], *crops]))
+        found = cached.images.load_views(np.full(4, position), np.arange(4))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("most", [0, MOST_CONSTANTS])
+def test_a_small_frozen_backbone_runs_with_constant_weights(monkeypatch, most):
+    monkeypatch.setattr(feature_cache, "MOST_CONSTANTS", most)
+    backbone = backbone_of(small_tower((8, 8)))
+    run, pixels = frozen_function(backbone), np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(run(pixels), backbone(pixels), rtol=1e-4)
+    assert len(run.get_concrete_function().captured_inputs) == (0 if most else len(backbone.weights))
 
 
 VIEW = ImageView((24, 32), 36, random_crop=True, crop_scale=(0.2, 0.9), flip=True)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from vse_tf.config import ImageSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.order import Order
-from vse_tf.data.pipeline import image_batches, training_batches
+from vse_tf.data.pipeline import array_batches, training_batches
 from vse_tf.data.records import Record, Split
+from vse_tf.preprocessing import graph_headers
 from vse_tf.preprocessing.images import centre_view
 from vse_tf.preprocessing.view import ImageView
 
@@ -41,7 +42,7 @@ def test_arrays_of_the_own_size_are_taken_as_they_are(size, flip):
     arrays = noise(8, *size, 3)
     view = ImageView.of(ImageSettings(random_crop=False, flip=flip), size, 10**8, size)
     bad = BadImages("fail", 10**8)
-    (encoded,) = [batch.numpy() for batch, _ in image_batches(Arrays(arrays), view, 8, bad)]
+    (encoded,) = array_batches(Arrays(arrays), view, 8).as_numpy_iterator()
     np.testing.assert_array_equal(encoded, arrays)
     for array in arrays:
         np.testing.assert_array_equal(view.of_pixels(tf.constant(array), None), array)
@@ -76,3 +77,14 @@ def test_the_covering_view_cuts_the_centre_of_what_is_longer():
     image = noise(12, 30, 3)
     np.testing.assert_array_equal(centre_view(image, (12, 20), 0), image[:, 5:25])
     np.testing.assert_array_equal(centre_view(image.transpose(1, 0, 2), (20, 12), 0), image.transpose(1, 0, 2)[5:25])
+
+
+def test_the_header_is_traced_once_for_all_views(monkeypatch):
+    traced, jpeg = [], graph_headers.jpeg
+    monkeypatch.setattr(graph_headers, "jpeg", lambda contents: traced.append("jpeg") or jpeg(contents))
+    graph_headers._read.cache_clear()
+    for size in ((8, 8), (9, 9)):
+        view = ImageView(size, random_crop=True)
+        tf.data.Dataset.from_tensors(b"").map(lambda contents, view=view: view.of_file(contents, None))
+        tf.data.Dataset.from_tensors(b"").map(lambda contents, view=view: view.of_file(contents, tf.constant([0, 1])))
+    assert traced == ["jpeg"]

@@ -46,14 +46,14 @@ class BadImages:
         self.problems: dict[str, Problem] = {}
         self.error: UserError | None = None
 
-    def watch(self, images: Images, wanted: tf.Tensor, got: tf.Tensor, needed: bool) -> tf.Tensor:
+    def watch(self, images: Images, wanted: tf.Tensor, got: tf.Tensor) -> tf.Tensor:
         """Compare wanted and got rows of a batch inside a `tf.data` graph; returns the got rows.
 
         Args:
             images: where the rows come from.
             wanted: int32 `(batch,)`.
-            got: int32 `(batch,)`; −1 where neither the image nor a replacement could be read.
-            needed: −1 is an error even with `skip`: the length of an epoch is fixed.
+            got: int32 `(batch,)`; −1 where neither the image nor a replacement could be read, which is an error even
+                with `skip`: the length of an epoch is fixed.
         """
         if not isinstance(images, FileImages):
             return got
@@ -62,7 +62,7 @@ class BadImages:
             for want, have in zip(wanted, got, strict=True):
                 if want != have:
                     self.broken(images.paths[want])
-                if have < 0 and needed:
+                if have < 0:
                     self._stop(f"{images.paths[want]}: neither it nor {ALTERNATES} other images could be read")
             return got
 

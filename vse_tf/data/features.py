@@ -146,26 +146,25 @@ class FeatureShards:
 
     def fill(
         self,
-        passes: Sequence[Sequence[str]],
+        views: Sequence[str],
         compute: Callable[[Sequence[str], int, int], Iterable[tuple[str, np.ndarray]]],
     ) -> None:
         """Compute and write the missing shards.
 
         Args:
-            passes: the views; each group is computed in one pass over the items.
-            compute: yields the name and the features of each view of a pass, from a first to a last-plus-one item.
+            views: the views.
+            compute: yields the name and the features of each view asked for, from a first to a last-plus-one item.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        if any(self.missing(view) for views in passes for view in views):
+        if any(self.missing(view) for view in views):
             check_folder(self.folder, "data.cache_dir")
         for start, end in self.spans():
-            for views in passes:
-                missing = [view for view in views if not self._path(view, start).exists()]
-                if missing:
-                    for view, features in compute(missing, start, end):
-                        self.write(view, start, features)
+            missing = [view for view in views if not self._path(view, start).exists()]
+            if missing:
+                for view, features in compute(missing, start, end):
+                    self.write(view, start, features)
 
     def write(self, view: str, start: int, features: np.ndarray) -> None:
         """Write a shard.

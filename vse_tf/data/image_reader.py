@@ -26,6 +26,8 @@ class ImageReader:
     Args:
         view: how images are prepared.
         workers: number of parallel reads (default: number of CPU cores).
+        crops: numbers of random crops, which follow the centre view of each image; it is decoded once. The same number
+            and position give the same window.
 
     Example:
         >>> for images, rows in ImageReader(view).batches(["a.jpg", "cut.jpg"], 128, BadImages("skip", 10**8)):
@@ -33,12 +35,13 @@ class ImageReader:
         (1, 224, 224, 3) [0]
     """
 
-    def __init__(self, view: ImageView, workers: int | None = None) -> None:
+    def __init__(self, view: ImageView, workers: int | None = None, crops: Sequence[int] = ()) -> None:
         self.view = view
         self.workers = workers or os.cpu_count() or 1
-        self._prepare = tf.function(
-            lambda contents: view.of_file(contents, None), input_signature=[tf.TensorSpec([], tf.string)]
-        )
+        self.crops = tuple(crops)
+        # Traced once, with the first file.
+        signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)]
+        self._prepare = tf.function(self._views_of, input_signature=signature, autograph=False)
 
     def batches(self, paths: Sequence[str], batch_size: int, bad: BadImages) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
         """Read files in order.
@@ -49,7 +52,8 @@ class ImageReader:
             bad: what to do with images that cannot be read.
 
         Yields:
-            Images float32 `(b, h, w, 3)`, and int64 `(b,)`: the position of each in `paths`.
+            Images float32 `(b, h, w, 3)`, or `(b, 1 + crops, h, w, 3)` with `crops`, and int64 `(b,)`: the position of
+            each in `paths`.
 
         Raises:
             UserError: an image cannot be read and `bad` does not skip it.
@@ -70,17 +74,22 @@ class ImageReader:
     def _views(self, paths: Sequence[str], ahead: int) -> Iterator[tf.Tensor | None]:
         pool = ThreadPoolExecutor(self.workers)
         try:
-            remaining = iter(paths)
-            waiting: deque[Future] = deque(pool.submit(self._read, path) for path in islice(remaining, ahead))
+            remaining = enumerate(paths)
+            waiting: deque[Future] = deque(pool.submit(self._read, *each) for each in islice(remaining, ahead))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(self._read, path) for path in islice(remaining, 1))
+                waiting.extend(pool.submit(self._read, *each) for each in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, path: str) -> tf.Tensor | None:
+    def _read(self, row: int, path: str) -> tf.Tensor | None:
         try:
             # Not `tf.io.read_file`, which waits at a pipe, never ends at a device and opens addresses.
-            return self._prepare(tf.constant(read_regular(path, MAX_BYTES)))
+            return self._prepare(tf.constant(read_regular(path, MAX_BYTES)), tf.constant(row))
         except (OSError, tf.errors.OpError, ValueError):
             return None
+
+    def _views_of(self, contents: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        if not self.crops:
+            return self.view.of_file(contents, None)
+        return self.view.all_of_file(contents, tf.stack([self.crops, tf.fill([len(self.crops)], row)], 1))

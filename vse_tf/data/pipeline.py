@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from vse_tf.data.features import CachedFeatures
 from vse_tf.data.order import CAPTION, ROW, SEED_LOW, Order
 from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.preprocessing import text
+from vse_tf.preprocessing.graph_bytes import without_autograph
 from vse_tf.preprocessing.view import ImageView
 
 # Largest number of images that one call reads: a dataset per image would take as long as decoding a small one.
@@ -59,6 +59,7 @@ def training_batches(
     local = order.batch_size // worker_count
     batch = local // replicas
 
+    @without_autograph
     def of_epoch(number: tf.Tensor) -> tf.data.Dataset:
         samples = tf.numpy_function(lambda n: order.epoch(int(n)), [number], tf.int32, stateful=False)
         samples.set_shape([order.steps_per_epoch, order.batch_size, 4])
@@ -71,10 +72,11 @@ def training_batches(
 
     stream = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(of_epoch).skip(step)
     part = slice(worker * local, (worker + 1) * local)
-    stream = stream.map(lambda samples, alternates: (samples[part], alternates[part]))
+    stream = stream.map(without_autograph(lambda samples, alternates: (samples[part], alternates[part])))
 
+    @without_autograph
     def finish(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, caption: tf.Tensor) -> tuple:
-        got = bad.watch(split.images, wanted, got, needed=True)
+        got = bad.watch(split.images, wanted, got)
         got.set_shape([batch])
         texts = read_text(caption)
         texts.set_shape([batch, *texts.shape[1:]])
@@ -84,6 +86,7 @@ def training_batches(
         images = _read_files(stream, split.images, view, bad, batch, workers)
         return images.rebatch(batch, drop_remainder=True).map(finish).prefetch(2)
 
+    @without_autograph
     def load(samples: tf.Tensor, _: tf.Tensor) -> tuple:
         rows = samples[:, ROW]
         image = _load_arrays(split.images, view, rows, samples[:, SEED_LOW:])
@@ -122,44 +125,16 @@ def text_reader(
     return read
 
 
-def image_batches(
-    images: Images,
-    view: ImageView,
-    batch_size: int,
-    bad: BadImages,
-    workers: int | None = None,
-    crop: int | None = None,
-) -> tf.data.Dataset:
-    """All images once, in row order: `(image, row)` batches for encoding, the last one smaller.
+def array_batches(images: Images, view: ImageView, batch_size: int) -> tf.data.Dataset:
+    """All images or features that are rows of arrays once, in row order, for encoding; the last batch is smaller.
 
     Args:
-        images: the images.
+        images: the images; `ImageReader` reads files.
         view: how they are prepared.
         batch_size: number of images in a batch.
-        bad: what to do with an image that cannot be read: its row is −1 (`data.on_bad=skip`), or an error stops the
-            reading (`fail`).
-        workers: number of parallel reads (default: number of CPU cores).
-        crop: number of the random crop to take instead of the centre view; the same number gives the same crop.
     """
-    rows = tf.data.Dataset.range(len(images)).map(lambda row: tf.cast(row, tf.int32)).batch(batch_size)
-    if isinstance(images, FileImages):
-        if crop is not None:
-            view = dataclasses.replace(view, random_crop=True)
-
-        def sample(row: tf.Tensor) -> tuple:
-            """Each row with its seed, and no alternates."""
-            zero = tf.zeros_like(row)
-            return tf.stack([row, zero, zero + (crop or 0), row], 1), tf.zeros([tf.size(row), 0, SEED_LOW], tf.int32)
-
-        def watch(image: tf.Tensor, wanted: tf.Tensor, got: tf.Tensor, _: tf.Tensor) -> tuple:
-            return image, bad.watch(images, wanted, got, needed=False)
-
-        read = _read_files(rows.map(sample), images, view, bad, batch_size, workers, augment=crop is not None)
-        return read.rebatch(batch_size).map(watch).prefetch(2)
-
-    def load(row: tf.Tensor) -> tuple:
-        return _load_arrays(images, view, row, None), row
-
+    rows = tf.data.Dataset.range(len(images)).batch(batch_size)
+    load = without_autograph(lambda row: _load_arrays(images, view, row, None))
     return rows.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
@@ -170,7 +145,6 @@ def _read_files(
     bad: BadImages,
     batch: int,
     workers: int | None,
-    augment: bool = True,
 ) -> tf.data.Dataset:
     """Read image files in chunks, with a few batches of them in flight.
 
@@ -180,25 +154,33 @@ def _read_files(
     """
     paths = tf.constant(images.paths)
 
+    @without_autograph
     def read(sample: tf.Tensor, candidate: tf.Tensor) -> tuple:
-        seed = sample[SEED_LOW:] if augment else None
-        image = view.of_file(tf.io.read_file(tf.gather(paths, candidate[ROW])), seed)
+        image = view.of_file(tf.io.read_file(tf.gather(paths, candidate[ROW])), sample[SEED_LOW:])
         image.set_shape([*view.pixels, 3])
         return image, sample[ROW], candidate[ROW], candidate[CAPTION]
 
+    @without_autograph
     def read_or_replace(sample: tf.Tensor, alternates: tf.Tensor) -> tf.data.Dataset:
         candidates = sample[None, :SEED_LOW]
         if bad.on_bad == "skip":
             candidates = tf.concat([candidates, alternates], axis=0)
         black = (tf.zeros([*view.pixels, 3]), sample[ROW], tf.constant(-1), sample[CAPTION])
-        readable = tf.data.Dataset.from_tensor_slices(candidates).map(partial(read, sample)).ignore_errors()
+        readable = (
+            tf.data.Dataset.from_tensor_slices(candidates).map(without_autograph(partial(read, sample))).ignore_errors()
+        )
         return readable.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
 
+    @without_autograph
     def read_chunk(samples: tf.Tensor, alternates: tf.Tensor) -> tf.data.Dataset:
         """One element with all images of the chunk; they are read one by one only if one of them is broken."""
         count = tf.shape(samples, tf.int64)[0]
         each = tf.data.Dataset.from_tensor_slices((samples, alternates))
-        at_once = each.map(lambda sample, _: read(sample, sample)).batch(count, drop_remainder=True).ignore_errors()
+        at_once = (
+            each.map(without_autograph(lambda sample, _: read(sample, sample)))
+            .batch(count, drop_remainder=True)
+            .ignore_errors()
+        )
         return at_once.concatenate(each.flat_map(read_or_replace).batch(count)).take(1)
 
     calls = workers or os.cpu_count() or 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, readable
-from vse_tf.data.pipeline import image_batches
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.display import phase_if, say
 from vse_tf.errors import UserError
@@ -31,6 +32,8 @@ from vse_tf.preprocessing.view import ImageView
 
 CENTRE, FLIP, CAPTION = "centre", "flip", "caption"
 IMAGE_BATCH, CAPTION_BATCH = 32, 64
+MOST_CONSTANTS = 100_000_000
+"""Largest number of weights that become constants: a graph is at most 2 GB."""
 LOOKING = "looking for cached features"
 # Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop or mirrored.
 NO_PIXELS = {"random_crop", "eval_flip"}
@@ -38,7 +41,7 @@ NO_PIXELS = {"random_crop", "eval_flip"}
 FIRST_FIELDS = {"size", "resize", "crop_scale", "flip"}
 
 Batches: TypeAlias = Iterator[tuple[str, np.ndarray, tf.Tensor]]
-"""Inputs of the backbone: the view, the position of each item (-1: could not be read) and the batch."""
+"""Inputs of the backbone: the view, the position of each item and the batch; what cannot be read is left out."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class CacheItems:
     Args:
         key: hash of them.
         lengths: `(count,)` number of states of each, for a backbone that returns the states of tokens.
-        batches: reads views of the items from a start to an end; several views are `centre` and `flip`.
+        batches: reads views of the items from a start to an end.
     """
 
     key: str
@@ -91,8 +94,7 @@ class FeatureCache:
         self.cache = BoundedCache(folder, cache_size)
         with phase_if(progress, LOOKING):
             self.folder = folder / inputs.folder / backbone_key(backbone, inputs.prepared)
-        spec = tf.TensorSpec([None, *backbone.input_shape[1:]], backbone.inputs[0].dtype)
-        self._run = tf.function(lambda batch: backbone(batch, training=False), input_signature=[spec])
+        self._run = frozen_function(backbone)
 
     def bytes_of(self, split: Split, views: Sequence[str] = ()) -> tuple[int, int]:
         """What the features of a split take in the cache: all of them, and those that are still missing.
@@ -132,19 +134,19 @@ class FeatureCache:
         with phase_if(self.progress and total > 0, name, total, self.inputs.unit) as bar:
 
             def compute(views: Sequence[str], start: int, end: int) -> Iterator[tuple[str, np.ndarray]]:
-                unreadable = np.full([1, *shape], np.nan, shards.dtype)
-                found = {view: [unreadable] * (end - start) for view in views}
+                counts = np.ones(end - start, np.int64) if lengths is None else lengths[start:end]
+                first = np.cumsum(counts) - counts
+                # What cannot be read stays NaN.
+                found = {view: np.full([counts.sum(), *shape], np.nan, shards.dtype) for view in views}
                 for view, positions, batch in items.batches(views, start, end):
                     for position, item in zip(positions, self._run(batch).numpy(), strict=True):
-                        if position >= 0:
-                            found[view][position] = item[None] if lengths is None else item[: lengths[start + position]]
+                        place, count = first[position], counts[position]
+                        found[view][place : place + count] = item[None] if lengths is None else item[:count]
                     bar.update(len(positions))
                 for view in views:
-                    yield view, np.concatenate(found.pop(view))
+                    yield view, found.pop(view)
 
-            # The centre view and its mirror image are decoded once, each crop by itself.
-            crops = [[view] for view in views if view.startswith("crop")]
-            shards.fill([[view for view in views if not view.startswith("crop")], *crops], compute)
+            shards.fill(views, compute)
         return self.inputs.attach(split, shards, views)
 
     def _shards(self, items: CacheItems) -> FeatureShards:
@@ -178,6 +180,7 @@ class ImageInputs:
         self.prepared = prepared(view)
         # What evaluation takes.
         self.views: tuple[str, ...] = (CENTRE, FLIP) if view.eval_flip else (CENTRE,)
+        self._readers: dict[tuple[int, ...], ImageReader] = {}
 
     def items(self, split: Split) -> CacheItems:
         """The image files of a split."""
@@ -186,14 +189,19 @@ class ImageInputs:
         paths = split.images.paths
 
         def batches(views: Sequence[str], start: int, end: int) -> Batches:
-            images = FileImages(paths[start:end])
-            crop = int(views[0].removeprefix("crop")) if views[0].startswith("crop") else None
-            try:
-                for batch, positions in image_batches(images, self.view, IMAGE_BATCH, self.bad, crop=crop):
-                    for view in views:
-                        yield view, positions.numpy(), tf.reverse(batch, [2]) if view == FLIP else batch
-            except tf.errors.OpError as error:
-                raise self.bad.raised(error) from None
+            crops = tuple(int(view.removeprefix("crop")) for view in views if view.startswith("crop"))
+            reader = self._readers.setdefault(crops, ImageReader(self.view, crops=crops))
+            for batch, positions in reader.batches(paths[start:end], IMAGE_BATCH, self.bad):
+                centre = batch[:, 0] if crops else batch
+                pixels = {f"crop{crop}": batch[:, number] for number, crop in enumerate(crops, start=1)}
+                pixels |= {CENTRE: centre} | ({FLIP: tf.reverse(centre, [2])} if FLIP in views else {})
+                for view in views:
+                    is_crop = view in pixels
+                    yield (
+                        view,
+                        positions,
+                        pixels[view] if is_crop else tf.reverse(centre, [2]) if view == FLIP else centre,
+                    )
 
         return CacheItems(_paths_key(paths), np.ones(len(paths), np.int64), batches)
 
@@ -246,6 +254,33 @@ class CaptionInputs:
         else:
             features = CachedTokens(stored, shards.lengths, shards.size)
         return dataclasses.replace(split, caption_features=features)
+
+
+def frozen_function(backbone: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The graph of a frozen backbone in inference mode, for batches of any size.
+
+    Its weights are constants in it, where they are not too large for that: TensorFlow then multiplies the scales of
+    batch normalisation into the convolutions before them.
+
+    Args:
+        backbone: the backbone; later changes of its weights have no effect.
+
+    Example:
+        >>> features = frozen_function(backbone)(pixels)
+    """
+    spec = tf.TensorSpec([None, *backbone.input_shape[1:]], backbone.inputs[0].dtype)
+    if sum(math.prod(weight.shape) for weight in backbone.weights) > MOST_CONSTANTS:
+        return tf.function(lambda batch: backbone(batch, training=False), input_signature=[spec], autograph=False)
+
+    def run(batch: tf.Tensor) -> tf.Tensor:
+        with tf.init_scope():
+            trainable, others = (
+                [keras.ops.convert_to_numpy(weight) for weight in weights]
+                for weights in (backbone.trainable_variables, backbone.non_trainable_variables)
+            )
+        return backbone.stateless_call(trainable, others, batch, training=False)[0]
+
+    return tf.function(run, input_signature=[spec], autograph=False)
 
 
 def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) -> str:

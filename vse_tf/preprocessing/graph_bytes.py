@@ -5,6 +5,7 @@ Positions are clipped to the file and loops are limited, so any content is read 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +25,35 @@ def without_autograph(function: F) -> F:
 def rare_branch(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """Make a branch that is hardly ever taken one node of the graph: the nodes of an untaken branch take time too."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def traced_once(*inputs: tf.TensorSpec, rare: bool = False) -> Callable[[F], F]:
+    """Trace a function of tensors once per process, at its first call; every graph shares that trace, eager calls too.
+
+    Tracing takes seconds, and a `tf.function` that is called from several graphs is traced for the first and again for
+    the others. `cache_clear` of the decorated function drops the trace.
+
+    Args:
+        inputs: shape and type of each argument.
+        rare: make it one node of the graph, see `rare_branch`.
+    """
+    attributes = {"_noinline": True} if rare else None
+
+    def decorate(function: F) -> F:
+        @functools.cache
+        def traced() -> Any:
+            with tf.init_scope():
+                run = tf.function(function, autograph=False, experimental_attributes=attributes)
+                return run.get_concrete_function(*inputs)
+
+        @functools.wraps(function)
+        def call(*values: tf.Tensor) -> Any:
+            return traced()(*values)
+
+        call.cache_clear = traced.cache_clear  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 def cut(contents: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:

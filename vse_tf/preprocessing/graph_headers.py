@@ -22,8 +22,8 @@ from vse_tf.preprocessing.graph_bytes import (
     rare_branch,
     read_bytes,
     signed,
+    traced_once,
     walk,
-    without_autograph,
 )
 from vse_tf.preprocessing.graph_jpeg import EXIF_PREFIX, jpeg, plain_jpeg, scanned
 from vse_tf.preprocessing.image_headers import BMP_MASKS, MAGIC, TEXT_CHUNKS
@@ -120,7 +120,6 @@ class GraphHeader(NamedTuple):
         return tf.cond(good, lambda: tf.constant(""), message)
 
 
-@without_autograph
 def read_graph_header(contents: tf.Tensor) -> GraphHeader:
     """Format, size and orientation of an image in the graph; `image_headers.read_header` is the same in Python.
 
@@ -130,7 +129,14 @@ def read_graph_header(contents: tf.Tensor) -> GraphHeader:
     Returns:
         The header; its `code` says what is wrong, it never raises an error.
     """
-    contents = tf.convert_to_tensor(contents)
+    found = _read(tf.convert_to_tensor(contents))
+    code, count, kind, orientation, scans, end, width, height = tf.unstack(found[:8])
+    return GraphHeader(code, count, kind, orientation, scans, end, width, height, found[8:])
+
+
+@traced_once(tf.TensorSpec([], tf.string))
+def _read(contents: tf.Tensor) -> tf.Tensor:
+    """The fields of `GraphHeader`, int64 `(12,)`."""
     plain, single, frame, width, height = plain_jpeg(contents)
 
     @rare_branch
@@ -142,9 +148,7 @@ def read_graph_header(contents: tf.Tensor) -> GraphHeader:
 
     short = plain & single & (byte_count(contents) <= MAX_BYTES)
     found = tf.cond(short, lambda: _found(facts(0, width, height), 0, 1), other)
-    found = tf.ensure_shape(found, [12])
-    code, count, kind, orientation, scans, end, width, height = tf.unstack(found[:8])
-    return GraphHeader(code, count, kind, orientation, scans, end, width, height, found[8:])
+    return tf.ensure_shape(found, [12])
 
 
 def _any(contents: tf.Tensor) -> tf.Tensor:

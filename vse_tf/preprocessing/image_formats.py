@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from vse_tf.preprocessing.graph_bytes import big, cut, first_true, gif_table, little, rare_branch, read_bytes
+from vse_tf.preprocessing.graph_bytes import big, cut, first_true, gif_table, little, read_bytes, traced_once
 from vse_tf.preprocessing.graph_headers import GraphHeader
 from vse_tf.preprocessing.image_limits import MAX_GIF_BYTES
 
@@ -34,13 +34,14 @@ def stored_pixels(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
     return tf.cond(
         header.format == 0,
         lambda: tf.io.decode_jpeg(contents, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE"),
-        lambda: _others(contents, header),
+        lambda: _others(contents, *header),
     )
 
 
-@rare_branch
-def _others(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
-    """All formats but JPEG."""
+@traced_once(tf.TensorSpec([], tf.string), *[tf.TensorSpec([], tf.int64)] * 8, tf.TensorSpec([4], tf.int64), rare=True)
+def _others(contents: tf.Tensor, *fields: tf.Tensor) -> tf.Tensor:
+    """All formats but JPEG; the fields are those of the header."""
+    header = GraphHeader(*fields)
     return tf.switch_case(
         tf.cast(header.format - 1, tf.int32),
         [

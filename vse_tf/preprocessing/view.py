@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -80,13 +79,33 @@ class ImageView:
 
     def of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Encoded bytes to float32 `(h, w, 3)` in 0..255; a seed `(2,)` asks for the training view."""
-        return self._of_file(contents, seed) if tf.executing_eagerly() else _traced(self)(contents, seed)
+        if tf.executing_eagerly():
+            return self._of_file(contents, seed)
+        inputs = [contents] if seed is None else [contents, seed]
+        with tf.init_scope():
+            run = _traced(self).get_concrete_function(*(tf.TensorSpec(each.shape, each.dtype) for each in inputs))
+        return run(*inputs)
 
-    def _of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+    def _of_file(self, contents: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         if seed is not None and self.random_crop:
             return images.decode_random_view(contents, self.max_pixels, self.pixels, self.crop_scale, self.flip, seed)
         centre = images.decode_centre_view(contents, self.max_pixels, self.pixels, self.resize)
         return self._flipped(centre, seed)
+
+    def all_of_file(self, contents: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Encoded bytes to the centre view and a random crop for each seed `(n, 2)`: float32 `(1 + n, h, w, 3)`.
+
+        The image is decoded once; the pixels of a crop are those of `of_pixels`.
+        """
+        image = images.decode(contents, self.max_pixels)
+        centre = images.centre_view(image, self.pixels, self.resize)
+        spec = tf.TensorSpec([*self.pixels, 3], tf.float32)
+        crops = tf.map_fn(
+            lambda seed: images.random_view(image, self.pixels, self.crop_scale, seed=seed, flip=self.flip),
+            seeds,
+            fn_output_signature=spec,
+        )
+        return tf.concat([centre[None], crops], 0)
 
     def of_pixels(self, pixels: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """A uint8 image `(h, w, 3)` to float32 `(h, w, 3)`; a seed asks for the training view."""
@@ -101,6 +120,6 @@ class ImageView:
 
 
 @lru_cache(maxsize=32)
-def _traced(view: ImageView) -> Callable[..., tf.Tensor]:
-    """The graph of a view: tracing it takes seconds, and every pass over a split needs it."""
+def _traced(view: ImageView) -> Any:
+    """The graph of a view, which every pass over a split needs: its concrete functions are traced once each."""
     return tf.function(view._of_file, autograph=False)

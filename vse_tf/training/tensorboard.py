@@ -20,9 +20,8 @@ from vse_tf.artifacts.run_folder import ADVICE, RunFolder
 from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
-from vse_tf.data.pipeline import image_batches
+from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.records import FileImages, Images, Split
-from vse_tf.data.training_splits import chosen_images
 from vse_tf.display import part
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
@@ -253,26 +252,23 @@ class Thumbnails:
         if isinstance(images, CachedFeatures):
             images = FileImages(tuple(record.image for record in split.records))
         self._images = None if images.kind == "features" else images
-        self._size, self._max_pixels = size, max_pixels
+        self._reader = ImageReader(ImageView((size, size), resize=size, max_pixels=max_pixels))
+        self._bad = BadImages("skip", max_pixels)
+        self._white = np.full([size, size, 3], 255, np.uint8)
         self._read: dict[int, np.ndarray] = {}
 
     def of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """The thumbnails of some rows, uint8 `(rows, h, w, 3)`; None if the data hold features and no images."""
         if self._images is None:
             return None
-        if self._images.kind == "pixels":
+        if not isinstance(self._images, FileImages):
             # They are small, and those who draw them scale them.
             return self._images.load(np.asarray(rows, np.int64))
         missing = [int(row) for row in dict.fromkeys(rows) if row not in self._read]
-        if missing:
-            view = ImageView((self._size, self._size), resize=self._size, max_pixels=self._max_pixels)
-            images, white = chosen_images(self._images, missing), np.full([self._size, self._size, 3], 255, np.uint8)
-            self._read |= dict.fromkeys(missing, white)
-            for batch, positions in image_batches(images, view, 64, BadImages("skip", self._max_pixels)):
-                pixels = tf.cast(tf.round(batch), tf.uint8).numpy()
-                for position, thumbnail in zip(positions.numpy(), pixels, strict=True):
-                    if position >= 0:
-                        self._read[missing[position]] = thumbnail
+        self._read |= dict.fromkeys(missing, self._white)
+        for batch, positions in self._reader.batches([self._images.paths[row] for row in missing], 64, self._bad):
+            pixels = tf.cast(tf.round(batch), tf.uint8).numpy()
+            self._read |= {missing[position]: each for position, each in zip(positions, pixels, strict=True)}
         return np.stack([self._read[int(row)] for row in rows])
 
 
