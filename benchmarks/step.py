@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -30,6 +31,9 @@ from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.training.optimizer import make_optimizer
 
 BATCH, FEATURES, VOCABULARY, SHORTEST, LONGEST = 128, 1280, 2600, 7, 20
+IMAGE = ImageSettings(encoder="features", units=1024)
+TEXT = TextSettings(units=1024, embedding_dim=300)
+SPACE = ModelSettings(dim=1024, head_units=2048)
 SIDE = 2048
 STEPS = 6
 
@@ -52,6 +56,27 @@ def arithmetic(tokens: int, text: TextSettings, image: ImageSettings, model: Mod
     return 2.0 * 3 * (gru + heads + similarities)
 
 
+def compiled_model(precision: str = "float32", packed: bool = True, jit_compile: bool = False) -> DualEncoder:
+    """The model of the reference's recipe, ready to train."""
+    space, text = replace(SPACE, precision=precision), replace(TEXT, packed=packed)
+    train = TrainSettings(schedule="constant")
+    keras.utils.set_random_seed(0)
+    towers = image_tower_from_settings(IMAGE, space, (FEATURES,)), text_tower_from_settings(text, space, VOCABULARY)
+    model = DualEncoder(*towers, clip_norm=train.clip_norm)
+    model.compile(optimizer=make_optimizer(train, model, 1), loss=ConVSE(temperature=0.1), jit_compile=jit_compile)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def batch_of(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Features and captions of a batch, and the numbers of its images."""
+    lengths = rng.integers(SHORTEST, LONGEST + 1, BATCH)
+    lengths[0] = LONGEST
+    ids = np.where(np.arange(LONGEST) < lengths[:, None], rng.integers(0, VOCABULARY, (BATCH, LONGEST)), -1)
+    features = rng.normal(size=(BATCH, FEATURES)).astype(np.float32)
+    return {"image": features, "text": ids.astype(np.int32)}, np.arange(BATCH, dtype=np.int32)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
@@ -62,21 +87,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     packed = arguments.packed == "true"
     jit = {"true": True, "false": False, "auto": False}[arguments.jit_compile]
-    image = ImageSettings(encoder="features", units=1024)
-    text = TextSettings(units=1024, embedding_dim=300, packed=packed)
-    space = ModelSettings(dim=1024, head_units=2048, precision=arguments.precision)
-    train = TrainSettings(schedule="constant")
-    keras.utils.set_random_seed(0)
-    towers = image_tower_from_settings(image, space, (FEATURES,)), text_tower_from_settings(text, space, VOCABULARY)
-    model = DualEncoder(*towers, clip_norm=train.clip_norm)
-    model.compile(optimizer=make_optimizer(train, model, 1), loss=ConVSE(temperature=0.1), jit_compile=jit)
-    model.optimizer.build(model.trainable_variables)
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(SHORTEST, LONGEST + 1, BATCH)
-    lengths[0] = LONGEST
-    ids = np.where(np.arange(LONGEST) < lengths[:, None], rng.integers(0, VOCABULARY, (BATCH, LONGEST)), -1)
-    inputs = {"image": rng.normal(size=(BATCH, FEATURES)).astype(np.float32), "text": ids.astype(np.int32)}
-    data = tf.data.Dataset.from_tensors((inputs, np.arange(BATCH, dtype=np.int32))).repeat()
+    model = compiled_model(arguments.precision, packed, jit)
+    inputs, image_id = batch_of(np.random.default_rng(0))
+    tokens = int((inputs["text"] >= 0).sum())
+    data = tf.data.Dataset.from_tensors((inputs, image_id)).repeat()
     step = model.make_train_function()
     step = model.train_function if step is None else step
     batches = iter(data)
@@ -84,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     product = tf.function(lambda: tf.matmul(side, side))
     step(batches), product()
     shares, best_step, best_product = [], np.inf, np.inf
-    flops = arithmetic(int(lengths.sum()), text, image, space)
+    flops = arithmetic(tokens, TEXT, IMAGE, SPACE)
     for _ in range(arguments.rounds):
         of_product = seconds(product, STEPS)
         of_step = seconds(lambda: step(batches), STEPS)

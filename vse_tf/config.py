@@ -128,7 +128,8 @@ class TextSettings:
         units: gru, transformer only: width of the state.
         bidirectional: gru only: run in both directions and average the two last states.
         packed: gru only: compute real tokens only, the fastest way on a CPU; false takes Keras' own GRU (cuDNN on a
-            GPU, XLA), whose weights and results are the same.
+            GPU, XLA), whose weights and results are the same. auto: true on a CPU, false on a GPU and with
+            train.jit_compile true.
         stages: hub only: number of layers whose states, concatenated, give the feature: the last layer, the word
             embeddings, and others spaced evenly between them; 1 takes the last alone.
         pooling: hub only: how the states at the tokens become one feature: mean, mean and maximum concatenated
@@ -147,7 +148,7 @@ class TextSettings:
     embedding_dim: Annotated[Width, GRU] = 300
     units: Annotated[Width, WORDS] = 1024
     bidirectional: Annotated[bool, GRU] = False
-    packed: Annotated[bool, GRU] = True
+    packed: Annotated[Kept[bool | Literal["auto"]], GRU] = "auto"
     stages: Annotated[Few, HUB] = 1
     pooling: Annotated[Literal["mean", "mean_max", "attention"], HUB] = "mean"
     queries: Annotated[Few, HUB, UsedIf("text.pooling", "attention")] = 4

@@ -250,8 +250,8 @@ def check(settings: Settings) -> Settings:
 
 def _check_combinations(settings: Settings) -> None:
     train, text, image = settings.train, settings.text, settings.image
-    if train.jit_compile is True and text.encoder == "gru" and text.packed:
-        raise UserError("train.jit_compile: true does not go with text.packed true; set --text.packed false")
+    if train.jit_compile is True and text.encoder == "gru" and text.packed is True:
+        raise UserError("train.jit_compile: true does not go with text.packed true; set --text.packed auto")
     if settings.data.source != "auto" and (settings.data.source == "precomp") != (image.encoder == "features"):
         raise UserError(
             f"image.encoder: {image.encoder} does not go with data.source {settings.data.source}; "

@@ -213,7 +213,7 @@ def test_pad_takes_the_first_bucket_that_holds_the_longest(
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
 def test_tokenise_all_is_one_row_after_another(batch: int) -> None:
-    captions = CAPTIONS
+    captions = [*CAPTIONS, " ".join(map(str, range(99)))]
     tokenizer = words_of(captions)
     ids, splits = text.tokenise_all(tokenizer, captions, batch=batch)
     assert (ids.dtype, splits.dtype) == (np.int32, np.int64)

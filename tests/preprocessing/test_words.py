@@ -145,3 +145,10 @@ def test_any_bytes_have_words_and_the_rule_is_idempotent(captions: list[bytes]) 
     assert rule.normalise(once).numpy().tolist() == once.numpy().tolist()
     for words in once.numpy():
         assert words.decode("utf-8").split() == words.decode("utf-8").split(" ") or words == b""
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.one_of(st.text(st.characters(max_codepoint=127)), st.sampled_from([*EXAMPLES, "\ud83d dog"]))))
+def test_many_captions_have_the_words_of_the_rule(captions: list[str]) -> None:
+    expected = [line.decode().split() for line in rule.normalise(rule.to_tensor(captions)).numpy()]
+    assert list(rule.split_words(captions)) == expected

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import keras
+import tensorflow as tf
 
 from vse_tf.config import TextSettings
 from vse_tf.models.encoders import Encoder
@@ -60,6 +63,11 @@ def gru_encoder(
     return encode
 
 
+def is_packed(packed: bool | Literal["auto"]) -> bool:
+    """What `text.packed` stands for here: `auto` packs on a CPU, and leaves a GPU to cuDNN."""
+    return not tf.config.list_physical_devices("GPU") if packed == "auto" else packed
+
+
 def text_encoder(name: str, text: TextSettings, vocabulary_size: int, precision: str) -> Encoder:
     """The encoder that the settings describe."""
     return gru_encoder(
@@ -67,7 +75,7 @@ def text_encoder(name: str, text: TextSettings, vocabulary_size: int, precision:
         text.embedding_dim,
         text.units,
         bidirectional=text.bidirectional,
-        packed=text.packed,
+        packed=is_packed(text.packed),
         dropout=text.dropout,
         precision=precision,
     )

@@ -11,9 +11,11 @@ Both are `tf.Module`s: as an attribute of an exported `tf.Module`, a tokenizer's
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +26,7 @@ from vse_tf.downloads import preset_downloads
 from vse_tf.errors import UserError
 from vse_tf.files import read_json, read_regular, reason_of
 from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
-from vse_tf.preprocessing.words import RULE, lower, normalise, to_tensor, valid_utf8
+from vse_tf.preprocessing.words import RULE, lower, normalise, split_words, to_tensor, valid_utf8
 
 if TYPE_CHECKING:
     import keras_hub
@@ -87,6 +89,10 @@ class WordTokenizer(tf.Module):
         """The words in the order of their ids, the three markers first."""
         return self._lines.split("\n")
 
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.vocabulary)}
+
     @classmethod
     def fit(cls, captions: Iterable[str], min_count: int, max_tokens: int) -> WordTokenizer:
         """Count the words of the training captions and keep the frequent ones, by falling count, then by code point.
@@ -99,10 +105,8 @@ class WordTokenizer(tf.Module):
         Raises:
             UserError: no word is that frequent.
         """
-        counts: Counter[bytes] = Counter()
-        for batch in _batches(captions, 8192):
-            counts.update(tf.strings.split(normalise(to_tensor(batch))).flat_values.numpy().tolist())
-        words = {word.decode("utf-8"): count for word, count in counts.items() if count >= min_count}
+        counts = Counter(chain.from_iterable(split_words(captions)))
+        words = {word: count for word, count in counts.items() if count >= min_count}
         if not words:
             raise UserError(f"text.min_count: no word occurs {min_count} times in the train captions; lower it")
         return cls(sorted(words, key=lambda word: (-words[word], word)), max_tokens, min_count)
@@ -111,6 +115,16 @@ class WordTokenizer(tf.Module):
         """Tokenise strings `(n,)` into int32 `(n, None)`, 2 to `max_tokens` ids per caption."""
         words = tf.strings.split(normalise(to_tensor(texts)))[:, : self.max_tokens - 2]
         return _between(words.with_flat_values(self._table.lookup(words.flat_values)), 1, 2)
+
+    def tokenise_all(self, captions: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """What the function `tokenise_all` gives, without a graph."""
+        ids, values, ends = self._ids, array("i"), array("q", [0])
+        for words in split_words(captions):
+            values.append(1)
+            values.extend([ids.get(word, 0) for word in words[: self.max_tokens - 2]])
+            values.append(2)
+            ends.append(len(values))
+        return np.array(values, np.int32), np.array(ends, np.int64)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `vocabulary.txt` into the folder, which is made if there is none."""
@@ -289,6 +303,8 @@ def tokenise_all(
     Returns:
         int32 ids of all captions, and int64 row splits `(n + 1,)`.
     """
+    if isinstance(tokenizer, WordTokenizer):
+        return tokenizer.tokenise_all(captions)
     values, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     for part in _batches(captions, batch):
         rows = tokenizer(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.text_tower import text_tower_from_settings
 from vse_tf.preprocessing import text
 from vse_tf.preprocessing.view import ImageView
-from vse_tf.training.auto_settings import Kind, choose
+from vse_tf.training.auto_settings import Kind, choose, choose_text, uses_xla
 from vse_tf.training.distribution import distribute, skip_symbolic_build
 from vse_tf.training.objective import make_loss, make_temperature
 from vse_tf.training.optimizer import make_optimizer
@@ -67,7 +67,7 @@ class RunParts:
         strategy: tf.distribute.Strategy,
         bad: BadImages,
     ) -> None:
-        self.settings = settings
+        self.settings = settings = choose_text(settings)
         self.run = run
         self.checkpoints = Checkpoints(run.checkpoints, settings.train.keep_checkpoints)
         self.collection = collection
@@ -112,14 +112,7 @@ class RunParts:
         """Compile the model with the optimizer and the loss that the settings describe, and build the optimizer."""
         settings, train, model, strategy = self.settings, self.settings.train, self.model, self.strategy
         steps_per_epoch = self.order.steps_per_epoch
-        jit_compile: bool | Literal["auto"] = train.jit_compile
-        if jit_compile == "auto":
-            # On a CPU XLA made the step on cached features four times slower (256 pairs, 4M weights) and helped no GRU.
-            # It is not for several replicas, and needs shapes that a packed GRU does not have.
-            packed = settings.text.encoder == "gru" and settings.text.packed
-            alone = strategy.num_replicas_in_sync == 1
-            features = self.training.images.kind == "features"
-            jit_compile = bool(tf.config.list_physical_devices("GPU")) and features and alone and not packed
+        on_features = self.training.images.kind == "features"
         with strategy.scope():
             optimizer = make_optimizer(train, model, steps_per_epoch)
             if settings.model.precision == "mixed_float16":
@@ -127,7 +120,7 @@ class RunParts:
             model.compile(
                 optimizer=optimizer,
                 loss=make_loss(settings.loss, optimizer.iterations, steps_per_epoch),
-                jit_compile=jit_compile,
+                jit_compile=uses_xla(settings, on_features, strategy.num_replicas_in_sync),
             )
             optimizer.build(model.trainable_variables)
             skip_symbolic_build(model, strategy)

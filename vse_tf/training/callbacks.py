@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from contextlib import ExitStack
 
@@ -14,6 +15,7 @@ from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import measure
 from vse_tf.training.builder import RunParts
+from vse_tf.training.collapse import CollapseWatch
 from vse_tf.training.optimizer import loss_scaling
 from vse_tf.training.pace import Pace
 from vse_tf.training.progress import Logs, RunProgress, scalars
@@ -23,17 +25,43 @@ ESTIMATE = 20
 """A log file gets the time to the end after this number of steps, and then with each epoch."""
 
 
+class DeviceLogs(keras.callbacks.CallbackList):
+    """Hands a step's logs to the callbacks as they are. Keras' own list fetches every value from the device first."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
+
+
 class StepTracker(keras.callbacks.Callback):
     """Updates the progress after each step, and stops a run whose loss is not finite. The first of the callbacks.
 
+    The values of the steps stay on the device until a step is logged: a fetch has to wait for the device, which then
+    waits for Python.
+
     Args:
+        parts: what the run is made of.
         progress: where the run stands; inside an epoch, the first `fit` runs the rest of it.
+        watch: sees the values of every step; None: nothing does.
+
+    Attributes:
+        values: those of the last step that was fetched.
     """
 
-    def __init__(self, progress: RunProgress) -> None:
+    values: dict[str, float]
+
+    def __init__(self, parts: RunParts, progress: RunProgress, watch: CollapseWatch | None = None) -> None:
         super().__init__()
+        self.parts = parts
         self.progress = progress
+        self.watch = watch
         self.start = progress.position
+        self._on_device: list[Logs] = []
+
+    def is_logged(self, step_in_epoch: int) -> bool:
+        """Whether a step is one of every `train.log_steps`, or the last of its epoch."""
+        last = self.parts.order.steps_per_epoch
+        return step_in_epoch % self.parts.settings.train.log_steps == 0 or step_in_epoch == last
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         step_in_epoch = self.start.step_in_epoch if epoch == self.start.epoch else 0
@@ -42,16 +70,31 @@ class StepTracker(keras.callbacks.Callback):
         self.progress.position = Position(epoch, self.progress.position.step, step_in_epoch)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        progress, values = self.progress, scalars(logs)
-        epoch, step = progress.position.epoch, progress.position.step + 1
-        progress.position = Position(epoch, step, progress.position.step_in_epoch + 1)
-        if not np.isfinite(values["loss"]):
-            raise UserError(
-                f"the loss is {values['loss']} at step {step} (epoch {epoch + 1}); lower --train.learning_rate, "
-                "set --train.clip_norm, or raise --loss.temperature"
-            )
-        progress.count += 1
-        progress.sums = {name: progress.sums.get(name, 0.0) + value for name, value in values.items()}
+        epoch, step, step_in_epoch = dataclasses.astuple(self.progress.position)
+        self.progress.position = Position(epoch, step + 1, step_in_epoch + 1)
+        self._on_device.append(logs)
+        if self.is_logged(step_in_epoch + 1):
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Fetch the values of the steps since the last fetch, and count them.
+
+        Raises:
+            UserError: a loss is not finite, or the run has collapsed.
+        """
+        progress, first = self.progress, self.progress.position.step + 1 - len(self._on_device)
+        on_device, self._on_device = self._on_device, []
+        for step, logs in enumerate(on_device, first):
+            self.values = values = scalars(logs)
+            if not np.isfinite(values["loss"]):
+                raise UserError(
+                    f"the loss is {values['loss']} at step {step} (epoch {progress.position.epoch + 1}); lower "
+                    "--train.learning_rate, set --train.clip_norm, or raise --loss.temperature"
+                )
+            progress.count += 1
+            progress.sums = {name: progress.sums.get(name, 0.0) + value for name, value in values.items()}
+            if self.watch:
+                self.watch.see(values)
 
 
 class Validation(keras.callbacks.Callback):

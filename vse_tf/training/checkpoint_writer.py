@@ -9,6 +9,7 @@ import keras
 from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.display import part
 from vse_tf.training.builder import RunParts
+from vse_tf.training.callbacks import StepTracker
 from vse_tf.training.progress import Logs, RunProgress
 from vse_tf.training.tensorboard import TensorBoard
 
@@ -19,13 +20,15 @@ class CheckpointWriter(keras.callbacks.Callback):
     Args:
         parts: what the run is made of.
         progress: where the run stands.
+        tracker: has values of steps that the progress does not count yet.
         board: TensorBoard, whose events must be on disk first.
     """
 
-    def __init__(self, parts: RunParts, progress: RunProgress, board: TensorBoard) -> None:
+    def __init__(self, parts: RunParts, progress: RunProgress, tracker: StepTracker, board: TensorBoard) -> None:
         super().__init__()
         self.parts = parts
         self.progress = progress
+        self.tracker = tracker
         self.board = board
         self._last_step, self._last_time = progress.position.step, time.monotonic()
 
@@ -49,6 +52,7 @@ class CheckpointWriter(keras.callbacks.Callback):
 
     def _write(self, position: Position, is_best: bool) -> None:
         with part("checkpoint"):
+            self.tracker.fetch()
             self.board.flush()
             self.parts.checkpoints.save(self.model, position, is_best, self.progress.stored(position))
         self._last_step, self._last_time = position.step, time.monotonic()

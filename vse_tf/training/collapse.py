@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import keras
-
 from vse_tf.errors import UserError
 from vse_tf.losses import PairLoss
-from vse_tf.training.progress import Logs, scalars
 
 NEAR = 0.01
 """The loss is within this share of the collapse value; a healthy run passes it in a few steps."""
@@ -15,7 +12,7 @@ ONE_POINT = 0.01
 """The mean gap between positive and hardest negative is within this; untrained, spread embeddings have a larger one."""
 
 
-class CollapseWatch(keras.callbacks.Callback):
+class CollapseWatch:
     """Stops a run that stays at its objective's collapse value.
 
     Both signs must hold in every step, without a break: the loss is that of a collapsed model, and positives are as
@@ -27,19 +24,23 @@ class CollapseWatch(keras.callbacks.Callback):
         batch_size: pairs in a global batch.
         steps: number of such steps in a row that stop the run.
 
-    Raises:
-        UserError: the run has collapsed; the message says what to try.
     """
 
     def __init__(self, loss: PairLoss, batch_size: int, steps: int) -> None:
-        super().__init__()
         self.loss = loss
         self.batch_size = batch_size
         self.steps = steps
         self._collapsed = 0
 
-    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        values = scalars(logs)
+    def see(self, values: dict[str, float]) -> None:
+        """Look at a step.
+
+        Args:
+            values: its `loss` and `hardest_negative_gap`.
+
+        Raises:
+            UserError: the run has collapsed; the message says what to try.
+        """
         value = self.loss.collapse_value(self.batch_size)
         near = abs(values["loss"] - value) <= NEAR * value
         one_point = abs(values["hardest_negative_gap"]) <= ONE_POINT

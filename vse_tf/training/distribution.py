@@ -59,6 +59,8 @@ def distribute(
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """The training input under a strategy: every worker reads its own slice of each global batch.
 
+    On a GPU the batches are there before their step begins.
+
     Args:
         strategy: the strategy.
         batch_size: the global batch.
@@ -74,7 +76,9 @@ def distribute(
             f"choose {batch_size // replicas * replicas or replicas}"
         )
     if replicas == 1:
-        return make(shard=(0, 1), replicas=1)
+        batches, gpus = make(shard=(0, 1), replicas=1), tf.config.list_logical_devices("GPU")
+        # The next batch is copied while the device computes, as a strategy of several replicas does it by itself.
+        return batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name, 2)) if gpus else batches
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         count = context.num_input_pipelines

@@ -11,7 +11,7 @@ from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.display import part
 from vse_tf.errors import Interrupted
 from vse_tf.training.builder import RunParts
-from vse_tf.training.callbacks import ProgressBar, StepTracker, Validation
+from vse_tf.training.callbacks import DeviceLogs, ProgressBar, StepTracker, Validation
 from vse_tf.training.checkpoint_writer import CheckpointWriter
 from vse_tf.training.collapse import CollapseWatch
 from vse_tf.training.distribution import is_chief
@@ -35,9 +35,9 @@ def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
     """
     train = parts.settings.train
     sync = WorkerSync(parts.strategy, signals)
-    callbacks: list[keras.callbacks.Callback] = [StepTracker(progress)]
-    if train.collapse_steps:
-        callbacks.append(CollapseWatch(parts.model.loss, train.batch_size, train.collapse_steps))
+    watch = CollapseWatch(parts.model.loss, train.batch_size, train.collapse_steps) if train.collapse_steps else None
+    tracker = StepTracker(parts, progress, watch)
+    callbacks: list[keras.callbacks.Callback] = [tracker]
     writer = None
     with ExitStack() as stack:
         if is_chief(parts.strategy):
@@ -47,8 +47,8 @@ def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
                 gather_events(parts.run)
                 purge(parts.run.events, progress.position.step or -1)
                 validation = Validation(parts, progress, signals)
-                board = TensorBoard(parts, progress, validation)
-            writer = CheckpointWriter(parts, progress, board)
+                board = TensorBoard(parts, progress, tracker, validation)
+            writer = CheckpointWriter(parts, progress, tracker, board)
             callbacks += [validation, board, bar, writer]
             bar.first_step()
         callbacks.append(sync)
@@ -78,7 +78,7 @@ def _fit_epochs(parts: RunParts, start: Position, callbacks: list[keras.callback
             initial_epoch=epoch,
             epochs=end,
             steps_per_epoch=steps_per_epoch - first_step,
-            callbacks=callbacks,
+            callbacks=DeviceLogs(callbacks, add_history=True, model=model),
             shuffle=False,
             verbose=0,
         )

@@ -31,9 +31,9 @@ from vse_tf.pages import pictures
 from vse_tf.preprocessing.view import ImageView
 from vse_tf.settings_parser import flat
 from vse_tf.training.builder import RunParts
-from vse_tf.training.callbacks import Validation
+from vse_tf.training.callbacks import StepTracker, Validation
 from vse_tf.training.optimizer import loss_scaling
-from vse_tf.training.progress import Logs, RunProgress, scalars
+from vse_tf.training.progress import Logs, RunProgress
 
 THUMBNAIL, TILE = 150, 64
 PICTURES = 10
@@ -49,13 +49,15 @@ class TensorBoard(keras.callbacks.Callback):
     Args:
         parts: what the run is made of.
         progress: where the run stands.
+        tracker: fetches the values of the steps; comes before.
         validation: measures the epochs; comes before.
     """
 
-    def __init__(self, parts: RunParts, progress: RunProgress, validation: Validation) -> None:
+    def __init__(self, parts: RunParts, progress: RunProgress, tracker: StepTracker, validation: Validation) -> None:
         super().__init__()
         self.parts = parts
         self.progress = progress
+        self.tracker = tracker
         self.validation = validation
         self.folder = parts.run.events
         self._writer = tf.summary.create_file_writer(str(self.folder))
@@ -73,16 +75,16 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         # After a step the optimizer has the rate of the next one.
-        if self._is_logged(self.progress.position.step_in_epoch + 1):
+        if self.tracker.is_logged(self.progress.position.step_in_epoch + 1):
             self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         position, step = self.progress.position, self.progress.position.step_in_epoch
-        if not self._is_logged(step):
+        if not self.tracker.is_logged(step):
             return
         now = time.perf_counter()
         pairs = (step - self._last_step) * self.parts.settings.train.batch_size
-        values = {f"train/{name}": value for name, value in scalars(logs).items()}
+        values = {f"train/{name}": value for name, value in self.tracker.values.items()}
         values |= {f"train/{name}": value for name, value in loss_scaling(self.model.optimizer).items()}
         values["train/learning_rate"] = self._rate
         values["train/pairs_per_second"] = pairs / max(now - self._last_time, 1e-9)
@@ -117,10 +119,6 @@ class TensorBoard(keras.callbacks.Callback):
         first = np.unique(encoded.image_id, return_index=True)[1][: len(rows)]
         thumbnails = self._tiles.of(rows)
         write_projector(self.folder, thumbnails, labels, encoded.image[: len(rows)], encoded.text[first])
-
-    def _is_logged(self, step_in_epoch: int) -> bool:
-        last = self.parts.order.steps_per_epoch
-        return step_in_epoch % self.parts.settings.train.log_steps == 0 or step_in_epoch == last
 
     def flush(self) -> None:
         """Write all events to disk."""

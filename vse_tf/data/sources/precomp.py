@@ -130,6 +130,7 @@ def _read_split(
         bad = set(cached_result(folder, path, "finite", lambda: non_finite_rows(array, path.name, progress)))
     ends = [*starts[1:], len(array)]
     per_row = len(lines) // len(array)
+    where = f"{text_path}: line"
     for start, end in zip(starts, ends, strict=True):
         image = f"{path}[{start}]"
         if start in bad:
@@ -139,7 +140,7 @@ def _read_split(
         for number in range(start * per_row, end * per_row) if entry else ():
             if entry:
                 # Repeated captions stay: published figures count each line.
-                gathering.caption(entry, lines[number], f"{text_path}: line {number + 1}", ("line", number))
+                gathering.caption(entry, lines[number], f"{where} {number + 1}", ("line", number))
     return array
 
 
