@@ -195,7 +195,7 @@ DAMAGE = {
     "manifest a list": (lambda f: (f / MANIFEST).write_text("[]"), "manifest.json: not an index's manifest"),
     "manifest not UTF-8": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json"),
     "later format": (lambda f: edit(f, format=3), "manifest.json: written by a newer version"),
-    "another plain space": (lambda f: edit(f, plain_dim=1), "manifest.json: plain_dim is 1"),
+    "another plain space": (lambda f: edit(f, plain_dim=2), "manifest.json: plain_dim is 2"),
     "unknown kind": (lambda f: edit(f, kind="songs"), "manifest.json: kind is 'songs'"),
     "no dim": (lambda f: edit(f, dim=None), "manifest.json: dim"),
     "a count of another index": (lambda f: edit(f, count=9), "manifest.json: count is 9, the shards hold 8"),
