@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import amplification, objectives, replicas, serving_soak, soak
+from benchmarks import amplification, objectives, replicas, serving_soak, soak, waiting
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
@@ -69,6 +69,19 @@ def test_the_losses_are_measured(tmp_path):
     (found,) = json.loads(done.stdout)["results"]
     assert (found["loss"], found["batch"], found["form"]) == ("convse++", 8, "dense")
     assert found["ratio"] > 0
+
+
+def test_waiting_is_a_ratio_to_the_import(monkeypatch, capsys):
+    taken = iter([2.0, 3.0, 4.0, 2.4])
+    measure = {
+        name: lambda: {"seconds": (s := next(taken)), "cpu_s": 2 * s} for name in ("import_tensorflow", "search")
+    }
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "VSE_TF_CACHE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(waiting, "prepared", lambda *arguments: measure)
+    waiting.main(["--repeat", "2"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["search"] == {"seconds": 2.4, "cpu_s": 4.8, "ratio": 1.2, "cpu_ratio": 1.2}
 
 
 def sampled(mb, files=(9, 9), threads=(5, 5)):
