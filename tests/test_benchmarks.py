@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import amplification, objectives, replicas, serving_soak, soak, waiting
+from benchmarks import amplification, features, objectives, replicas, serving_soak, soak, waiting
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
 from tests.serving import models
 from tests.tiny import TINY
@@ -82,6 +82,12 @@ def test_waiting_is_a_ratio_to_the_import(monkeypatch, capsys):
     waiting.main(["--repeat", "2"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["search"] == {"seconds": 2.4, "cpu_s": 4.8, "ratio": 1.2, "cpu_ratio": 1.2}
+
+
+def test_the_feature_cache_is_measured(capsys):
+    features.main(["--photos", "32", "--size", "32", "--rounds", "1"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["centre"]["ratio"] > 0 and found["views"]["processor_ratio"] > 0
 
 
 def sampled(mb, files=(9, 9), threads=(5, 5)):
