@@ -108,7 +108,7 @@ def test_cached_features_of_images_give_the_towers_vectors(tmp_path, pooling):
     cached = cache.split(split, ["centre", "flip"])
     assert cached.images.load(np.zeros([1], np.int64)).ndim == (3 if pooling == "attention" else 2)
     stored, live = (embedder.encode_split(one, bad).image for one in (cached, split))
-    np.testing.assert_allclose(stored, live, atol=1e-5)
+    np.testing.assert_allclose(stored, live, atol=1e-4)
     arrays = [np.asarray(Image.open(path).convert("RGB")) for path in split.images.paths]
     mirrored = plain(embedder.encode_images([image[:, ::-1] for image in arrays]), embedder.plain_dim)
     rows = np.arange(len(split))
@@ -123,7 +123,7 @@ def test_cached_features_of_images_give_the_towers_vectors(tmp_path, pooling):
     both = FeatureCache(embedder.image_tower, ImageInputs(two.view, bad), tmp_path / "cache", progress=False)
     assert both.folder == cache.folder
     stored, live = (two.encode_split(one, bad).image for one in (both.split(split), split))
-    np.testing.assert_allclose(stored, live, atol=1e-5)
+    np.testing.assert_allclose(stored, live, atol=1e-4)
 
 
 def test_other_captions_and_other_weights_are_other_features(bert_preset, tmp_path):
