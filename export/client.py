@@ -10,7 +10,8 @@ One file, nothing but Python's standard library (3.10 or newer): copy it to wher
 
     $ python client.py --url http://127.0.0.1:8501 search "two dogs playing"
 
-Embeddings have unit length: the dot product of two is their cosine.
+Embeddings have unit length. The dot product of two is their score: the cosine, or that corrected for hubs where the
+model was trained with `model.hubness_correction`.
 """
 
 from __future__ import annotations
@@ -403,7 +404,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("texts", nargs="+", metavar="TEXT", help="a text; - reads one per line")
     command = commands.add_parser("image", help="embed image files")
     command.add_argument("images", nargs="+", metavar="FILE")
-    command = commands.add_parser("compare", help="cosine of an image with each of some texts")
+    command = commands.add_parser("compare", help="score of an image with each of some texts")
     command.add_argument("image", metavar="FILE")
     command.add_argument("texts", nargs="+", metavar="TEXT")
     command = commands.add_parser("search", help="find the gallery's items nearest to a text or an image")
@@ -449,7 +450,7 @@ def _lines(client: Client, arguments: argparse.Namespace) -> Iterator[dict[str, 
     elif arguments.command == "compare":
         (image,) = client.embed_images([arguments.image])
         for text, row in zip(arguments.texts, client.embed_texts(arguments.texts), strict=True):
-            yield {"text": text, "cosine": sum(a * b for a, b in zip(image or [], row, strict=True))}
+            yield {"text": text, "score": sum(a * b for a, b in zip(image or [], row, strict=True))}
     else:
         found = (
             client.search_text(arguments.text, arguments.top)

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
@@ -105,6 +106,17 @@ def tiny_run(made_once):
     from vse_tf import train  # noqa: PLC0415
 
     return made_once("run", lambda folder: train.main(arguments(folder, train__epochs=1)))
+
+
+@pytest.fixture(scope="session")
+def corrected_run(tiny_run, tmp_path_factory):
+    """The tiny run with the hubness correction, which is switched on after the training. None changes it."""
+    from vse_tf import train  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("corrected") / "run"
+    shutil.copytree(tiny_run, folder)
+    train.main(arguments(folder, train__epochs=1, model__hubness_correction="true"))
+    return folder
 
 
 @pytest.fixture(scope="session")

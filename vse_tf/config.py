@@ -93,6 +93,9 @@ class ImageSettings:
         queries: attention only: number of averages, concatenated.
         units: width of the dense layer between backbone and head; 0 leaves it out.
         channels: cnn only: channels of its strided convolutions.
+        eval_views: cnn, applications, hub only: an image's vector is that of its centre view, or the mean of the
+            vectors of that and of its mirror image (centre_flip), in evaluation, search and export; two views cost
+            the encoder twice.
     """
 
     encoder: EncoderName = "applications:EfficientNetB0"
@@ -108,6 +111,7 @@ class ImageSettings:
     queries: Annotated[Few, POOLED, UsedIf("image.pooling", "attention")] = 4
     units: WidthOrNone = 1024
     channels: Annotated[list[Width], UsedIf("image.encoder", "cnn")] = field(default_factory=lambda: [16, 32, 64, 96])
+    eval_views: Annotated[Literal["centre", "centre_flip"], PIXELS] = "centre"
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,8 @@ class ModelSettings:
         dropout: dropout before the head.
         precision: numeric precision of the towers; norms and losses are always float32. With mixed_float16 a step whose
             gradients are not finite is skipped, and schedules count the applied steps only.
+        hubness_correction: the best model's vectors get four further coordinates, by which items that are near to
+            everything come up less often; scores are then no cosines. It may be switched on for a finished run.
     """
 
     dim: Width = 1024
@@ -171,6 +177,7 @@ class ModelSettings:
     head_units: Annotated[Width, UsedIf("model.head", True)] = 2048
     dropout: Share = 0.0
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    hubness_correction: Free[bool] = False
 
 
 @dataclass(frozen=True)
@@ -229,6 +236,8 @@ class TrainSettings:
         resume: continue the run in run_dir (auto), refuse a folder that holds a run (never), or continue although
             settings differ (force).
         learning_rate: peak learning rate of Adam.
+        weight_decay: decoupled weight decay (AdamW): before each step a kernel or embedding shrinks by this share of
+            the learning rate; biases, norms and the temperature do not; 0 is Adam.
         schedule: constant, step (times decay_factor after each of decay_epochs) or cosine (to 0 at the end).
         warmup_epochs: linear warm-up, in epochs, fractions allowed.
         decay_epochs: step only: epochs after which the rate drops, in rising order.
@@ -262,6 +271,7 @@ class TrainSettings:
     init_from: LocalPath | None = None
     resume: Free[Literal["auto", "never", "force"]] = "auto"
     learning_rate: Rate[Above0] = 1e-3
+    weight_decay: From0 = 0.0
     schedule: Rate[Literal["constant", "step", "cosine"]] = "step"
     warmup_epochs: Rate[Annotated[float, Range(0, 10**6)]] = 0.5
     decay_epochs: Annotated[Rate[list[Epochs]], STEP] = field(default_factory=lambda: [5])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.artifacts.hubness_bank import Bank, read_bank
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.trained_model import StoredModel, TrainedModel
 from vse_tf.config import Settings
@@ -25,6 +26,9 @@ from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.folding import EXTRA, Modality
+from vse_tf.models.hubness import corrections
+from vse_tf.models.inference_tower import inference_tower, mean_of_views
 from vse_tf.models.projection import head_of
 from vse_tf.preprocessing import text
 from vse_tf.preprocessing.image_inputs import (
@@ -45,7 +49,7 @@ AHEAD = 16
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """The embeddings of one split.
+    """The embeddings of one split: of the plain space, or corrected.
 
     Args:
         image: float32 `(images, dim)`.
@@ -68,7 +72,8 @@ class Embedder:
         settings: the run's settings.
         run: the run folder, if it was loaded from one.
         epoch: the epoch of the loaded checkpoint, where it is known.
-        metrics: the metrics that the run measured, by split.
+        metrics: the metrics that the run measured in the plain space, by split.
+        bank: the vectors that the hubness correction compares with; None: no correction.
 
     Example:
         >>> model = vse_tf.load("runs/shapes-convse-0")
@@ -87,6 +92,7 @@ class Embedder:
         run: Path | None = None,
         epoch: int | None = None,
         metrics: Mapping[str, dict[str, float]] | None = None,
+        bank: Bank | None = None,
     ) -> None:
         self._parts = model
         self.view = model.view
@@ -94,6 +100,7 @@ class Embedder:
         self.run = run
         self.epoch = epoch
         self.metrics = dict(metrics or {})
+        self.corrections = {} if bank is None else corrections(bank.captions, bank.images)
         self._files: ImageReader | None = None
         self._batches: tuple[Images, int, tf.data.Dataset] | None = None
 
@@ -120,17 +127,22 @@ class Embedder:
 
     @property
     def image_tower(self) -> keras.Model:
-        """Pixels float32 `(batch, h, w, 3)` in 0..255 (or features) to unit vectors `(batch, dim)`."""
+        """Pixels float32 `(batch, h, w, 3)` in 0..255 (or features) to unit vectors of the plain space."""
         return self._parts.image_tower
 
     @property
     def text_tower(self) -> keras.Model:
-        """Token ids int32 `(batch, length)`, −1 as padding, to unit vectors `(batch, dim)`."""
+        """Token ids int32 `(batch, length)`, −1 as padding, to unit vectors of the plain space."""
         return self._parts.text_tower
 
     @property
     def dim(self) -> int:
-        """Dimensions of the space."""
+        """Dimensions of the vectors: those of the space, and those of the hubness correction if there is one."""
+        return self.plain_dim + (EXTRA if self.corrections else 0)
+
+    @property
+    def plain_dim(self) -> int:
+        """Dimensions of the space, `model.dim`."""
         return self.settings.model.dim
 
     def encode_images(
@@ -163,14 +175,14 @@ class Embedder:
         single = is_one_image(images, len(shape))
         every: Any = [images] if single else images
         size = batch_size or self.settings.train.eval_batch_size
-        vectors, start, waiting = [np.zeros([0, self.dim], np.float32)], 0, iter(every)
+        vectors, start, waiting = [np.zeros([0, self.plain_dim], np.float32)], 0, iter(every)
         count = len(every) if isinstance(every, Sized) else None
         with phase_if(progress, "images", count, "images") as bar:
             # Files are read ahead; what a generator yields may be large.
             while part := list(islice(waiting, AHEAD * size if isinstance(every, Sequence) else size)):
                 vectors.append(self._encode_some(part, "images" if single else "images[{}]", start, size, bar.update))
                 start += len(part)
-        found = np.concatenate(vectors)
+        found = self._corrected(np.concatenate(vectors), "image")
         return found[0] if single else found
 
     def encode_files(
@@ -197,12 +209,18 @@ class Embedder:
         Example:
             >>> vectors, rows = model.encode_files(["a.jpg", "cut.jpg"], BadImages("skip", 10**8))
         """
+        vectors, rows = self._encode_files(paths, bad, batch_size, advance)
+        return self._corrected(vectors, "image"), rows
+
+    def _encode_files(
+        self, paths: Sequence[str], bad: BadImages, batch_size: int | None, advance: Callable[[int], Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         if self.view.size is None:
             raise UserError("this model takes precomputed features, not image files")
         size = batch_size or self.settings.train.eval_batch_size
         if self._files is None:
             self._files = ImageReader(self.view, self.settings.data.workers)
-        vectors, rows, done = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)], 0
+        vectors, rows, done = [np.zeros([0, self.plain_dim], np.float32)], [np.zeros([0], np.int64)], 0
         for images, positions in self._files.batches(paths, size, bad):
             vectors.append(self._encode_image(images).numpy())
             rows.append(positions)
@@ -241,7 +259,10 @@ class Embedder:
         for number, each in enumerate(texts):
             if not isinstance(each, str):
                 raise TypeError(f"texts[{number}] is of the type {type(each).__name__}; give strings")
-        result = np.zeros([len(texts), self.dim], np.float32)
+        return self._corrected(self._encode_texts(texts, batch_size, progress), "caption")
+
+    def _encode_texts(self, texts: list[str], batch_size: int | None = None, progress: bool = False) -> np.ndarray:
+        result = np.zeros([len(texts), self.plain_dim], np.float32)
         if not texts:
             return result
         values, splits = text.tokenise_all(self.tokenizer, texts)
@@ -256,7 +277,7 @@ class Embedder:
         return result
 
     def encode_split(self, split: Split, bad: BadImages, progress: bool = False) -> EncodedSplit:
-        """Embed a split: every image and every caption once.
+        """Embed a split in the plain space: every image and every caption once. `corrected` appends the correction.
 
         Args:
             split: the split.
@@ -266,18 +287,35 @@ class Embedder:
         Raises:
             UserError: the images are of another kind or shape than the model takes, or cannot be read.
         """
-        self.check_images(split.images)
-        image, rows = self._encode_image_rows(split.images, bad, progress)
+        image, rows = self.encode_rows(split.images, bad, progress)
         place = np.full(len(split), -1, np.int64)
         place[rows] = np.arange(len(rows))
         image_id = place[np.array(split.caption_rows, np.int64)]
         seen = np.flatnonzero(image_id >= 0)
-        if split.caption_features is not None:
-            texts = self._encode_text_features(split.caption_features, seen)
-        else:
-            captions = split.captions
-            texts = self.encode_texts([captions[i] for i in seen], progress=progress)
-        return EncodedSplit(image, texts, image_id[seen], rows)
+        return EncodedSplit(image, self.encode_captions(split, seen, progress), image_id[seen], rows)
+
+    def corrected(self, encoded: EncodedSplit) -> EncodedSplit:
+        """A split's embeddings with the hubness correction; the same where the model has none."""
+        image, text = self._corrected(encoded.image, "image"), self._corrected(encoded.text, "caption")
+        return replace(encoded, image=image, text=text)
+
+    def inference_tower(self, modality: Modality, head: bool = False) -> keras.Model:
+        """A tower as `encode_images` or `encode_texts` runs it: its views averaged, the correction appended.
+
+        Args:
+            modality: `image` or `caption`.
+            head: only the head, from the features of one view.
+        """
+        tower = self.image_tower if modality == "image" else self.text_tower
+        flip = modality == "image" and self.view.eval_flip and not head
+        return inference_tower(head_of(tower) if head else tower, flip, self.corrections.get(modality))
+
+    def _corrected(self, vectors: np.ndarray, modality: Modality) -> np.ndarray:
+        """Plain vectors with the correction, if there is one: the last that happens to a vector."""
+        if modality not in self.corrections:
+            return vectors
+        layer, size = self.corrections[modality], AHEAD * self.settings.train.eval_batch_size
+        return np.concatenate([layer(vectors[start : start + size]) for start in range(0, len(vectors) or 1, size)])
 
     def check_images(self, images: Images) -> None:
         """Refuse images of another kind than the model takes, and features of another shape.
@@ -305,7 +343,7 @@ class Embedder:
 
     @cached_property
     def _encode_image(self) -> Encode:
-        return _compiled(self.image_tower)
+        return _compiled(inference_tower(self.image_tower, self.view.eval_flip))
 
     @cached_property
     def _encode_features(self) -> Encode:
@@ -319,21 +357,34 @@ class Embedder:
     def _encode_caption_features(self) -> Encode:
         return _compiled(head_of(self.text_tower))
 
-    def _encode_text_features(self, features: Images, captions: np.ndarray) -> np.ndarray:
-        size = self.settings.train.eval_batch_size
+    def encode_captions(self, split: Split, captions: np.ndarray, progress: bool = False) -> np.ndarray:
+        """Embed some of a split's captions in the plain space.
+
+        Args:
+            split: the split.
+            captions: positions in `split.captions`, int64 `(n,)`.
+            progress: show a bar.
+
+        Returns:
+            float32 `(n, dim)`.
+        """
+        features, size = split.caption_features, self.settings.train.eval_batch_size
+        if features is None:
+            texts = split.captions
+            return self._encode_texts([texts[i] for i in captions], progress=progress)
         parts = [captions[start : start + size] for start in range(0, len(captions), size)]
         vectors = [self._encode_caption_features(features.load(part).astype(np.float32)).numpy() for part in parts]
-        return np.concatenate([np.zeros([0, self.dim], np.float32), *vectors])
+        return np.concatenate([np.zeros([0, self.plain_dim], np.float32), *vectors])
 
     def _encode_some(
         self, images: list[Any], name: str, start: int, size: int, advance: Callable[[int], Any]
     ) -> np.ndarray:
         """The vectors of images of any kind; the name is that of an image, for messages."""
-        result = np.empty([len(images), self.dim], np.float32)
+        result = np.empty([len(images), self.plain_dim], np.float32)
         files = [number for number, image in enumerate(images) if is_path(image)] if self.view.size else []
         if files:
             bad = BadImages("skip", self.view.max_pixels, lambda problem: raise_unreadable(problem.where, problem.what))
-            result[files] = self.encode_files([os.fspath(images[i]) for i in files], bad, size, advance)[0]
+            result[files] = self._encode_files([os.fspath(images[i]) for i in files], bad, size, advance)[0]
         others = sorted(set(range(len(images))) - set(files))
         for first in range(0, len(others), size):
             batch = others[first : first + size]
@@ -354,36 +405,58 @@ class Embedder:
         except (tf.errors.OpError, ValueError) as error:
             raise ValueError(f"{name} cannot be decoded: {tensorflow_reason(error)}") from None
 
-    def _encode_image_rows(self, images: Images, bad: BadImages, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    def encode_rows(self, images: Images, bad: BadImages, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Embed the images of a split in the plain space.
+
+        Args:
+            images: the images, or their cached features.
+            bad: what to do with images that cannot be read.
+            progress: show a bar.
+
+        Returns:
+            float32 `(read, dim)`, and int64 `(read,)`: the row of each.
+
+        Raises:
+            UserError: the images are of another kind or shape than the model takes, or cannot be read.
+        """
+        self.check_images(images)
         size = self.settings.train.eval_batch_size
         if isinstance(images, FileImages):
             with phase_if(progress, "images", len(images), "images") as bar:
-                return self.encode_files(images.paths, bad, size, bar.update)
+                return self._encode_files(images.paths, bad, size, bar.update)
         # A split is encoded after each epoch, and its pipeline traced once.
         if self._batches is None or self._batches[0] is not images or self._batches[1] != size:
             self._batches = images, size, array_batches(images, self.view, size)
-        cached = images.kind == "features" and self.view.size is not None
-        head = self._encode_features
-        encode = (lambda batch: head(tf.cast(batch, tf.float32))) if cached else self._encode_image
-        vectors = [np.zeros([0, self.dim], np.float32)]
+        vectors, done = [np.zeros([0, self.plain_dim], np.float32)], 0
         with phase_if(progress, "images", len(images), "images") as bar:
             for batch in self._batches[2]:
-                vectors.append(encode(batch).numpy())
-                bar.update(len(vectors[-1]))
+                if isinstance(images, CachedFeatures):
+                    vectors.append(self._encode_cached(images, batch, np.arange(done, done + len(batch))))
+                else:
+                    vectors.append(self._encode_image(batch).numpy())
+                done += len(batch)
+                bar.update(len(batch))
         return np.concatenate(vectors), np.arange(len(images))
+
+    def _encode_cached(self, images: CachedFeatures, centre: tf.Tensor, rows: np.ndarray) -> np.ndarray:
+        vectors = self._encode_features(tf.cast(centre, tf.float32))
+        if self.view.eval_flip:
+            mirrored = images.load_views(rows, np.ones(len(rows), np.int64)).astype(np.float32)
+            vectors = mean_of_views(vectors, self._encode_features(mirrored))
+        return vectors.numpy()
 
 
 def open_run(run: str | Path, checkpoint: str = "best", settings: Settings | None = None) -> Embedder:
     """Open a run; its towers are loaded when they are first used, and one that is damaged is an error then."""
     model, folder = StoredModel(run, checkpoint, settings), RunFolder(run)
-    return Embedder(model, model.settings, folder.path, *folder.measured(checkpoint))
+    return Embedder(model, model.settings, folder.path, *folder.measured(checkpoint), read_bank(folder, checkpoint))
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Embedder:
     """Load a run with all its parts; `vse_tf.load` is its public name."""
     model, folder = StoredModel(run, checkpoint), RunFolder(run)
     loaded = TrainedModel(model.dual_encoder, model.tokenizer, model.view)
-    return Embedder(loaded, model.settings, folder.path, *folder.measured(checkpoint))
+    return Embedder(loaded, model.settings, folder.path, *folder.measured(checkpoint), read_bank(folder, checkpoint))
 
 
 def _compiled(tower: keras.Model) -> Encode:

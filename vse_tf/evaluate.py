@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
         from vse_tf.evaluation.chance import chance_metrics  # noqa: PLC0415
         from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
-        from vse_tf.evaluation.metrics import measure  # noqa: PLC0415
+        from vse_tf.evaluation.metrics import measure_both  # noqa: PLC0415
         from vse_tf.evaluation.report import benchmarks_table, small_galleries, table  # noqa: PLC0415
         from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
         from vse_tf.pages.error_page import error_page  # noqa: PLC0415
@@ -69,23 +69,27 @@ def main(argv: list[str] | None = None) -> None:
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
     encoded = embedder.encode_split(seen, bad, progress=True)
     with Phase("ranking"):
-        metrics = measure(encoded, arguments.folds)
+        found = measure_both(embedder, encoded, arguments.folds)
+    names = {"metrics": split.name, "metrics_corrected": f"{split.name}, corrected"}
     chance = {split.name: chance_metrics(encoded.image_id, len(encoded.image), arguments.folds)}
-    print(table({split.name: metrics}, chance))
+    print(table({names[key]: metrics for key, (metrics, _) in found.items()}, chance))
     for line in small_galleries(chance):
         print(line)
     if benchmark:
-        with Phase("ECCV Caption and CxC"):
-            metrics |= benchmark.measure(seen, encoded)
-        print(f"\n{benchmarks_table(metrics)}")
+        for key, (metrics, each) in found.items():
+            with Phase("ECCV Caption and CxC"):
+                metrics.update(benchmark.measure(seen, each))
+            print("", *([f"{names[key]}:"] if len(found) > 1 else []), benchmarks_table(metrics), sep="\n")
     if output:
-        found = {"split": split.name, "metrics": metrics, "provenance": provenance(embedder.settings, collection)}
+        every = {key: metrics for key, (metrics, _) in found.items()}
         with file_errors(output, "written", "name another file with --output"):
-            write_json(output, found)
+            write_json(output, {"split": split.name, **every, "provenance": provenance(embedder.settings, collection)})
         print(f"written to {output}")
     if errors:
         with Phase("drawing the error page"):
-            page = error_page(arguments.run, seen, encoded, metrics, data.max_pixels, arguments.errors_count)
+            # Of what a search finds.
+            metrics, shown = list(found.values())[-1]
+            page = error_page(arguments.run, seen, shown, metrics, data.max_pixels, arguments.errors_count)
         with file_errors(errors, "written", "name another file with --errors"):
             write_text(errors, page)
         print(f"written to {errors}")

@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         embedder = vse_tf.load(arguments.run, arguments.checkpoint)
     max_pixels = arguments.max_pixels or min(SERVED_PIXELS, embedder.view.max_pixels)
     embedder.view = replace(embedder.view, max_pixels=max_pixels)
-    facts = {"dim": embedder.dim, "precision": embedder.settings.model.precision, **facts}
+    plain = {"plain_dim": embedder.plain_dim} if embedder.corrections else {}
+    facts = {"dim": embedder.dim, **plain, "precision": embedder.settings.model.precision, **facts}
     root = Path(arguments.output)
     if arguments.format == "savedmodel":
         _savedmodel(arguments, embedder, facts, root)

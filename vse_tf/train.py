@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         usual=USUAL,
     )
     with starting_tensorflow():
-        from vse_tf.evaluation.report import small_galleries, table  # noqa: PLC0415
+        from vse_tf.evaluation.report import small_galleries, table, with_corrected  # noqa: PLC0415
         from vse_tf.training.trainer import train  # noqa: PLC0415
 
     run, results = train(settings)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     print()
     chance = results.get("chance", {})
-    print(table(results["galleries"], chance))
+    print(table(with_corrected(results["galleries"], results.get("galleries_corrected", {})), chance))
     for line in small_galleries(chance):
         print(line)
     best = results["best"]

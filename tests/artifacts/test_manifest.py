@@ -48,7 +48,7 @@ def test_a_changed_a_missing_and_a_foreign_file_are_named(folder):
     [
         "",
         "[]",
-        '{"format": 2, "files": {}}',
+        '{"format": 3, "files": {}}',
         '{"format": 1}',
         '{"format": 1, "files": {"../x": "00"}}',
         '{"format": 1, "files": {"/etc/passwd": "00"}}',
@@ -63,8 +63,8 @@ def test_a_broken_manifest_is_one_line(folder, text):
 
 
 def test_the_manifest_of_a_newer_version_is_named(folder):
-    (folder / "manifest.json").write_text('{"format": 2, "files": 5}')
-    with pytest.raises(UserError, match=r"manifest\.json: written by a newer version of vse_tf \(format 2"):
+    (folder / "manifest.json").write_text('{"format": 3, "files": 5}')
+    with pytest.raises(UserError, match=r"manifest\.json: written by a newer version of vse_tf \(format 3"):
         manifest.read(folder)
 
 

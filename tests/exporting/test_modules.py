@@ -26,7 +26,7 @@ def embedder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def image(embedder):
-    return ImageModule(embedder.image_tower, embedder.view, cached=True).signatures()
+    return ImageModule(embedder.image_tower, embedder.view, head_of(embedder.image_tower)).signatures()
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_bad_images_of_all_slices_are_named_by_their_number(image):
 
 def test_slices_are_smaller_where_images_are_larger(embedder):
     sizes = {side: dataclasses.replace(embedder.view, size=(side, side)) for side in (24, 224, 1024)}
-    module = ImageModule(embedder.image_tower, embedder.view, cached=False)
+    module = ImageModule(embedder.image_tower, embedder.view)
     found = {}
     for side, view in sizes.items():
         module.view = view

@@ -38,7 +38,7 @@ class BytesModel:
 
     def __init__(self, name: str = "a", stop: int | None = None) -> None:
         self.identity = {"kind": "run", "path": f"runs/{name}", "id": name}
-        self.dim = DIM
+        self.dim = self.plain_dim = DIM
         self.stop = stop
         self.encoded: list[str] = []
 

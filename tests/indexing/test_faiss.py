@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from tests.indexing.test_search import index_of, unit
+from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
-from vse_tf.indexing.faiss import BACKENDS, search_backend
+from vse_tf.indexing.faiss import BACKENDS, FaissSearch, _queries, search_backend
 from vse_tf.indexing.search import ExactSearch
+from vse_tf.models.folding import fold, search_queries
 
 KINDS = [name for name in BACKENDS if name != "exact"]
 
@@ -57,6 +60,29 @@ def test_it_is_built_again_when_the_vectors_change(index, tmp_path):
     search_backend("faiss", index, notes.append)
     assert "damaged" in notes[2]
     assert "built" in notes[3]
+
+
+@pytest.mark.parametrize("kind", ["images", "captions"])
+def test_corrected_vectors_are_searched_as_exact_search_does(tmp_path, kind):
+    modality, other = ("image", "caption") if kind == "images" else ("caption", "image")
+    rng = np.random.default_rng(0)
+    vectors = fold(unit(rng.standard_normal((40, 6))), np.float32(rng.uniform(0, 0.9, 40)), modality)
+    writer = IndexWriter(tmp_path, kind, 10, plain_dim=6)
+    index = writer.commit([writer.write(vectors)], [Item(str(row), caption="") for row in range(40)], model={})
+
+    class Flat:
+        def search(self, query, k):
+            scores = query @ vectors.T
+            rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            return np.take_along_axis(scores, rows, axis=1), rows
+
+    of_others = fold(unit(rng.standard_normal((5, 6))), np.float32(rng.uniform(0, 0.9, 5)), other)
+    measured = _queries(index)
+    assert (search_queries(measured, kind, 6) == measured).all(), "the recall is not that of corrected scores"
+    for queries in (vectors[:5], of_others, measured):
+        (rows, scores), (exact, exact_scores) = FaissSearch(index, Flat())(queries, 40), ExactSearch(index)(queries, 40)
+        np.testing.assert_array_equal(rows, exact)
+        np.testing.assert_allclose(scores, exact_scores, atol=1e-6)
 
 
 def test_a_file_of_another_index_is_built_again(index, monkeypatch):

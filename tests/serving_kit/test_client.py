@@ -342,7 +342,7 @@ def test_the_other_commands(server, photos, capsys):
         str(photos["red"]),
         str(photos["blue"]),
     ]
-    assert lines("compare", photos["red"], "x", "y")[0].keys() == {"text", "cosine"}
+    assert lines("compare", photos["red"], "x", "y")[0].keys() == {"text", "score"}
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_the_clients_line(server, folder):
     (line,) = [line for line in LINES if "export/client.py" in line and "compare" in line]
     done = type_in(line.replace("export/client.py", f"export/client.py --url {server.url}"), server, folder)
     assert done.returncode == 0, done.stderr
-    assert [json.loads(each).keys() for each in done.stdout.splitlines()] == [{"text", "cosine"}] * 2
+    assert [json.loads(each).keys() for each in done.stdout.splitlines()] == [{"text", "score"}] * 2
 
 
 def test_the_clients_code(server, folder):

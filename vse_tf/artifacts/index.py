@@ -105,7 +105,8 @@ class Index:
 
     Attributes:
         kind: `images` or `captions`.
-        dim: dimensions of the space.
+        dim: dimensions of the vectors.
+        plain_dim: dimensions of the space; fewer than `dim` where the vectors have a hubness correction.
         count: number of rows.
         shards: the files of vectors, in row order.
         image_root: the image folder, and which of its files may be opened.
@@ -128,6 +129,7 @@ class Index:
         self.folder = folder
         self.kind: Kind = manifest["kind"]
         self.dim: int = manifest["dim"]
+        self.plain_dim: int = manifest.get("plain_dim", self.dim)
         self.count: int = manifest["count"]
         self.shards = [Shard(shard["name"], shard["rows"], shard["sha256"]) for shard in manifest["shards"]]
         self.model: dict[str, Any] = manifest["model"]

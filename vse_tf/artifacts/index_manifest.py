@@ -11,11 +11,13 @@ from vse_tf.artifacts.index_paths import own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
 from vse_tf.files import check_format, read_json, reason_of
+from vse_tf.models.folding import EXTRA
 
 Kind = Literal["images", "captions"]
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+# Format 2 has the dimensions of the plain space too, where vectors have those of a hubness correction after them.
+FORMAT = 2
 # A billion rows in shards of 16,384 need 11 MB.
 MANIFEST_BYTES = 2**26
 NAME_CHARACTERS = 8192
@@ -57,6 +59,9 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError("dim and count are not integers")
     if manifest["dim"] > MAX_DIM:
         raise ValueError(f"dim is above {MAX_DIM}")
+    plain = manifest.get("plain_dim", manifest["dim"])
+    if not _is_int(plain, 1) or plain not in (manifest["dim"], manifest["dim"] - EXTRA):
+        raise ValueError(f"plain_dim is {plain!r}; dim is {manifest['dim']}")
     _check_strings("", manifest, ("root", "root_name"))
     for key in ("items", "model", "provenance"):
         if not isinstance(manifest.get(key), dict):

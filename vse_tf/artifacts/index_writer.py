@@ -26,7 +26,8 @@ class IndexWriter:
     Args:
         folder: the folder; it is made if it is missing.
         kind: `images` or `captions`.
-        dim: dimensions of the space.
+        dim: dimensions of the vectors.
+        plain_dim: dimensions of the space (default: `dim`), where the vectors have a hubness correction.
 
     Raises:
         UserError: the folder cannot be made.
@@ -40,10 +41,11 @@ class IndexWriter:
         1
     """
 
-    def __init__(self, folder: str | Path, kind: Kind, dim: int) -> None:
+    def __init__(self, folder: str | Path, kind: Kind, dim: int, plain_dim: int | None = None) -> None:
         self.folder = Path(folder)
         self.kind = kind
         self.dim = dim
+        self.plain_dim = plain_dim or dim
         with file_errors(self.folder, "written"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -114,9 +116,11 @@ class IndexWriter:
             if Path(made_by.get("path") or "").is_absolute():
                 made_by["path"] = relative(made_by["path"], self.folder)
             manifest = {
-                "format": FORMAT,
+                # Earlier versions read what has no correction.
+                "format": FORMAT if self.plain_dim != self.dim else 1,
                 "kind": self.kind,
                 "dim": self.dim,
+                **({"plain_dim": self.plain_dim} if self.plain_dim != self.dim else {}),
                 "count": count,
                 "root": None if root is None else relative(root, self.folder),
                 "root_name": root_name if root is None else Path(root).name,

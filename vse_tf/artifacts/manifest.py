@@ -14,7 +14,8 @@ from vse_tf.errors import UserError
 from vse_tf.files import check_format, file_errors, load_json, sha256_of
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+# Format 2 has the dimensions of the plain space too, where vectors have those of a hubness correction after them.
+FORMAT = 2
 _AGAIN = "copy the folder again, or write it again with python -m vse_tf.export"
 
 
@@ -29,7 +30,8 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
         OSError: the folder cannot be read or written.
     """
     files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)}
-    write_json(folder / MANIFEST, {"format": FORMAT, **facts, "files": files})
+    # Earlier versions read what has no correction.
+    write_json(folder / MANIFEST, {"format": FORMAT if "plain_dim" in facts else 1, **facts, "files": files})
 
 
 def read(folder: str | Path) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def view_of(values: object) -> ImageView:
     sides = [] if size is None else size if isinstance(size, list) and len(size) == 2 else [None]
     good = (
         all(type(side) is int and side in _SIDE for side in [*sides, *([] if resize is None else [resize])])
-        and all(isinstance(values.get(key, False), bool) for key in ("random_crop", "flip"))
+        and all(isinstance(values.get(key, False), bool) for key in ("random_crop", "flip", "eval_flip"))
         and type(values.get("max_pixels", 1)) is int
         and values.get("max_pixels", 1) in Range(1)
         and isinstance(scale, list)

@@ -42,6 +42,7 @@ class RunFolder:
         metrics: `metrics.jsonl`, one line per epoch.
         results: `results.json`, the best and the last epoch.
         skipped: `skipped.jsonl`, the problems of the data that was left out.
+        hubness: `hubness/bank.json`, which model the vectors beside it correct; see `vse_tf.artifacts.hubness_bank`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -56,6 +57,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.skipped = self.path / "skipped.jsonl"
+        self.hubness = self.path / "hubness" / "bank.json"
         self._lock = ProcessLock(self.path / ".lock")
 
     @classmethod
@@ -146,7 +148,8 @@ class RunFolder:
         return load_settings(self.config)
 
     def identity(self, checkpoint: str = "best") -> str:
-        """A hash of the model: of its description, its tokenizer and the stored hash of the checkpoint's weights.
+        """A hash of the model: of its description, its tokenizer, the stored hash of the checkpoint's weights, and its
+        hubness correction if it has one.
 
         Args:
             checkpoint: `best` or `last`.
@@ -158,7 +161,25 @@ class RunFolder:
         for path in [self.model, *sorted(path for path in self.tokenizer.rglob("*") if path.is_file())]:
             with file_errors(path, advice="copy the run folder again"):
                 digest.update(hashlib.sha256(files.read_regular(path, ASSET_BYTES)).digest())
+        bank = self.hubness_of(checkpoint)
+        if bank is not None:
+            digest.update(json.dumps(bank, sort_keys=True).encode())
         return digest.hexdigest()
+
+    def hubness_of(self, checkpoint: str = "best") -> dict[str, Any] | None:
+        """The description of the hubness correction's bank; None if the checkpoint's model has no correction.
+
+        Args:
+            checkpoint: `best` or `last`.
+
+        Raises:
+            UserError: the description cannot be read, or there is no checkpoint.
+        """
+        if not os.path.lexists(self.hubness):
+            return None
+        found = load_json(self.hubness)
+        weights = required_checkpoint(self.checkpoints, checkpoint).sha256
+        return found if isinstance(found, dict) and found.get("checkpoint") == weights else None
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Write results.json."""

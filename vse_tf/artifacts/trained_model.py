@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class StoredModel:
 
 def save_model(folder: RunFolder, model: DualEncoder, tokenizer: text.Tokenizer, view: ImageView) -> None:
     """Write the model's description, the image view and the tokenizer into a run folder."""
-    description = {"model": model.get_config(), "view": asdict(view)}
+    description = {"model": model.get_config(), "view": view.to_dict()}
     with file_errors(folder.model, "written", ADVICE):
         write_json(folder.model, description)
     with atomic_folder(folder.tokenizer, ADVICE) as temporary:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vse_tf.config import DataSettings
+from vse_tf.data.features import CachedFeatures
 from vse_tf.data.records import Collection, FileImages, Images, Split
 from vse_tf.data.sources.building import draw_splits
 
@@ -26,7 +27,7 @@ class ChosenImages:
         val = ChosenImages(FeatureImages(array, np.arange(10)), [7, 8])
     """
 
-    def __init__(self, images: Images, rows: Sequence[int]) -> None:
+    def __init__(self, images: Images, rows: Sequence[int] | np.ndarray) -> None:
         self._images = images
         self._rows = np.asarray(rows, np.int64)
 
@@ -90,9 +91,18 @@ def _names(split: Split) -> list[str]:
 
 def _chosen(split: Split, name: str, rows: Sequence[int]) -> Split:
     records = (dataclasses.replace(split.records[row], split=name, row=place) for place, row in enumerate(rows))
-    images = split.images
+    return Split(name, tuple(records), chosen_images(split.images, rows))
+
+
+def chosen_images(images: Images, rows: Sequence[int] | np.ndarray) -> Images:
+    """Some of a split's images.
+
+    Args:
+        images: the images, or their cached features.
+        rows: rows of those that are chosen, integers `(n,)`.
+    """
     if isinstance(images, FileImages):
-        chosen: Images = FileImages(tuple(images.paths[row] for row in rows))
-    else:
-        chosen = ChosenImages(images, rows)
-    return Split(name, tuple(records), chosen)
+        return FileImages(tuple(images.paths[row] for row in rows))
+    if isinstance(images, CachedFeatures):
+        return CachedFeatures(images.views, images.rows[np.asarray(rows, np.int64)])
+    return ChosenImages(images, rows)

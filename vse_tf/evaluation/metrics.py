@@ -13,7 +13,7 @@ from vse_tf.evaluation.ranking import Ranks, ranks
 from vse_tf.evaluation.similarity import BLOCK_BYTES, NonFiniteError, check_finite
 
 if TYPE_CHECKING:
-    from vse_tf.embedder import EncodedSplit
+    from vse_tf.embedder import Embedder, EncodedSplit
 
 RECALLS_AT = (1, 5, 10)
 I2T_METRICS = ("i2t_r1", "i2t_r5", "i2t_r10", "i2t_medr", "i2t_meanr")
@@ -145,6 +145,30 @@ def measure(encoded: EncodedSplit, folds: int = 1) -> dict[str, float]:
         return recalls(encoded.image, encoded.text, encoded.image_id, folds)
     except NonFiniteError as error:
         raise UserError(f"{error}; the model has diverged: train with a lower --train.learning_rate") from None
+
+
+def measure_both(
+    embedder: Embedder, encoded: EncodedSplit, folds: int = 1
+) -> dict[str, tuple[dict[str, float], EncodedSplit]]:
+    """`measure` of a split without and, where the model has it, with the hubness correction.
+
+    Args:
+        embedder: the model.
+        encoded: the plain embeddings.
+        folds: see `recalls`.
+
+    Returns:
+        Under `metrics`, and under `metrics_corrected` where there is a correction: the metrics and the embeddings that
+        they are of.
+
+    Raises:
+        UserError: see `measure`.
+
+    Example:
+        measure_both(embedder, embedder.encode_split(split, bad))["metrics"][0]["rsum"]
+    """
+    every = {"metrics": encoded} | ({"metrics_corrected": embedder.corrected(encoded)} if embedder.corrections else {})
+    return {name: (measure(each, folds), each) for name, each in every.items()}
 
 
 def fold_size(images: int, folds: int) -> int:

@@ -55,6 +55,27 @@ def table(rows: Mapping[str, Mapping[str, float]], chance: Mapping[str, Mapping[
     return "\n".join(line.rstrip() for line in lines)
 
 
+def with_corrected(
+    plain: Mapping[str, Mapping[str, float]], corrected: Mapping[str, Mapping[str, float]]
+) -> dict[str, Mapping[str, float]]:
+    """The rows of a `table` of plain and corrected metrics: each gallery's plain ones first.
+
+    Args:
+        plain: metrics by gallery.
+        corrected: those with the hubness correction; empty if there is none.
+
+    Example:
+        >>> list(with_corrected({"val": {}, "test": {}}, {"val": {}, "test": {}}))
+        ['val', 'val, corrected', 'test', 'test, corrected']
+    """
+    rows: dict[str, Mapping[str, float]] = {}
+    for name, metrics in plain.items():
+        rows[name] = metrics
+        if name in corrected:
+            rows[f"{name}, corrected"] = corrected[name]
+    return rows
+
+
 def small_galleries(chance: Mapping[str, Mapping[str, float]]) -> list[str]:
     """A line for each gallery in which a few points of a recall are a few images.
 

@@ -9,7 +9,6 @@ from vse_tf.exporting.decoding import check_all_read, decode_readable
 from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
-from vse_tf.models.projection import head_of
 from vse_tf.preprocessing.view import ImageView
 
 # Pixels of a slice, ten images of 224 x 224: the outputs of a network's layers take a hundred times as much memory.
@@ -26,19 +25,19 @@ class ImageModule(tf.Module):
     Args:
         tower: the image tower.
         view: how images are prepared; `view.size` is None for a tower of precomputed features.
-        cached: the run trained on cached features of its frozen backbone; the head alone is exported too.
+        head: its head, to be exported too: the run trained on cached features of its frozen backbone.
 
     Example:
-        >>> module = ImageModule(embedder.image_tower, embedder.view, cached=False)
+        >>> module = ImageModule(embedder.inference_tower("image"), embedder.view)
         >>> module.signatures()["serving_default"](image_bytes=tf.constant([jpeg]))["embedding"].shape
         TensorShape([1, 128])
     """
 
-    def __init__(self, tower: keras.Model, view: ImageView, cached: bool) -> None:
+    def __init__(self, tower: keras.Model, view: ImageView, head: keras.Model | None = None) -> None:
         super().__init__(name="image_module")
         self.view = view
         self._encode = FrozenTower(tower)
-        self._encode_features = self._encode if view.size is None else FrozenTower(head_of(tower)) if cached else None
+        self._encode_features = self._encode if view.size is None else FrozenTower(head) if head is not None else None
         self.weights = self._encode.variables  # the head's are among them
 
     def signatures(self) -> Signatures:

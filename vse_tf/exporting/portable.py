@@ -64,9 +64,10 @@ def write_portable(root: Path, embedder: Embedder, kind: Format, facts: Mapping[
     text = embedder.settings.text
     ids = pad(embedder.tokenizer(list(golden_inputs.TEXTS)), [text.max_tokens], text.max_tokens).numpy()
     free = None if kind == "onnx" else 1
+    image = embedder.inference_tower("image")
     inputs: dict[str, tuple[keras.Model, np.ndarray, list[int | None]]] = {
-        IMAGE_TOWER: (embedder.image_tower, _images(embedder), [None, *embedder.image_tower.input_shape[1:]]),
-        TEXT_TOWER: (embedder.text_tower, ids, [free, free and text.max_tokens]),
+        IMAGE_TOWER: (image, _images(embedder), [None, *image.input_shape[1:]]),
+        TEXT_TOWER: (embedder.inference_tower("caption"), ids, [free, free and text.max_tokens]),
     }
     with Release(root, [kind]) as release:
         folder, found = release.folder(kind), {}

@@ -13,6 +13,7 @@ from vse_tf.exporting.retrieval_module import RetrievalModule
 from vse_tf.exporting.storage import Storage, recall_loss, store
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.exporting.towers import encoded, image_facts, strings, text_facts
+from vse_tf.models.folding import search_queries
 
 RETRIEVAL = "retrieval"
 
@@ -38,15 +39,24 @@ def retrieval_model(
         queries: vectors to measure the storage's recall loss with (default: the gallery's own).
     """
     k = min(top_k, len(gallery))
-    stored = store(gallery.vectors, storage)
-    module = RetrievalModule(image, text, stored, gallery.ids, gallery.captions, k)
+    kind, dim = gallery.facts["kind"], embedder.plain_dim
+    stored = store(gallery.vectors, storage, dim)
+    module = RetrievalModule(
+        image,
+        text,
+        stored,
+        gallery.ids,
+        gallery.captions,
+        k,
+        (kind, dim) if embedder.corrections else None,
+    )
     restored = stored.restored()
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(gallery.ids):
         rows.setdefault(name, []).append(row)
 
     def golden(signature: str, inputs: Arrays, query: np.ndarray) -> GoldenRequest:
-        exact = query @ restored.T
+        exact = search_queries(query, kind, dim) @ restored.T
 
         def difference(answer: Arrays) -> float:
             # The scores are the largest ones, and each is that of its item; items of equal score may be in any order.
@@ -75,5 +85,6 @@ def retrieval_model(
         "gallery": {**gallery.facts, "top_k": k, "storage": storage, "bytes": stored.size},
     }
     if storage != "float32":
+        queries = None if queries is None else search_queries(queries, kind, dim)
         facts["gallery"]["recall_loss"] = recall_loss(gallery.vectors, stored, k, queries)
     return ExportedModel(RETRIEVAL, module, module.signatures(), tuple(requests), facts)

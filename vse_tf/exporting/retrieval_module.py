@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +13,7 @@ from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
 from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
+from vse_tf.models.folding import own_modality_queries
 
 # Components of the gallery that are compared at a time: 32 MiB as float32.
 BLOCK = 2**23
@@ -20,7 +22,7 @@ MAX_ITEMS = 2**20
 
 
 class RetrievalModule(tf.Module):
-    """Exact cosine search in a gallery of vectors, with the towers that embed the query.
+    """Exact search in a gallery of vectors by dot products, with the towers that embed the query.
 
     The gallery is compared block by block, so neither a float16 or int8 gallery as float32 nor the scores of all items
     have to fit into memory. Items of equal score are in the gallery's order. Vectors, names and captions are variables,
@@ -33,6 +35,8 @@ class RetrievalModule(tf.Module):
         ids: the name of each item.
         captions: the caption or path of each item.
         k: number of items in an answer; at most the gallery's size.
+        plain_of: where vectors have a hubness correction, the gallery's kind (`images` or `captions`) and the
+            dimensions of the plain space; queries of that kind are compared in it.
 
     Example:
         >>> module = RetrievalModule(image, text, store(vectors, "float32"), ids, captions, k=10)
@@ -41,7 +45,14 @@ class RetrievalModule(tf.Module):
     """
 
     def __init__(
-        self, image: ImageModule, text: TextModule, stored: Stored, ids: Sequence[str], captions: Sequence[str], k: int
+        self,
+        image: ImageModule,
+        text: TextModule,
+        stored: Stored,
+        ids: Sequence[str],
+        captions: Sequence[str],
+        k: int,
+        plain_of: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(name="retrieval_module")
         if not 1 <= k <= len(ids):
@@ -49,8 +60,10 @@ class RetrievalModule(tf.Module):
         self.image = image
         self.text = text
         self.k = k
+        self._plain_kind, self._plain_dim = plain_of or ("", 0)
         self.candidates = tf.Variable(stored.values, trainable=False, name="candidates")
         self.scales = None if stored.scales is None else tf.Variable(stored.scales, trainable=False, name="scales")
+        self.exact = None if stored.exact is None else tf.Variable(stored.exact, trainable=False, name="exact")
         self.ids = tf.Variable(_strings(ids), trainable=False, name="ids")
         self.captions = tf.Variable(_strings(captions), trainable=False, name="captions")
 
@@ -67,18 +80,21 @@ class RetrievalModule(tf.Module):
 
     def search_text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to texts `(n,)`."""
-        return self.search(self.text.of_text(text))
+        return self.search(self._query(self.text.of_text(text), "captions"))
 
     def search_image(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to the images in image files `(n,)`."""
-        return self.search(self.image.of_bytes(image_bytes))
+        return self.search(self._query(self.image.of_bytes(image_bytes), "images"))
 
     def search_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to images given by their features."""
-        return self.search(self.image.of_features(features))
+        return self.search(self._query(self.image.of_features(features), "images"))
+
+    def _query(self, vectors: tf.Tensor, kind: str) -> tf.Tensor:
+        return own_modality_queries(vectors, self._plain_dim, keras.ops) if kind == self._plain_kind else vectors
 
     def search(self, query: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The items nearest to unit vectors `(n, dim)`: ids, scores and captions, each `(n, k)`, best first.
+        """The items nearest to query vectors `(n, dim)`: ids, scores and captions, each `(n, k)`, best first.
 
         More than `MAX_ITEMS` items in all are an error.
         """
@@ -96,6 +112,8 @@ class RetrievalModule(tf.Module):
 
     def _nearest(self, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         size, dim = self.candidates.shape
+        further = query[:, dim:]
+        query = query[:, :dim]
         width = max(1, BLOCK // dim)
         count = tf.shape(query)[0]
 
@@ -105,6 +123,8 @@ class RetrievalModule(tf.Module):
             part = tf.matmul(query, block, transpose_b=True)
             if self.scales is not None:
                 part *= self.scales[start:end]
+            if self.exact is not None:
+                part += tf.matmul(further, self.exact[start:end], transpose_b=True)
             best = tf.math.top_k(part, tf.minimum(self.k, end - start))
             # Earlier items come first, and top_k prefers the first of equal scores.
             scores = tf.concat([scores, best.values], 1)

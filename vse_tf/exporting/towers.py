@@ -17,7 +17,6 @@ from vse_tf.exporting.exported_model import ExportedModel, GoldenRequest, golden
 from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.text_module import TextModule, TokenIdsModule
-from vse_tf.models.projection import head_of
 from vse_tf.preprocessing.image_limits import FORMATS
 from vse_tf.preprocessing.text import Tokenizer, pad
 from vse_tf.preprocessing.view import ImageView
@@ -27,7 +26,7 @@ IMAGE_TOWER, TEXT_TOWER, TEXT_TOWER_IDS = "image_tower", "text_tower", "text_tow
 
 def tower_models(embedder: Embedder) -> list[ExportedModel]:
     """Image tower and text tower; with a text preset's own tokenizer also the tower that takes token ids."""
-    text = FrozenTower(embedder.text_tower)
+    text = FrozenTower(embedder.inference_tower("caption"))
     models = [image_model(embedder), text_model(embedder, text)]
     if embedder.tokenizer.needs_tf_text:
         models.append(token_ids_model(embedder, text))
@@ -36,12 +35,14 @@ def tower_models(embedder: Embedder) -> list[ExportedModel]:
 
 def image_module(embedder: Embedder) -> ImageModule:
     """The image tower of a run as a module."""
-    return ImageModule(embedder.image_tower, embedder.view, cached=embedder.settings.data.features is True)
+    cached = embedder.view.size is not None and embedder.settings.data.features is True
+    head = embedder.inference_tower("image", head=True) if cached else None
+    return ImageModule(embedder.inference_tower("image"), embedder.view, head)
 
 
 def text_module(embedder: Embedder, tower: FrozenTower | None = None) -> TextModule:
     """The text tower of a run as a module."""
-    tower = tower or FrozenTower(embedder.text_tower)
+    tower = tower or FrozenTower(embedder.inference_tower("caption"))
     return TextModule(tower, embedder.tokenizer, embedder.settings.text)
 
 
@@ -55,7 +56,7 @@ def image_model(embedder: Embedder) -> ExportedModel:
         golden.append(golden_embeddings("serving_default", {"image_bytes": strings(files)}, encoded(embedder, files)))
         golden.append(golden_embeddings("pixels", {"pixels": arrays}, embedder.encode_images(list(arrays))))
     if "features" in signatures:
-        tower = embedder.image_tower if embedder.view.size is None else head_of(embedder.image_tower)
+        tower = embedder.inference_tower("image", head=embedder.view.size is not None)
         features = golden_inputs.features(3, *tower.input_shape[1:])
         expected = tower(features, training=False).numpy()
         golden.append(golden_embeddings("features", {"features": features}, expected))

@@ -34,7 +34,8 @@ class EmbeddingModel(Protocol):
     Attributes:
         identity: what the index's manifest says of it: `kind`, `name`, `path`, `id`, …; models with the same `id` give
             the same vectors.
-        dim: dimension of the embedding space.
+        dim: dimensions of the vectors.
+        plain_dim: dimensions of the space, see `Index`.
     """
 
     @property
@@ -42,6 +43,9 @@ class EmbeddingModel(Protocol):
 
     @property
     def dim(self) -> int: ...
+
+    @property
+    def plain_dim(self) -> int: ...
 
     def encode_files(
         self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], object] = ...
@@ -236,7 +240,7 @@ def embed(
                     counts[reuse.status(item)] += 1
                     yield item
 
-        writer = IndexWriter(folder, collection.kind, model.dim)
+        writer = IndexWriter(folder, collection.kind, model.dim, model.plain_dim)
         with phase_if(progress, "writing the index"):
             index = writer.commit(shards, items(), model.identity, collection.root, software())
             reuse.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vse_tf.artifacts import manifest
+from vse_tf.artifacts.hubness_bank import vector_width
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import absolute
 from vse_tf.artifacts.run_folder import RunFolder
@@ -62,8 +63,10 @@ class RunModel:
         self.run = Path(run)
         self.checkpoint = checkpoint
         self.batch_size = batch_size
-        self._settings = RunFolder(run).settings()
-        self.dim = self._settings.model.dim
+        folder = RunFolder(run)
+        self._settings = folder.settings()
+        self.plain_dim = self._settings.model.dim
+        self.dim = vector_width(folder, checkpoint)
 
     def __reduce__(self) -> tuple[type[RunModel], tuple[Path, str, int | None]]:
         # Pickled by path: each process loads the model itself.
@@ -123,6 +126,7 @@ class ExportedModel:
         if len({(each["id"], each["dim"]) for each in manifests.values()}) > 1:
             raise UserError(f"{self.models}: its towers are of different runs; export them again")
         self.dim: int = manifests["image_tower"]["dim"]
+        self.plain_dim: int = manifests["image_tower"].get("plain_dim", self.dim)
         path = self.models.resolve()
         self.identity = {
             "kind": "models",

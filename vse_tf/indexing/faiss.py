@@ -19,6 +19,7 @@ from vse_tf.atomic import write_text
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, read_json
 from vse_tf.indexing.search import ExactSearch, Search
+from vse_tf.models.folding import fold, search_queries
 
 BACKENDS = ("exact", "faiss", "faiss-flat", "faiss-ivf", "faiss-hnsw")
 QUERIES = 200
@@ -127,7 +128,8 @@ class FaissSearch:
         Returns:
             Rows, int64 `(q, n)` with `n <= k`, and their scores, float32 of the same shape, best first.
         """
-        scores, rows = self.faiss_index.search(np.ascontiguousarray(query, np.float32), min(k, self.index.count))
+        query = search_queries(np.ascontiguousarray(query, np.float32), self.index.kind, self.index.plain_dim)
+        scores, rows = self.faiss_index.search(query, min(k, self.index.count))
         found = int(((rows >= 0) & (rows < self.index.count)).all(axis=0).sum())
         return rows[:, :found], scores[:, :found]
 
@@ -165,12 +167,18 @@ def recall(search: Search, exact: Search, query: np.ndarray, k: int = 10) -> flo
 
 
 def _queries(index: Index) -> np.ndarray:
-    """Unit vectors between two random vectors of the index: similar to its vectors, but not in it."""
+    """Unit vectors between two random vectors of the index: similar to its vectors, but not in it.
+
+    With a hubness correction they are queries of the other modality, whose hits are corrected.
+    """
     random = np.random.default_rng(1)
     pairs = random.integers(0, index.count, [2, min(QUERIES, index.count)])
-    mixed = 0.7 * index.gather(pairs[0]) + 0.3 * index.gather(pairs[1])
+    mixed = 0.7 * index.gather(pairs[0])[:, : index.plain_dim] + 0.3 * index.gather(pairs[1])[:, : index.plain_dim]
     lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
-    return (mixed / np.maximum(lengths, 1e-6)).astype(np.float32)
+    queries = (mixed / np.maximum(lengths, 1e-6)).astype(np.float32)
+    if index.plain_dim == index.dim:
+        return queries
+    return fold(queries, np.zeros(len(queries), np.float32), "caption" if index.kind == "images" else "image")
 
 
 def _faiss() -> ModuleType:

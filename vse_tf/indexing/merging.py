@@ -44,11 +44,12 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     indexes = [Index.open(folder) for folder in folders]
     first, target = indexes[0], Path(output)
     for index in indexes[1:]:
-        if (index.kind, index.dim, index.model.get("id")) != (first.kind, first.dim, first.model.get("id")):
+        spaces = [(each.kind, each.dim, each.plain_dim, each.model.get("id")) for each in (index, first)]
+        if spaces[0] != spaces[1]:
             raise UserError(f"{index.folder}: its kind or model differs from that of {first.folder}")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"--output: {target} is not empty; choose another folder")
-    writer = IndexWriter(target, first.kind, first.dim)
+    writer = IndexWriter(target, first.kind, first.dim, first.plain_dim)
     for index in indexes:
         for shard in index.shards:
             with file_errors(target, "written"):

@@ -14,6 +14,7 @@ from vse_tf.data.sources.files import short_repr
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import Nearest
 from vse_tf.evaluation.similarity import BLOCK_BYTES
+from vse_tf.models.folding import search_queries
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Hit:
     Args:
         rank: rank of the hit, 1 for the best.
         row: row in the index.
-        score: cosine similarity to the query.
+        score: dot product with the query: their cosine, unless the model has a hubness correction and the query and the
+            item are of different modalities (see `vse_tf.models.hubness`).
         item: item of the row.
         path: path of the image; None for a caption.
     """
@@ -98,6 +100,7 @@ class ExactSearch:
         Raises:
             NonFiniteError: a query is not finite.
         """
+        query = search_queries(query, self.index.kind, self.index.plain_dim)
         best = Nearest(query, min(k, self.index.count), self.block_bytes)
         for _, vectors in self.index.vectors():
             best.add(vectors, unit=True)

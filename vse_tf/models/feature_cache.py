@@ -35,8 +35,8 @@ IMAGE_BATCH, CAPTION_BATCH = 32, 64
 MOST_CONSTANTS = 100_000_000
 """Largest number of weights that become constants: a graph is at most 2 GB."""
 LOOKING = "looking for cached features"
-# Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop.
-NO_PIXELS = {"random_crop"}
+# Fields of a view that do not shape what is cached: the name of a cached view says whether it is a crop or mirrored.
+NO_PIXELS = {"random_crop", "eval_flip"}
 # The fields that are in the key whatever their values, as they always were.
 FIRST_FIELDS = {"size", "resize", "crop_scale", "flip"}
 
@@ -172,12 +172,14 @@ class ImageInputs:
         "data.features: needs a frozen pretrained backbone (image.encoder applications:… or hub:…, image.trainable "
         "false)"
     )
-    folder, unit, views = "features", "views", (CENTRE,)
+    folder, unit = "features", "views"
 
     def __init__(self, view: ImageView, bad: BadImages) -> None:
         self.view = view
         self.bad = bad
         self.prepared = prepared(view)
+        # What evaluation takes.
+        self.views: tuple[str, ...] = (CENTRE, FLIP) if view.eval_flip else (CENTRE,)
         self._readers: dict[tuple[int, ...], ImageReader] = {}
 
     def items(self, split: Split) -> CacheItems:
@@ -338,7 +340,7 @@ def feature_cache(
 
 
 def with_features(split: Split, data: DataSettings, tower: keras.Model, view: ImageView, bad: BadImages) -> Split:
-    """The split as evaluation reads it: with cached features of the centre view if `data.features`, else unchanged."""
+    """The split as evaluation reads it: with cached features of its views if `data.features`, else unchanged."""
     if data.features is not True:
         return split
     return FeatureCache(tower, ImageInputs(view, bad), cache_folder(data), data.cache_size).split(split)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ class ImageView:
         crop_scale: smallest and largest share of the image's area in a random crop.
         flip: training mirrors images at random.
         max_pixels: images with more pixels, according to their header, are refused.
+        eval_flip: evaluation takes the mean of the vectors of the centre view and of its mirror image.
     """
 
     size: tuple[int, int] | None
@@ -32,6 +33,7 @@ class ImageView:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = False
     max_pixels: int = 100_000_000
+    eval_flip: bool = False
 
     @classmethod
     def of(
@@ -54,11 +56,17 @@ class ImageView:
         if resize is None and array_size is not None and array_size == size:
             # For square ones the side itself, as in run folders of earlier versions.
             resize = array_size[0] if array_size[0] == array_size[1] else 0
-        return cls(size, resize, image.random_crop, image.crop_scale, image.flip, max_pixels)
+        eval_flip = image.eval_views == "centre_flip" and size is not None
+        return cls(size, resize, image.random_crop, image.crop_scale, image.flip, max_pixels, eval_flip)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The view for JSON; `eval_flip` only where it is set, so that files of earlier versions stay as they are."""
+        values = asdict(self)
+        return values if self.eval_flip else {key: value for key, value in values.items() if key != "eval_flip"}
 
     @classmethod
     def of_dict(cls, values: dict[str, Any]) -> ImageView:
-        """The view from the dictionary of `dataclasses.asdict`, also after it was written as JSON."""
+        """The view from the dictionary of `to_dict`, also after it was written as JSON."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 

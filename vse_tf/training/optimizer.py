@@ -1,4 +1,4 @@
-"""Adam with a learning-rate factor per variable, so that towers can learn at different rates."""
+"""Adam or AdamW with a learning-rate factor per variable, so that towers can learn at different rates."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ COMPILE_FROM = 1_000_000
 class TowerAdam(keras.optimizers.Adam):
     """Adam whose step is scaled by a factor per variable.
 
-    Scaling the gradients instead would do nothing: Adam divides the scale out again.
+    Scaling the gradients instead would do nothing: Adam divides the scale out again. Weight decay is decoupled, as in
+    AdamW (arXiv 1711.05101): before the step a variable loses its decay times its own learning rate. Keras' own
+    argument would take the unscaled rate, and would decay biases too.
 
     Args:
         learning_rate: rate or schedule.
         rates: factor of each trainable variable, in the model's order; None means 1 for all.
+        decays: weight decay of each trainable variable, in the same order; None means 0 for all.
         **kwargs: as for `keras.optimizers.Adam`. Leave its clip arguments unset: `DualEncoder` clips the gradient of
             the global batch.
 
@@ -34,9 +37,16 @@ class TowerAdam(keras.optimizers.Adam):
         >>> TowerAdam(2e-4, rates=[0.1 if "backbone" in v.path else 1.0 for v in model.trainable_variables])
     """
 
-    def __init__(self, learning_rate: Rate = 1e-3, rates: Sequence[float] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        rates: Sequence[float] | None = None,
+        decays: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.rates = None if rates is None else [float(rate) for rate in rates]
+        self.decays = None if decays is None else [float(decay) for decay in decays]
 
     def apply(self, grads: list[tf.Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
         if not self.built:
@@ -52,16 +62,32 @@ class TowerAdam(keras.optimizers.Adam):
     def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
         if self.rates is not None:
             learning_rate = learning_rate * self.rates[self._get_variable_index(variable)]
+        if self.decays is not None and (decay := self.decays[self._get_variable_index(variable)]):
+            share = keras.ops.cast(learning_rate, variable.dtype) * decay
+            self.assign_sub(variable, keras.ops.multiply(variable, share))
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rates": self.rates}
+        return {**super().get_config(), "rates": self.rates, "decays": self.decays}
 
 
 def make_optimizer(train: TrainSettings, model: DualEncoder, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimizer that the settings describe, for this model's trainable variables."""
     rates = _rates(train, model)
-    return TowerAdam(learning_rate(train, steps_per_epoch), rates=None if set(rates) == {1.0} else rates)
+    decays = [train.weight_decay if is_decayed(variable) else 0.0 for variable in model.trainable_variables]
+    return TowerAdam(
+        learning_rate(train, steps_per_epoch),
+        rates=None if set(rates) == {1.0} else rates,
+        decays=decays if any(decays) else None,
+    )
+
+
+def is_decayed(variable: keras.Variable) -> bool:
+    """Whether `train.weight_decay` is for a variable: a kernel or an embedding.
+
+    Not a bias, of which those of a GRU and of attention are matrices, a norm's scale and shift, or the temperature.
+    """
+    return len(variable.shape) > 1 and "bias" not in variable.name
 
 
 def loss_scaling(optimizer: keras.optimizers.Optimizer) -> dict[str, float]:

@@ -65,6 +65,7 @@ class RunProgress:
         provenance: dict[str, Any],
         galleries: dict[str, Any] | None = None,
         chance: dict[str, Any] | None = None,
+        corrected: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The contents of results.json.
 
@@ -72,12 +73,15 @@ class RunProgress:
             provenance: where the results come from.
             galleries: metrics of the best model by split, once the run has finished.
             chance: what a ranking at random reaches, by split.
+            corrected: metrics of the best model with the hubness correction, by split, if it has one.
         """
         keys = ("epoch", "step", "metrics")
+        best = {key: self.best[key] for key in keys}
         return {
-            "best": {key: self.best[key] for key in keys},
+            "best": best | {"metrics_corrected": corrected["val"]} if corrected else best,
             "last": {key: self.rows[-1][key] for key in keys},
             "galleries": galleries or {},
+            **({"galleries_corrected": corrected} if corrected else {}),
             "chance": chance or {},
             "finished": galleries is not None,
             "stopped": self.stopped,

@@ -23,6 +23,8 @@ from vse_tf.training.progress import RunProgress
 from vse_tf.training.schedules import learning_rate
 from vse_tf.training.warm_start import warm_start
 
+# Settings that runs of earlier versions do not have, with what these runs did.
+ADDED = {"image.eval_views": "centre", "train.weight_decay": 0.0}
 FREE, RATE = (keys_marked(Settings(), mark) for mark in (OnResume.FREE, OnResume.RATE))
 
 
@@ -61,6 +63,8 @@ def finished_results(run: RunFolder, settings: Settings) -> dict[str, Any] | Non
         raise UserError(
             f"train.epochs: {train.epochs}, but the run in {run.path} has finished {results['last']['epoch']} epochs"
         )
+    if settings.model.hubness_correction != (run.hubness_of() is not None):
+        return None
     # Not config.yaml: a resumed run may have replaced it and got no further.
     before = results["provenance"]["settings"]["train"]
     stopped = results["stopped"] is not None and stays_stopped(train, before["epochs"], before["patience"])
@@ -80,9 +84,10 @@ def resume_conditions(settings: Settings, data_sha256: str, steps_per_epoch: int
         data_sha256: fingerprint of its data.
         steps_per_epoch: steps in an epoch.
     """
-    # With the removed settings, which this version has at their defaults: checkpoints of earlier versions stay valid.
+    # With the removed settings, which this version has at their defaults, and without the added ones at theirs:
+    # checkpoints of earlier versions stay valid.
     values = {key: removed.default for key, removed in REMOVED.items()} | flat(settings)
-    fixed = {k: v for k, v in values.items() if k not in FREE | RATE}
+    fixed = {k: v for k, v in values.items() if k not in FREE | RATE and (k, v) not in ADDED.items()}
     return {
         "seed": settings.train.seed,
         "settings_sha256": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),

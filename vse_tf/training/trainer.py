@@ -25,6 +25,7 @@ from vse_tf.training.auto_settings import keep_choices
 from vse_tf.training.builder import RunParts
 from vse_tf.training.distribution import is_chief, make_strategy, worker_sum
 from vse_tf.training.fitting import fit
+from vse_tf.training.hubness import correct
 from vse_tf.training.progress import RunProgress
 from vse_tf.training.resume import finished_results, start_or_resume
 from vse_tf.training.signals import SignalHandler
@@ -32,6 +33,8 @@ from vse_tf.training.summary import summary
 from vse_tf.training.worker_sync import lost_worker_error
 
 Results = dict[str, Any]
+Galleries = dict[str, dict[str, float]]
+"""Metrics by split."""
 
 
 def train(settings: Settings) -> tuple[RunFolder, Results]:
@@ -132,6 +135,8 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     if chief:
         with Phase("loading the best model"):
             parts.checkpoints.restore(parts.model, "best", training=False)
+        # The bank is written before the results: without them the run is not finished.
+        correct(parts)
         results = progress.results(parts.provenance, *_measure(parts, progress))
         # Before the results: a run that is killed here is not finished, and the next command sweeps again.
         parts.checkpoints.finish()
@@ -141,16 +146,24 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     return (run.read_results() or {}) if chief else {}
 
 
-def _measure(parts: RunParts, progress: RunProgress) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """The best model's metrics on every split but train, and those of a ranking at random; those of val are known."""
-    galleries, chance = {"val": progress.best["metrics"]}, {"val": chance_of(parts.validation)}
-    for name, split in parts.collection.splits.items():
-        if name not in ("train", "val"):
-            seen = parts.with_image_features(split)
-            with Phase(f"measuring {name}"):
-                galleries[name] = measure(parts.embedder.encode_split(seen, parts.bad, progress=True))
-            chance[name] = chance_of(seen)
-    return galleries, chance
+def _measure(parts: RunParts, progress: RunProgress) -> tuple[Galleries, Galleries, Galleries]:
+    """The best model's metrics on every split but train, those of a ranking at random, and the corrected ones.
+
+    The plain ones of val are known.
+    """
+    galleries, chance, corrected = {"val": progress.best["metrics"]}, {"val": chance_of(parts.validation)}, {}
+    embedder = parts.embedder
+    for name, split in {**parts.collection.splits, "val": parts.validation}.items():
+        if name == "train" or (name == "val" and not embedder.corrections):
+            continue
+        seen = split if name == "val" else parts.with_image_features(split)
+        with Phase(f"measuring {name}"):
+            encoded = embedder.encode_split(seen, parts.bad, progress=True)
+            if name != "val":
+                galleries[name], chance[name] = measure(encoded), chance_of(seen)
+            if embedder.corrections:
+                corrected[name] = measure(embedder.corrected(encoded))
+    return galleries, chance, corrected
 
 
 def chance_of(split: Split) -> dict[str, float]:
