@@ -221,7 +221,7 @@ def test_same_seed_same_weights_when_deterministic(tmp_path):
         train.main(arguments(tmp_path / name, train__deterministic="true", model__dropout=0.1))
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     first, second = (load(tmp_path / name, "last").model for name in ("a", "b"))
-    for mine, other in zip(first.variables, second.variables, strict=True):
+    for mine, other in zip(first.weights, second.weights, strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy(), err_msg=mine.path)
     train.main(arguments(tmp_path / "c", train__deterministic="true", model__dropout=0.1, train__seed=1))
     assert rows_of(tmp_path / "c") != rows_of(tmp_path / "a")

@@ -81,6 +81,19 @@ def test_one_model_may_be_looked_at_first(rig):
     assert rig.loads == [1]
 
 
+def test_a_request_for_a_model_left_for_later_waits_for_it(rig):
+    rig.put(1)
+    rig.registry.look("another")
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(rig.registry.find("m").version))
+    waiting.start()
+    waiting.join(0.2)
+    assert not found
+    rig.look()
+    waiting.join(30)
+    assert found == [1]
+
+
 def test_labels_keep_their_versions(rig):
     rig.config = {"labels": {"stable": 1}}
     rig.put(1)

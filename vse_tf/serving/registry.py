@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vse_tf.serving.servable import Servable
 
 WATCHING = "watching the versions"
+LONGEST_WAIT = 120.0
+"""Seconds that a request waits for a model that is still to be loaded."""
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -67,6 +69,9 @@ class Registry:
         # Guards the tables. Nothing slow happens under it: versions are loaded outside, and a request keeps its
         # version alive by holding it.
         self._lock = threading.Lock()
+        # Models that `look` has left for later; who asks for one of them waits.
+        self._awaited: set[str] = set()
+        self._arrived = threading.Condition(self._lock)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -86,15 +91,24 @@ class Registry:
         """Load what is wanted and not there yet, drop what is no longer wanted.
 
         Args:
-            only: look at the model of this name, and leave the others for later.
+            only: look at the model of this name, and leave the others for later; requests for them wait until then.
         """
-        for config in self._sources():
+        configs = list(self._sources())
+        if only is not None:
+            with self._lock:
+                self._awaited = {config.name for config in configs} - {only}
+        for config in configs:
             if only not in (None, config.name):
                 continue
             with self._lock:
                 model = self._models.setdefault(config.name, _Model(config))
                 model.config = config
-            self._follow(model, version_folders(config.folder))
+            try:
+                self._follow(model, version_folders(config.folder))
+            finally:
+                with self._arrived:
+                    self._awaited.discard(config.name)
+                    self._arrived.notify_all()
 
     def watch(self, seconds: float) -> None:
         """Call `look` now and at this interval, in a background thread named `WATCHING`."""
@@ -135,12 +149,13 @@ class Registry:
         return [state.error_message for state in states if state.error_message]
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
-        """A version that answers: the one asked for, else the newest.
+        """A version that answers: the one asked for, else the newest. Waits for a model that is still to be loaded.
 
         Raises:
             RequestError: there is no such model, version or label.
         """
-        with self._lock:
+        with self._arrived:
+            self._arrived.wait_for(lambda: name not in self._awaited, LONGEST_WAIT)
             model = self._models.get(name)
             if model is not None and label is not None:
                 if label not in model.config.labels:
