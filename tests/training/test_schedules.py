@@ -73,18 +73,22 @@ def test_every_step_applies_the_documented_rate(run):
 
 
 def test_the_rate_drops_with_the_first_step_after_the_epochs():
-    rate = learning_rate(TrainSettings(learning_rate=1.0, decay_epochs=[2, 3], decay_factor=0.1), 10)
+    rate = learning_rate(TrainSettings(learning_rate=1.0, warmup_epochs=0, decay_epochs=[2, 3], decay_factor=0.1), 10)
     assert [float(rate(step)) for step in (0, 19, 20, 29, 30)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_epochs_far_beyond_the_run_are_no_error():
-    rate = learning_rate(TrainSettings(learning_rate=1.0, decay_epochs=[1, 10**6], decay_factor=0.1), 10**5)
+    rate = learning_rate(
+        TrainSettings(learning_rate=1.0, warmup_epochs=0, decay_epochs=[1, 10**6], decay_factor=0.1), 10**5
+    )
     steps = [tf.constant(step, tf.int64) for step in (10**5 - 1, 10**5, 10**11 - 1, 10**11)]
     assert [float(rate(step)) for step in steps] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
 def test_skipped_steps_of_mixed_float16_do_not_count():
-    inner = recorder(learning_rate(TrainSettings(learning_rate=1.0, decay_epochs=[1, 2], decay_factor=0.1), 2))
+    inner = recorder(
+        learning_rate(TrainSettings(learning_rate=1.0, warmup_epochs=0, decay_epochs=[1, 2], decay_factor=0.1), 2)
+    )
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
     optimizer.build(inner._trainable_variables)
     for overflows in (True, False, True, True, False, False):
@@ -132,7 +136,7 @@ def test_a_run_in_mixed_float16_counts_its_applied_steps(tmp_path):
 
 
 def test_cosine_ends_at_zero_and_is_half_way_down_in_the_middle():
-    schedule = learning_rate(TrainSettings(learning_rate=2.0, schedule="cosine", epochs=4), 10)
+    schedule = learning_rate(TrainSettings(learning_rate=2.0, warmup_epochs=0, schedule="cosine", epochs=4), 10)
     assert [float(schedule(s)) for s in (0, 20, 40)] == pytest.approx([2, 1, 0], abs=1e-6)
 
 
@@ -142,7 +146,7 @@ def test_warm_up_is_linear_and_starts_above_zero():
 
 
 def test_no_decay_epochs_is_constant():
-    assert learning_rate(TrainSettings(learning_rate=0.3, decay_epochs=[]), 5) == 0.3
+    assert learning_rate(TrainSettings(learning_rate=0.3, warmup_epochs=0, decay_epochs=[]), 5) == 0.3
 
 
 @pytest.mark.parametrize("inner", [0.5, keras.optimizers.schedules.CosineDecay(0.5, 10)])
