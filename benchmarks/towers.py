@@ -3,10 +3,11 @@
     python -m benchmarks.towers [--rounds N]
 
 A text tower of the reference recipe (300-d embedding, GRU 1,024, head, space 1,024) as `export` traces it, called with
-the ids of one sentence of 12 tokens and of 32; beside it the same tower as it was exported before, with the operations
-that only a gradient needs. The floor is the bare products, in which each weight is read once per token. All in turn;
-milliseconds are the fastest of the rounds. Prints one JSON line: `ratio` is the tower over its former form (target: at
-most 0.5 for one sentence, 1 for 32), `cpu_ratio` the same of processor time, `floor_ratio` the floor over that form.
+the token ids of a batch of one caption and of 32 captions, 12 tokens each. The baseline is the same tower as it was
+exported before, with the operations that only a gradient needs. The floor is the bare products, which read each weight
+once per token. The three run alternately; milliseconds are the minimum of the rounds. Prints one JSON line: `ratio` is
+the tower over its former form (target: at most 0.5 for one caption, 1 for 32), `cpu_ratio` the same of processor time,
+`floor_ratio` the floor over that form.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ from zlib import crc32
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from filelock import FileLock
+from PIL import Image
 
 import vse_tf
 from tests.tiny import arguments
@@ -125,6 +127,16 @@ def tiny_models(tiny_run, made_once):
     from vse_tf import export  # noqa: PLC0415
 
     return made_once("models", lambda folder: export.main(["--run", str(tiny_run), "--output", str(folder)]))
+
+
+@pytest.fixture(scope="session")
+def noise_images(tmp_path_factory):
+    """A folder of twelve image files of noise. None changes it."""
+    folder = tmp_path_factory.mktemp("noise_images")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / f"{number:02}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

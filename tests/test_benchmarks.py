@@ -250,8 +250,8 @@ def test_growth_is_drawn_beside_that_of_the_data():
     )
     drawn = growth.draw(lines)
     assert drawn.count("<circle") == sum(map(len, lines.values())) and "search, dim 64" in drawn
-    told = growth.table({**found, "date": "today", "machine": {"cpu": "a", "cores": 2}, "idle": False})
-    assert "**not idle**" in told and "| 1,000 | 2,000 |" in told
+    markdown = growth.table({**found, "date": "today", "machine": {"cpu": "a", "cores": 2}, "idle": False})
+    assert "**not idle**" in markdown and "| 1,000 | 2,000 |" in markdown
 
 
 def test_generated_captions_are_varied(tmp_path):

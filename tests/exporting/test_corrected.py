@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 import vse_tf
 from vse_tf import export
@@ -18,12 +17,8 @@ TEXTS = ["a red circle left of a blue star", "a star"]
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / f"{number:02}.png")
-    return sorted(folder.iterdir())
+def photos(noise_images):
+    return sorted(noise_images.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import vse_tf
 from tests.tiny import arguments, rows_of
@@ -35,18 +34,9 @@ def before(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / f"{number:02}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def index(corrected_run, photos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("index") / "photos.index"
-    embed.main(["--run", str(corrected_run), "--images", str(photos), "--output", str(folder)])
+def index(corrected_run, noise_images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index") / "noise_images.index"
+    embed.main(["--run", str(corrected_run), "--images", str(noise_images), "--output", str(folder)])
     return vse_tf.Index.open(folder)
 
 
@@ -87,8 +77,8 @@ def test_it_changes_nothing_of_the_training(tiny_run, corrected_run, model, befo
     assert RunFolder(tiny_run).identity() != RunFolder(corrected_run).identity()
 
 
-def test_the_correction_comes_after_the_plain_coordinates(model, before, photos):
-    paths = sorted(photos.glob("*.png"))
+def test_the_correction_comes_after_the_plain_coordinates(model, before, noise_images):
+    paths = sorted(noise_images.glob("*.png"))
     images, texts = model.encode_images(paths), model.encode_texts(TEXTS)
     for found, plain in ((images, before.encode_images(paths)), (texts, before.encode_texts(TEXTS))):
         np.testing.assert_allclose(found[:, :8] * 1.5, plain, atol=1e-6)
@@ -115,10 +105,10 @@ def test_evaluate_prints_both_rows_the_plain_one_first(corrected_run, tmp_path, 
     assert found["metrics_corrected"] == results["galleries_corrected"]["test"]
 
 
-def test_an_index_states_both_widths_and_ranks_by_them(index, model, before, photos, tmp_path):
+def test_an_index_states_both_widths_and_ranks_by_them(index, model, before, noise_images, tmp_path):
     manifest = json.loads((index.folder / "manifest.json").read_text())
     assert [manifest[key] for key in ("format", "dim", "plain_dim")] == [2, 12, 8]
-    paths = sorted(photos.glob("*.png"))
+    paths = sorted(noise_images.glob("*.png"))
     scores = model.encode_images(paths) @ model.encode_texts(TEXTS[0])
     assert [hit.row for hit in index.search(TEXTS[0], k=12)] == np.argsort(-scores, kind="stable").tolist()
     # From image to image as without the correction, with the cosine as the score.
@@ -130,8 +120,8 @@ def test_an_index_states_both_widths_and_ranks_by_them(index, model, before, pho
     assert (merged.dim, merged.plain_dim, merged.count) == (12, 8, 24)
 
 
-def test_an_index_without_correction_is_as_it_was(tiny_run, photos, tmp_path):
-    embed.main(["--run", str(tiny_run), "--images", str(photos), "--output", str(tmp_path / "index")])
+def test_an_index_without_correction_is_as_it_was(tiny_run, noise_images, tmp_path):
+    embed.main(["--run", str(tiny_run), "--images", str(noise_images), "--output", str(tmp_path / "index")])
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     assert (manifest["format"], "plain_dim" in manifest) == (1, False)
     opened = IndexFiles.open(tmp_path / "index")

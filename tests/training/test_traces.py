@@ -72,7 +72,7 @@ def test_image_files_are_decoded_by_one_graph_for_each_view(traces, tmp_path):
             data__images=tmp_path,
             data__val_fraction=0.4,
             image__encoder="cnn",
-            image__size=19,  # of no other test: traces are kept for the process
+            image__size=19,  # no other test takes this size: a process caches its traces
             train__batch_size=4,
         )
     )

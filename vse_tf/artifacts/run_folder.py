@@ -42,7 +42,7 @@ class RunFolder:
         metrics: `metrics.jsonl`, one line per epoch.
         results: `results.json`, the best and the last epoch.
         skipped: `skipped.jsonl`, the problems of the data that was left out.
-        hubness: `hubness/bank.json`, which model the vectors beside it correct; see `vse_tf.artifacts.hubness_bank`.
+        hubness: `hubness/bank.json`, the model that the bank belongs to; see `vse_tf.artifacts.hubness_bank`.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -3,7 +3,7 @@
 Hubs are items that are near to everything. The hubness of an image is the mean similarity to its `NEAREST` nearest
 *training captions*, that of a caption the mean similarity to its nearest *training images*: the bank. Half of it is
 subtracted from every score of the item, folded into its vector (`vse_tf.models.folding`). The bank itself is part of
-the model: a small network that predicts the hubness from the vector kept less than half of the gain.
+the model: a small network that predicts the hubness from the vector reached less than half of the gain.
 
 Corrected scores are no cosines: they compare items with each other, but one of 0 does not mean "unrelated", and their
 largest value is not 1.
