@@ -32,7 +32,7 @@ from vse_tf.setting_types import (
     Width,
     WidthOrNone,
 )
-from vse_tf.used_settings import UsedIf
+from vse_tf.used_settings import NUMBER, UsedIf
 
 __all__ = [
     "DataSettings",
@@ -78,7 +78,8 @@ class ImageSettings:
     Args:
         encoder: cnn (small, from scratch) | features (precomputed) | applications:<Name> | hub:<preset name or folder>.
         weights: applications only: imagenet, none, or a weights file.
-        trainable: applications, hub only: fine-tune the pretrained backbone (cnn always trains).
+        trainable: applications, hub only: fine-tune the pretrained backbone (true), or its last n blocks or layers, on
+            cached states of the frozen part (n); cnn always trains.
         size: cnn, applications, hub only: height and width in pixels that the encoder sees, one number or two (default:
             the encoder's own size).
         resize: cnn, applications, hub only: evaluation resizes the shorter side to this before the centre crop
@@ -100,7 +101,7 @@ class ImageSettings:
 
     encoder: EncoderName = "applications:EfficientNetB0"
     weights: Annotated[Weights, UsedIf("image.encoder", "applications")] = "imagenet"
-    trainable: Annotated[bool, PRETRAINED] = False
+    trainable: Annotated[bool | Few, PRETRAINED] = False
     size: Annotated[Side | tuple[Side, Side] | None, PIXELS] = None
     resize: Annotated[Side | None, PIXELS] = None
     random_crop: Annotated[bool, PIXELS] = True
@@ -120,7 +121,7 @@ class TextSettings:
 
     Args:
         encoder: gru | transformer | hub:<preset name or folder> with its own tokenizer.
-        trainable: hub only: fine-tune the backbone (gru and transformer always train).
+        trainable: hub only: as for images; gru and transformer always train.
         min_count: gru, transformer only: words that occur less often in the captions of the train split are unknown.
         max_tokens: longer captions are truncated to this number of tokens.
         buckets: captions of a batch are padded to the first of these lengths that holds the longest.
@@ -141,7 +142,7 @@ class TextSettings:
     """
 
     encoder: EncoderName = "gru"
-    trainable: Annotated[bool, HUB] = False
+    trainable: Annotated[bool | Few, HUB] = False
     min_count: Annotated[Count, WORDS] = 4
     max_tokens: Annotated[int, Range(3, 2**16)] = 64
     buckets: list[Length] = field(default_factory=lambda: [8, 12, 16, 20, 24, 32, 48, 64])
@@ -278,7 +279,7 @@ class TrainSettings:
     decay_factor: Annotated[Rate[Annotated[float, Range(0, 1, above=True)]], STEP] = 0.1
     image_rate: From0 = 1.0
     text_rate: From0 = 1.0
-    backbone_rate: Annotated[From0, UsedIf(("image.trainable", "text.trainable"), True)] = 1.0
+    backbone_rate: Annotated[From0, UsedIf(("image.trainable", "text.trainable"), True, NUMBER)] = 1.0
     clip_norm: From0 = 2.0
     patience: Kept[Free[CountOrNone | Literal["auto"]]] = "auto"
     collapse_steps: Free[CountOrNone] = 500

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from vse_tf.setting_types import Above0, Count, Few, Free, Kept, LocalPath, Paths, Range, Seed, Share
-from vse_tf.used_settings import UsedIf
+from vse_tf.used_settings import NUMBER, UsedIf
 
 Verify = Literal["none", "headers", "decode"]
 OnBad = Literal["fail", "skip"]
@@ -97,8 +97,9 @@ class DataSettings:
         cache_size: largest size of that folder in GB; the least recently used entries are evicted first (default: a
             quarter of the free space when the folder is first used).
         epoch_over: an epoch has every caption once (captions) or every image once with one of its captions (images).
-        features: run the frozen image backbone once per image and view and train on the cached features; auto does so
-            for a frozen pretrained backbone where they fit into `data.cache_size` and half of the free space.
+        features: run the frozen image backbone, or its frozen part, once per image and view and train on the cached
+            features; auto does so for a pretrained backbone where they fit into `data.cache_size` and half of the free
+            space.
         feature_crops: data.features only: number of random crops cached per training image, in addition to the centre
             view and (with image.flip) its mirror image; each epoch draws one of an image's views. auto: 2 with
             `image.random_crop`, else 0.
@@ -129,7 +130,7 @@ class DataSettings:
         Kept[Annotated[int, Range(0, 1024)] | Literal["auto"]],
         UsedIf("data.features", True, "auto"),
         UsedIf("image.encoder", "applications", "hub"),
-        UsedIf("image.trainable", False),
+        UsedIf("image.trainable", False, NUMBER),
     ] = "auto"
     text_features: Kept[bool | Literal["auto"]] = "auto"
     workers: Free[Few | None] = None

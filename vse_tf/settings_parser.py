@@ -223,7 +223,9 @@ def refuse_unused(settings: Settings, keys: list[str], told: bool = True) -> Non
 def differences(first: Settings, second: Settings) -> dict[str, tuple[Any, Any]]:
     """The settings keys in which two runs differ, each with both values."""
     mine, other = flat(first), flat(second)
-    return {key: (mine.get(key), other.get(key)) for key in mine | other if mine.get(key) != other.get(key)}
+    both = {key: (mine.get(key), other.get(key)) for key in mine | other}
+    # Python holds true for 1.
+    return {key: (a, b) for key, (a, b) in both.items() if a != b or isinstance(a, bool) != isinstance(b, bool)}
 
 
 def check(settings: Settings) -> Settings:

@@ -9,6 +9,9 @@ from typing import Any, get_type_hints
 
 from vse_tf.setting_types import Section
 
+NUMBER = "n"
+"""Stands for any whole number among the values of a mark."""
+
 
 class UsedIf:
     """A mark on a setting: a run uses it only if another setting has one of these values.
@@ -83,7 +86,9 @@ def _marks(kind: Any, prefix: str, above: tuple[UsedIf, ...]) -> Iterator[tuple[
 
 
 def _kind(value: object) -> object:
-    return value.partition(":")[0] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.partition(":")[0]
+    return NUMBER if type(value) is int else value
 
 
 def _in_yaml(value: object) -> str:

@@ -55,8 +55,9 @@ KERAS = {
 _OPS = frozenset(["keras.src.ops.math", "keras.src.ops.nn", "keras.src.ops.numpy"])
 OWN = _names(
     """
-    ApplicationsPreprocessing AttentionPooling ClassToken FillPadding GridNorm L2Normalize LearnedTemperature
-    MaskedMax MaskedMean PackedGRU PretrainedBackbone SplitPadding ZeroPadding
+    ApplicationsPreprocessing AttentionPooling BackboneTail ClassToken FillPadding GridNorm L2Normalize
+    LearnedTemperature MaskedMax MaskedMean PackStates PackedGRU PretrainedBackbone SplitPadding UnpackStates
+    ZeroPadding
     """
 )
 # KerasHub's families of networks that read images or texts.

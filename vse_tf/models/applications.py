@@ -12,6 +12,7 @@ import numpy as np
 from vse_tf.config import ImageSettings
 from vse_tf.downloads import downloads
 from vse_tf.errors import UserError
+from vse_tf.models.backbone_tail import CutBackbone, build_backbone
 from vse_tf.models.backbones import ApplicationsPreprocessing, PretrainedBackbone, dtype_policy, first_line
 from vse_tf.models.encoders import Encoder, nearest
 from vse_tf.models.pooling import last_stages, pool_maps, rounded
@@ -63,11 +64,11 @@ def applications_backbone(
     name: str,
     weights: str,
     size: tuple[int, int],
-    trainable: bool,
+    trainable: bool | int,
     precision: str,
     stages: int = 1,
     pooling: str = "mean",
-) -> PretrainedBackbone:
+) -> PretrainedBackbone | CutBackbone:
     """A model of `keras.applications` without its classifier: pixels to the mean of its last map.
 
     The reference code takes VGG19's feature from its second dense layer, fc7. Here it is the mean of the last
@@ -77,7 +78,7 @@ def applications_backbone(
         name: name of the model, for example `ResNet152`.
         weights: `imagenet` (which Keras downloads once), `none` (random), or a weights file without classifier.
         size: height and width of the images.
-        trainable: the weights are fine-tuned.
+        trainable: the weights are fine-tuned, or the number of last blocks that are: see `build_backbone`.
         precision: numeric precision.
         stages: `image.stages`.
         pooling: `image.pooling`.
@@ -110,7 +111,9 @@ def applications_backbone(
         network = keras.Model(network.input, last_stages(network, stages, f"applications:{name}"), name=network.name)
     maps = network(ApplicationsPreprocessing(family, name="preprocessing")(pixels))
     feature = pool_maps(maps if stages > 1 else [maps], pooling)
-    return PretrainedBackbone(pixels, rounded(feature, trainable), name="backbone", trainable=trainable)
+    states = maps[0] if stages > 1 else maps
+    where = f"image.trainable applications:{name}"
+    return build_backbone(pixels, rounded(feature, trainable), states, trainable, where)
 
 
 def _constructor(name: str) -> Callable[..., keras.Model]:

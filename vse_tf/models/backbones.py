@@ -42,6 +42,23 @@ class PretrainedBackbone(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
+class BackboneTail(keras.Model):
+    """The last blocks of a pretrained backbone, which are trained: from the states where it is cut to its feature.
+
+    Batch normalisation is frozen and runs in inference mode, as in the frozen part before it; dropout does not.
+
+    A functional model: `BackboneTail(inputs, outputs, name=…)`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        layers = self._flatten_layers(include_self=False)
+        # Setting a layer's `trainable` sets that of the layers in it.
+        for layer in sorted(layers, key=lambda each: isinstance(each, keras.layers.BatchNormalization)):
+            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+
+
+@keras.saving.register_keras_serializable(package="vse_tf")
 class ApplicationsPreprocessing(keras.layers.Layer):
     """The `preprocess_input` of a family of `keras.applications`, as a layer of TensorFlow's core ops.
 
@@ -80,6 +97,28 @@ def backbone_of(tower: keras.Model) -> PretrainedBackbone | None:
         False
     """
     return next((layer for layer in tower.layers if isinstance(layer, PretrainedBackbone)), None)
+
+
+def tail_of(tower: keras.Model) -> BackboneTail | None:
+    """The part of a tower's pretrained backbone that is trained on the states of its frozen part; None without one.
+
+    Args:
+        tower: an image or text tower.
+
+    Example:
+        >>> [variable.path for variable in tail_of(text_tower).trainable_variables]
+    """
+    return next((layer for layer in tower._flatten_layers() if isinstance(layer, BackboneTail)), None)
+
+
+def fine_tuned(tower: keras.Model) -> list[keras.Variable]:
+    """The weights of a tower's pretrained backbone that are trained.
+
+    Args:
+        tower: an image or text tower.
+    """
+    parts = (backbone_of(tower), tail_of(tower))
+    return [variable for part in parts if part for variable in part.trainable_variables]
 
 
 def first_line(error: BaseException) -> str:

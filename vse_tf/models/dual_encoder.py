@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Unpack
 
 import keras
@@ -10,8 +11,10 @@ import tensorflow as tf
 from vse_tf.losses import import_losses
 from vse_tf.losses.base import PairLoss
 from vse_tf.losses.statistics import batch_statistics
+from vse_tf.models.backbones import fine_tuned
 from vse_tf.models.gradient_cache import cached_gradients
 from vse_tf.models.layer_types import LayerOptions, Shape
+from vse_tf.models.length_groups import encode_in_groups
 from vse_tf.models.projection import head_of
 from vse_tf.models.temperature import LearnedTemperature
 
@@ -85,7 +88,11 @@ class DualEncoder(keras.Model):
             tower = head_of(tower)
         image = tower(inputs["image"], training=training)
         reads_tokens = keras.backend.is_int_dtype(inputs["text"].dtype)
-        text = (self.text_tower if reads_tokens else head_of(self.text_tower))(inputs["text"], training=training)
+        tower = self.text_tower if reads_tokens else head_of(self.text_tower)
+        encode = partial(tower, training=training)
+        # XLA needs shapes that do not depend on the captions.
+        in_groups = training and fine_tuned(tower) and not (self.compiled and self.jit_compile)
+        text = encode_in_groups(encode, inputs["text"]) if in_groups else encode(inputs["text"])
         return keras.ops.stack([image, text], axis=1)
 
     def build(self, input_shape: dict[str, Shape]) -> None:

@@ -139,7 +139,13 @@ class FeatureCache:
                 # What cannot be read stays NaN.
                 found = {view: np.full([counts.sum(), *shape], np.nan, shards.dtype) for view in views}
                 for view, positions, batch in items.batches(views, start, end):
-                    for position, item in zip(positions, self._run(batch).numpy(), strict=True):
+                    features = self._run(batch).numpy()
+                    if features.dtype == np.float16 and np.isinf(features).any():
+                        raise UserError(
+                            f"{name}: values beyond the range of {shards.dtype}; set {self.inputs.cut} false or true, "
+                            "or another number of blocks"
+                        )
+                    for position, item in zip(positions, features, strict=True):
                         place, count = first[position], counts[position]
                         found[view][place : place + count] = item[None] if lengths is None else item[:count]
                     bar.update(len(positions))
@@ -169,10 +175,10 @@ class ImageInputs:
     """
 
     needs = (
-        "data.features: needs a frozen pretrained backbone (image.encoder applications:… or hub:…, image.trainable "
-        "false)"
+        "data.features: needs a frozen pretrained backbone or frozen part of one (image.encoder applications:… or "
+        "hub:…, image.trainable false or n)"
     )
-    folder, unit = "features", "views"
+    folder, unit, cut = "features", "views", "image.trainable"
 
     def __init__(self, view: ImageView, bad: BadImages) -> None:
         self.view = view
@@ -221,8 +227,11 @@ class CaptionInputs:
         text_settings: lengths that captions are padded to.
     """
 
-    needs = "data.text_features: needs a frozen pretrained backbone (text.encoder hub:…, text.trainable false)"
-    folder, unit, views = "text_features", "captions", (CAPTION,)
+    needs = (
+        "data.text_features: needs a frozen pretrained backbone or frozen part of one (text.encoder hub:…, "
+        "text.trainable false or n)"
+    )
+    folder, unit, views, cut = "text_features", "captions", (CAPTION,), "text.trainable"
     prepared = None
 
     def __init__(self, tokenizer: Callable[[Sequence[str]], tf.RaggedTensor], text_settings: TextSettings) -> None:
@@ -294,7 +303,9 @@ def backbone_key(backbone: keras.Model, prepared: dict[str, Any] | None = None) 
     description = keras.saving.serialize_keras_object(backbone)
     # Keras numbers unnamed inputs and operations through the process.
     described = json.dumps([description, prepared], sort_keys=True)
-    digest.update(re.sub(r'"(input_layer|cast|zeros_like)_\d+"', r'"\1"', described).encode())
+    numbered = {each.name for each in backbone.operations if not isinstance(each, keras.layers.Layer)}
+    kinds = {re.sub(r"_\d+$", "", name) for name in numbered} | {"input_layer", "cast", "zeros_like"}
+    digest.update(re.sub(rf'"({"|".join(sorted(kinds))})_\d+"', r'"\1"', described).encode())
     for weight in backbone.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
     return digest.hexdigest()[:24]

@@ -19,6 +19,7 @@ from vse_tf.config import ImageSettings, TextSettings
 from vse_tf.downloads import preset_downloads
 from vse_tf.errors import UserError
 from vse_tf.files import read_json
+from vse_tf.models.backbone_tail import CutBackbone, build_backbone
 from vse_tf.models.backbones import PretrainedBackbone, first_line
 from vse_tf.models.encoders import Encoder, nearest
 from vse_tf.models.layer_types import LayerOptions
@@ -58,11 +59,11 @@ def image_size(preset: str) -> tuple[int, int] | None:
 def hub_image_backbone(
     preset: str,
     size: tuple[int, int],
-    trainable: bool,
+    trainable: bool | int,
     precision: str,
     stages: int = 1,
     pooling: str = "mean",
-) -> PretrainedBackbone:
+) -> PretrainedBackbone | CutBackbone:
     """An image backbone of KerasHub with the scaling of its preset: pixels to one feature vector.
 
     For a CLIP or SigLIP preset it is the vector that the preset itself compares with texts, for a vision transformer
@@ -72,7 +73,7 @@ def hub_image_backbone(
     Args:
         preset: preset name (`resnet_50_imagenet`), handle (`hf://…`, `kaggle://…`) or folder.
         size: height and width of the images.
-        trainable: the weights are fine-tuned.
+        trainable: the weights are fine-tuned, or the number of last blocks that are: see `build_backbone`.
         precision: numeric precision.
         stages: `image.stages`.
         pooling: `image.pooling`; ignored if the vector is the preset's own or the class token.
@@ -101,22 +102,27 @@ def hub_image_backbone(
     x = keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")(pixels)
     if stages > 1 and not dual:
         maps = last_stages(_states(network), stages, f"preset {preset!r}")
-        feature = pool_maps(keras.Model(network.input, maps, name=network.name)(x), pooling)
+        found = keras.Model(network.input, maps, name=network.name)(x)
+        states, feature = found[0], pool_maps(found, pooling)
     elif stages > 1:
         raise UserError(f"image.stages: {stages}, but preset {preset!r} gives a vector, no maps; set it to 1")
+    elif dual:
+        states = network.get_vision_embeddings(x)
+        feature = pool(states)
     else:
-        feature = pool(network.get_vision_embeddings(x)) if dual else _image_feature(network, x, size, pooling)
-    return PretrainedBackbone(pixels, rounded(feature, trainable), name="backbone", trainable=trainable)
+        states, feature = _image_feature(network, x, size, pooling)
+    where = f"image.trainable preset {preset!r}"
+    return build_backbone(pixels, rounded(feature, trainable), states, trainable, where)
 
 
 def hub_text_backbone(
     preset: str,
     max_tokens: int,
-    trainable: bool,
+    trainable: bool | int,
     precision: str,
     stages: int = 1,
     pooling: str = "mean",
-) -> PretrainedBackbone:
+) -> PretrainedBackbone | CutBackbone:
     """A text backbone of KerasHub: token ids to one feature vector.
 
     For a CLIP or SigLIP preset it is the vector that the preset itself compares with images (CLIP: the state at the end
@@ -126,7 +132,7 @@ def hub_text_backbone(
     Args:
         preset: preset name (`bert_small_en_uncased`), handle (`hf://…`, `kaggle://…`) or folder.
         max_tokens: length of the longest caption.
-        trainable: the weights are fine-tuned.
+        trainable: the weights are fine-tuned, or the number of last blocks that are: see `build_backbone`.
         precision: numeric precision.
         stages: `text.stages`.
         pooling: `text.pooling`; ignored if the vector is the preset's own.
@@ -153,23 +159,26 @@ def hub_text_backbone(
     if stages > 1 and dual:
         raise UserError(f"text.stages: {stages}, but preset {preset!r} gives a vector, no states; set it to 1")
     ids = keras.Input((None,), dtype="int32", name="token_ids")
+    where = f"text.trainable preset {preset!r}"
     if type(network).__name__ == "SigLIPBackbone" and limit is not None:
         filled = FillPadding(limit, _padding_id(preset), name="fill_padding")(ids)
-        return PretrainedBackbone(ids, pool(network.get_text_embeddings(filled)), name="backbone", trainable=trainable)
+        states = network.get_text_embeddings(filled)
+        return build_backbone(ids, pool(states), states, trainable, where)
     tokens, mask = SplitPadding(name="split_padding")(ids)
     if dual:
-        feature = pool(network.get_text_embeddings(tokens))
+        states = network.get_text_embeddings(tokens)
+        feature = pool(states)
     else:
         feeds = {"token_ids": tokens, "padding_mask": keras.ops.cast(mask, "int32")}
         if "segment_ids" in inputs:
             feeds["segment_ids"] = keras.ops.zeros_like(tokens)
         network = _states(network)
         if stages > 1:
-            states = spread_states(network, stages, f"preset {preset!r}")
-            network = keras.Model(network.input, states, name=network.name)
-        found = network(feeds)
-        feature = pool_tokens(found if stages > 1 else [found], mask, pooling)
-    return PretrainedBackbone(ids, rounded(feature, trainable), name="backbone", trainable=trainable)
+            every = spread_states(network, stages, f"preset {preset!r}")
+            network = keras.Model(network.input, every, name=network.name)
+        found = network(feeds) if stages > 1 else [network(feeds)]
+        states, feature = found[0], pool_tokens(found, mask, pooling)
+    return build_backbone(ids, rounded(feature, trainable), states, trainable, where)
 
 
 def _image_shape(network: keras.Model) -> tuple[int | None, int | None]:
@@ -191,7 +200,8 @@ def _resized(preset: str, network: keras.Model, size: tuple[int, int], shape: tu
 
 def _image_feature(
     network: keras.Model, x: keras.KerasTensor, size: tuple[int, int], pooling: str
-) -> keras.KerasTensor:
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """The states of a network, and the feature that they are pooled to."""
     struct = network.input
     output = _states(network)(dict.fromkeys(struct, x) if isinstance(struct, dict) else x)
     patch = getattr(network, "patch_size", None)
@@ -201,8 +211,8 @@ def _image_feature(
         # More tokens than patches: a class token (and perhaps registers) come first.
         prefixed = output.shape[1] is None or output.shape[1] > grid
         if getattr(network, "use_class_token", prefixed):
-            return ClassToken(name="pooling")(output)
-    return pool_maps([output], pooling)
+            return output, ClassToken(name="pooling")(output)
+    return output, pool_maps([output], pooling)
 
 
 def _states(network: keras.Model) -> keras.Model:

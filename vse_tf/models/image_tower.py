@@ -9,6 +9,7 @@ import keras
 from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.data.records import Images, array_size
 from vse_tf.errors import UserError
+from vse_tf.models.backbone_tail import CutBackbone
 from vse_tf.models.encoders import Encoder, encoder_module, split_encoder
 from vse_tf.models.projection import HeadOptions, build_head, head_options
 
@@ -42,7 +43,9 @@ def build_image_tower(
     """
     inputs = keras.Input(input_shape, name="image")
     feature = encoder(inputs)
-    return keras.Model(inputs, build_head(feature.shape[1:], dim, **head)(feature), name=name)
+    tail = encoder.tail if isinstance(encoder, CutBackbone) else None
+    head_model = build_head(feature.shape[1:], dim, tail=tail, **head)
+    return keras.Model(inputs, head_model(feature), name=name)
 
 
 def image_tower_from_settings(

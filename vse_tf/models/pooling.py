@@ -12,6 +12,7 @@ from vse_tf.config import ImageSettings
 from vse_tf.errors import UserError
 from vse_tf.models.attention_pooling import GridNorm
 from vse_tf.models.encoders import Encoder
+from vse_tf.models.graph import cut_points
 from vse_tf.models.masking import MaskedMax, MaskedMean, ZeroPadding
 from vse_tf.models.projection import L2Normalize
 
@@ -91,7 +92,7 @@ def _regions(x: keras.KerasTensor, wanted: tuple, number: int) -> keras.KerasTen
     return GridNorm(name=f"regions_{number}_norm")(x)
 
 
-def rounded(feature: keras.KerasTensor, trainable: bool) -> keras.KerasTensor:
+def rounded(feature: keras.KerasTensor, trainable: bool | int) -> keras.KerasTensor:
     """Round the vectors `(batch, n, d)` of a frozen backbone, which the head pools, to float16.
 
     A cache stores these large features as float16: rounded here, they are the same with and without a cache.
@@ -169,23 +170,7 @@ def spread_states(network: keras.Model, count: int, encoder: str) -> list[keras.
 
 
 def _cut_points(network: keras.Model, rank: int) -> list[keras.KerasTensor]:
-    """The outputs of this rank, in order, that all later layers depend on."""
-    operations = [operation for operation in network.operations if not isinstance(operation, keras.layers.InputLayer)]
-    made_at = {
-        id(tensor): at for at, operation in enumerate(operations) for tensor in keras.tree.flatten(operation.output)
-    }
-    # The last operation that needs the output of each operation.
-    needed = list(range(len(operations)))
-    for at, operation in enumerate(operations):
-        for tensor in keras.tree.flatten(operation.input):
-            if (source := made_at.get(id(tensor))) is not None:
-                needed[source] = at
-    found, reach = [], 0
-    for at, operation in enumerate(operations):
-        if reach <= at and len(operation.output.shape) == rank:
-            found.append(operation.output)
-        reach = max(reach, needed[at])
-    return found
+    return [x for _, x in cut_points(network) if len(x.shape) == rank]
 
 
 def image_encoder(name: str, image: ImageSettings, input_shape: tuple[int, ...], precision: str) -> Encoder:

@@ -72,6 +72,7 @@ def build_head(
     queries: int = 4,
     dropout: float = 0.0,
     precision: str = "float32",
+    tail: keras.Model | None = None,
     name: str = "head",
 ) -> keras.Model:
     """Build the part of a tower after its encoder: feature to unit vector.
@@ -89,6 +90,7 @@ def build_head(
         queries: number of averages of vectors `(n, d)`.
         dropout: dropout rate before the head.
         precision: numeric precision, a Keras dtype policy.
+        tail: trained part of the backbone, which comes first; `feature_shape` is that of its input.
         name: name of the model.
 
     Returns:
@@ -99,7 +101,9 @@ def build_head(
         (32, 256)
     """
     feature = x = keras.Input(feature_shape, name="feature")
-    if len(feature_shape) > 1:
+    if tail is not None:
+        x = tail(x)
+    if len(x.shape) > 2:
         x = L2Normalize(name="pooling_norm")(AttentionPooling(queries, name="pooling")(x))
         x = keras.layers.Flatten(dtype="float32", name="pooled")(x)
     if normalize:
@@ -126,7 +130,8 @@ def head_options(model: ModelSettings) -> HeadOptions:
 def head_of(tower: keras.Model) -> keras.Model:
     """The head of a tower. It takes the features of the tower's encoder and shares the tower's weights.
 
-    The features of a frozen encoder can be computed once; training the head on them trains the tower.
+    The features of a frozen encoder can be computed once; training the head on them trains the tower. Of a backbone
+    whose last blocks are trained, these belong to the head.
 
     Args:
         tower: an image or text tower.

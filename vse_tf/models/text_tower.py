@@ -7,6 +7,7 @@ from typing import Unpack
 import keras
 
 from vse_tf.config import ModelSettings, TextSettings
+from vse_tf.models.backbone_tail import CutBackbone
 from vse_tf.models.encoders import Encoder, encoder_module, split_encoder
 from vse_tf.models.projection import HeadOptions, build_head, head_options
 
@@ -34,7 +35,9 @@ def build_text_tower(
     """
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     feature = encoder(ids)
-    return keras.Model(ids, build_head(feature.shape[1:], dim, **head)(feature), name=name)
+    tail = encoder.tail if isinstance(encoder, CutBackbone) else None
+    head_model = build_head(feature.shape[1:], dim, tail=tail, **head)
+    return keras.Model(ids, head_model(feature), name=name)
 
 
 def text_tower_from_settings(text: TextSettings, model: ModelSettings, vocabulary_size: int) -> keras.Model:

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from vse_tf.config import TrainSettings
-from vse_tf.models.backbones import backbone_of
+from vse_tf.models.backbones import fine_tuned
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.training.schedules import Rate, learning_rate
 
@@ -111,7 +111,6 @@ def _rates(train: TrainSettings, model: DualEncoder) -> list[float]:
     for tower, factor in ((model.image_tower, train.image_rate), (model.text_tower, train.text_rate)):
         for variable in tower.trainable_variables:
             factors[id(variable)] = factor
-        backbone = backbone_of(tower)
-        for variable in backbone.trainable_variables if backbone else []:
+        for variable in fine_tuned(tower):
             factors[id(variable)] = factor * train.backbone_rate
     return [factors[id(variable)] for variable in model.trainable_variables]

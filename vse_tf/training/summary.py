@@ -9,6 +9,7 @@ import keras
 
 from vse_tf.artifacts.checkpoints import sizes
 from vse_tf.errors import shell_path
+from vse_tf.models.backbones import tail_of
 from vse_tf.training.builder import RunParts
 
 
@@ -40,8 +41,12 @@ def summary(parts: RunParts) -> str:
 
 
 def _parameters(tower: keras.Model) -> str:
-    trained, frozen = _count(tower.trainable_weights), _count(tower.non_trainable_weights)
-    return f"{trained:,} trainable parameters" + (f", {frozen:,} frozen" if frozen else "")
+    trained, frozen, tail = _count(tower.trainable_weights), _count(tower.non_trainable_weights), tail_of(tower)
+    told = f"{trained:,} trainable parameters" + (f", {frozen:,} frozen" if frozen else "")
+    if tail is None:
+        return told
+    first = next(layer.name for layer in tail.get_layer("blocks").layers if layer.weights)
+    return f"{told}; {_count(tail.trainable_weights):,} are the backbone's, from {first} on"
 
 
 def _count(weights: Iterable[keras.Variable]) -> int:
