@@ -77,7 +77,10 @@ def test_marks_name_settings_and_values_that_exist():
         ("--data.feature_crops 2", r"data\.feature_crops: .* but image\.encoder is cnn"),
         ("--data.source coco --data.features false --data.feature_crops 2", r"feature_crops: .*features is false"),
         ("--data.source coco --image.queries 2", r"image\.queries: .* but image\.pooling is mean"),
-        ("--train.backbone_rate 1", r"image\.trainable or text\.trainable true or n, but image\.trainable is false and"),
+        (
+            "--train.backbone_rate 1",
+            r"image\.trainable or text\.trainable true or n, but image\.trainable is false and",
+        ),
     ],
 )
 def test_a_typed_option_that_is_not_used_is_an_error(argv, wanted):
