@@ -14,6 +14,7 @@ from benchmarks import (
     cold_start,
     features,
     growth,
+    halves,
     objectives,
     replicas,
     serving_soak,
@@ -27,6 +28,7 @@ from tests.tiny import TINY
 from tests.warm_python import warm_python
 from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.embedder import EncodedSplit
 
 SHAPES = {**TINY, "data.source": "shapes", "data.features": "false", "train.batch_size": "16"}
 
@@ -286,3 +288,28 @@ def test_a_phase_inside_another_is_not_counted_twice(tmp_path, monkeypatch):
         display.Phase.__enter__, display.Phase.__exit__ = begin, end
     seconds = json.loads((tmp_path / "phases.json").read_text())
     assert seconds["inner"] >= 0.2 > seconds["outer"]
+
+
+def test_a_run_is_measured_on_halves_and_each_look_counted(corrected_run, tmp_path, capsys):
+    looks = tmp_path / "looks.json"
+    halves.main(["choose", str(corrected_run), "--looks", str(looks)])
+    told = capsys.readouterr().out
+    assert "first half" in told and "| second half" not in told and "| whole" not in told
+    halves.main(["report", str(corrected_run), "--looks", str(looks)])
+    told = capsys.readouterr().out
+    assert "| first half" not in told and "rsum, whole, corrected" in told
+    assert json.loads(looks.read_text()) == {"first half": 2, "second half": 1}
+    stored = json.loads((corrected_run / "results.json").read_text())["best"]["metrics"]["rsum"]
+    assert f"rsum, whole, plain: {stored:.1f}" in told
+
+
+def test_the_halves_are_those_of_the_file_names():
+    names = [f"photos/{number}.jpg" for number in range(1000)]
+    first = [halves.in_first_half(name) for name in names]
+    assert 430 < sum(first) < 570
+    assert first == [halves.in_first_half(f"/elsewhere/{number}.jpg") for number in range(1000)]
+    ids = np.array([0, 0, 1, 2, 2])
+    encoded = EncodedSplit(np.eye(3), np.arange(5.0)[:, None], ids, np.arange(3))
+    found = halves.part(encoded, np.array([True, False, True]))
+    assert found.image_id.tolist() == [0, 0, 1, 1] and found.text.ravel().tolist() == [0, 1, 3, 4]
+    np.testing.assert_array_equal(found.image, np.eye(3)[[0, 2]])

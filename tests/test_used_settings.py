@@ -10,7 +10,7 @@ from docstring_parser import parse as parsed_docstring
 from vse_tf.config import Settings
 from vse_tf.data_settings import COLLECTIONS
 from vse_tf.errors import UserError
-from vse_tf.settings_parser import flat, parse_settings
+from vse_tf.settings_parser import differences, flat, parse_settings
 from vse_tf.used_settings import unused, used_if
 
 
@@ -102,5 +102,15 @@ def test_in_a_file_it_is_one_line(tmp_path, capsys):
 
 def test_used_options_pass():
     parse("--data.source", "coco", "--data.feature_crops", "3", "--image.encoder", "hub:x", "--image.stages", "2")
-    parse("--text.encoder", "hub:x", "--text.trainable", "true", "--train.backbone_rate", "0.1")
+    for trainable in ("true", "1"):
+        parse("--text.encoder", "hub:x", "--text.trainable", trainable, "--train.backbone_rate", "0.1")
+    parse("--data.source", "coco", "--image.trainable", "2", "--data.feature_crops", "3")
+    with pytest.raises(UserError, match=r"feature_crops: .* image\.trainable is true"):
+        parse("--data.source", "coco", "--image.trainable", "true", "--data.feature_crops", "3")
+
+
+def test_true_and_one_are_different_settings():
+    one, every = (parse("--data.source", "coco", "--image.trainable", value) for value in ("1", "true"))
+    assert one.image.trainable is not True and every.image.trainable is True
+    assert differences(one, every) == {"image.trainable": (1, True)}
     parse("--loss.learn_temperature", "true", "--loss.temperature_limits", "[0.05, 1]")
