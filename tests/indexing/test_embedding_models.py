@@ -7,6 +7,7 @@ import pytest
 from tests.indexing.collections import draw
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.image_reader import ImageReader
+from vse_tf.data.records import FileImages
 from vse_tf.indexing import embedding_models
 from vse_tf.preprocessing.view import ImageView
 
@@ -27,7 +28,7 @@ REASONS = ("not a regular file but a pipe", "symbolic links", "more than the lim
 
 def test_a_run_opens_regular_files_only(paths):
     bad = BadImages("skip", 10**8)
-    (images, rows), *more = ImageReader(ImageView((8, 8), 8)).batches(paths, 8, bad)
+    (images, rows), *more = ImageReader(ImageView((8, 8), 8)).batches(FileImages(paths), 8, bad)
     assert not more
     assert images.shape == (1, 8, 8, 3)
     assert rows.tolist() == [0]
