@@ -15,7 +15,7 @@ from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PackedFile:
     """A file that holds images, as it was when their positions were found.
 
@@ -38,6 +38,23 @@ class PackedFile:
         """
         stat = os.stat(path)  # noqa: PTH116 - the path stays as it is
         return cls(path, stat.st_size, stat.st_mtime_ns)
+
+    def read(self, start: int, length: int, skipped: int = 0) -> bytes:
+        """A part of the file.
+
+        Args:
+            start: first byte.
+            length: number of bytes.
+            skipped: number of these that are left out.
+
+        Raises:
+            OSError: it cannot be read, or has changed since its positions were found.
+        """
+        with open_regular(self.path) as opened:
+            now = os.fstat(opened.fileno())
+            if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+                raise OSError(errno.ESTALE, f"{self.path} has changed since this command began; repeat it", self.path)
+            return os.pread(opened.fileno(), length - skipped, start + skipped)
 
 
 class PackedImages(EncodedImages):
@@ -82,11 +99,7 @@ class PackedImages(EncodedImages):
         skipped = max(0, length + start) if start < 0 else min(start, length)
         if length > MAX_BYTES:
             raise OSError(errno.EFBIG, f"{length} bytes, more than the limit of {MAX_BYTES}", file.path)
-        with open_regular(file.path) as opened:
-            now = os.fstat(opened.fileno())
-            if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
-                raise OSError(errno.ESTALE, f"{file.path} has changed since this command began; repeat it", file.path)
-            return os.pread(opened.fileno(), length - skipped, int(self.starts[row]) + skipped)
+        return file.read(int(self.starts[row]), length, skipped)
 
     def sizes(self) -> np.ndarray:
         return self.lengths

@@ -190,13 +190,13 @@ def _check_contents(path: str, limit: int | None) -> tuple[Check, bytes]:
         with open_regular(path) as file:
             stat = os.fstat(file.fileno())
             size, mtime_ns = stat.st_size, stat.st_mtime_ns
-            width, height, scans, reason, contents = read_image_header(file, size, complete=limit is None)
+            header, contents = read_image_header(file, size, complete=limit is None)
     except OSError as error:
         return Check(size, mtime_ns, "headers", 0, 0, 0, f"cannot be read: {error.strerror or error}", False), b""
-    return Check(size, mtime_ns, "headers", width, height, scans, reason), contents
+    return Check(size, mtime_ns, "headers", *header), contents
 
 
-def read_image_header(file: BinaryIO, size: int, complete: bool = False) -> tuple[int, int, int, str, bytes]:
+def read_image_header(file: BinaryIO, size: int, complete: bool = False) -> tuple[tuple[int, int, int, str], bytes]:
     """Read an image's header.
 
     Args:
@@ -226,8 +226,8 @@ def read_image_header(file: BinaryIO, size: int, complete: bool = False) -> tupl
             contents += file.read(size - len(contents))
             header = read_header(contents)
     except ValueError as error:
-        return 0, 0, 0, str(error) if size else "empty file", contents
-    return header.width, header.height, header.scans, "", contents
+        return (0, 0, 0, str(error) if size else "empty file"), contents
+    return (header.width, header.height, header.scans, ""), contents
 
 
 def _run(

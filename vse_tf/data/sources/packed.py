@@ -92,7 +92,7 @@ def collect_packed(source: str, shards: Iterable[Shard], settings: DataSettings,
 def _take(shard: Shard, number: int, settings: DataSettings, samples: _Samples, report: Report, progress: bool) -> None:
     """Add the good samples of a shard, and report what is wrong with the others."""
     index = shard.index
-    for where, what in index.problems:
+    for where, what in (*index.problems, *index.bad_captions):
         report.add(where, what)
     undecodable = _undecodable(shard, settings, progress) if settings.verify == "decode" else {}
     splits: dict[str, str] = {}
@@ -102,6 +102,9 @@ def _take(shard: Shard, number: int, settings: DataSettings, samples: _Samples, 
             if reason := reason or undecodable.get(str(position), ""):
                 report.add(index.place(sample.name), f"undecodable image: {reason}")
                 continue
+        if not sample.captions:
+            report.add(index.place(sample.name), "image without captions")
+            continue
         split = sample.split or shard.split
         row = len(samples.names)
         samples.names.append(f"{index.path}/{sample.name}")

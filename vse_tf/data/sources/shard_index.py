@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 from vse_tf.data.sources.building import checked_caption
 from vse_tf.data.sources.files import integer_or_none, json_type, problem_of_text, short_repr
-from vse_tf.data.verify import read_image_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ class ShardIndex:
         self.path = path
         self.samples: list[Sample] = []
         self.problems: list[tuple[str, str]] = []
+        self.bad_captions: list[tuple[str, str]] = []
 
     def problem(self, name: str, what: str) -> None:
         """Note a problem.
@@ -67,6 +67,10 @@ class ShardIndex:
         """
         self.problems.append((self.place(name), what))
 
+    def bad_caption(self, name: str, what: str) -> None:
+        """Note what is wrong with a caption or a split; the image can be used without."""
+        self.bad_captions.append((self.place(name), what))
+
     def place(self, name: str) -> str:
         """A member or row, for messages."""
         shown = name if name.isprintable() and not problem_of_text(name) else short_repr(name)
@@ -74,21 +78,21 @@ class ShardIndex:
 
     def add(
         self,
-        file: BinaryIO,
         name: str,
         start: int,
         length: int,
+        header: tuple[int, int, int, str],
         captions: list[object],
         split: object = None,
         ids: dict[str, Any] | None = None,
     ) -> None:
-        """Add an image, if it has captions.
+        """Add an image.
 
         Args:
-            file: the file that holds it.
             name: its name.
             start: first byte.
             length: number of bytes.
+            header: its width, height and scans, and why it cannot be used: see `read_image_header`.
             captions: its captions as the shard has them.
             split: its split as the shard has it.
             ids: values that may have a COCO `image_id` and `caption_ids`.
@@ -97,29 +101,20 @@ class ShardIndex:
         for caption in captions:
             text, problem = checked_caption(caption)
             if problem:
-                self.problem(name, problem)
+                self.bad_caption(name, problem)
             else:
                 texts.append(text)
-        if not texts:
-            if not captions:
-                self.problem(name, "image without captions")
-            return
         complete = isinstance(numbers, list) and len(numbers) == len(texts) == len(captions)
         if not complete or not all(integer_or_none(number) is not None for number in numbers or []):
             numbers = []
         if split is not None and not isinstance(split, str):
-            self.problem(name, f"wrong type: the split is {json_type(split)}, not a string")
-            return
-        file.seek(start)
-        width, height, scans, reason, _ = read_image_header(file, length)
+            self.bad_caption(name, f"wrong type: the split is {json_type(split)}, not a string")
+            texts, split = [], None
         sample = Sample(
             name,
             start,
             length,
-            width,
-            height,
-            scans,
-            reason,
+            *header,
             texts,
             split.strip() if split else None,
             integer_or_none((ids or {}).get("image_id")),
@@ -129,7 +124,8 @@ class ShardIndex:
 
     def values(self) -> dict[str, Any]:
         """The index as a value that JSON can hold."""
-        return {"samples": [sample.values for sample in self.samples], "problems": self.problems}
+        samples = [sample.values for sample in self.samples]
+        return {"samples": samples, "problems": self.problems, "bad_captions": self.bad_captions}
 
 
 def read_index(path: str, values: object) -> ShardIndex:
@@ -143,6 +139,7 @@ def read_index(path: str, values: object) -> ShardIndex:
         assert isinstance(values, dict)
         index.samples = [Sample(*each) for each in values["samples"]]
         index.problems = [(str(where), str(what)) for where, what in values["problems"]]
+        index.bad_captions = [(str(where), str(what)) for where, what in values["bad_captions"]]
         for sample in index.samples:
             _check(sample)
     except (AssertionError, KeyError, TypeError) as error:

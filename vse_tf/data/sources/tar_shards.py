@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from vse_tf.config import TableSettings
 from vse_tf.data.sources.files import json_type, short_repr
 from vse_tf.data.sources.shard_index import ShardIndex
+from vse_tf.data.verify import read_image_header
 from vse_tf.files import DESCRIPTION_BYTES, open_regular
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
@@ -137,9 +138,11 @@ def _add(file: BinaryIO, key: str, parts: dict[str, _Part], table: TableSettings
         if "txt" in parts and not captions:
             captions = [_text(file, parts["txt"]).decode("utf-8-sig", "surrogateescape")]
     except ValueError as error:
-        index.problem(image.name, f"caption unreadable: {error}")
-        return
-    index.add(file, image.name, image.start, image.size, captions, values.get(table.split_column), values)
+        index.bad_caption(image.name, f"caption unreadable: {error}")
+    file.seek(image.start)
+    header, _ = read_image_header(file, image.size)
+    split = values.get(table.split_column)
+    index.add(image.name, image.start, image.size, header, captions, split, values)
 
 
 def _text(file: BinaryIO, part: _Part) -> bytes:

@@ -44,10 +44,20 @@ def read_webdataset(settings: DataSettings, progress: bool = True) -> Collection
         UserError: no shards, or the problems of their samples.
     """
     paths = shard_paths(settings.annotations, SUFFIX)
-    return collect_packed("webdataset", _shards(paths, settings, progress), settings, progress)
+    return collect_packed("webdataset", open_shards(paths, settings, progress), settings, progress)
 
 
-def _shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -> Iterator[Shard]:
+def open_shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -> Iterator[Shard]:
+    """The shards with their indexes, one after another.
+
+    Args:
+        paths: the shards.
+        settings: as in `read_webdataset`.
+        progress: show a progress bar if it takes longer than a second.
+
+    Raises:
+        UserError: a shard cannot be read.
+    """
     files = []
     for path in paths:
         with file_errors(path):
@@ -71,14 +81,18 @@ def _shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -> It
 
 def _index(path: Path, table: TableSettings, cache: Path, advance: Callable[[int], object]) -> ShardIndex:
     """The index of a shard, from the cache if there is one."""
-    keys = json.dumps([FORMAT, table.caption_column, table.split_column])
-    name = f"tar-{RULES}-{hashlib.sha256(keys.encode()).hexdigest()[:8]}"
-    values = cached_result(cache, path, name, lambda: index_tar(path, table, advance).values())
+    values = cached_result(cache, path, index_name(table), lambda: index_tar(path, table, advance).values())
     try:
         return read_index(str(path), values)
     except ValueError:
         # Somebody else has changed the cache.
         return index_tar(path, table, advance)
+
+
+def index_name(table: TableSettings) -> str:
+    """The name of indexes in the cache: they depend on the keys that are read."""
+    keys = json.dumps([FORMAT, table.caption_column, table.split_column])
+    return f"tar-{RULES}-{hashlib.sha256(keys.encode()).hexdigest()[:8]}"
 
 
 def _check_kind(path: Path) -> None:
