@@ -65,7 +65,7 @@ def test_marks_name_settings_and_values_that_exist():
     [
         (
             "--data.images photos",
-            r"data\.images: only used with data\.source karpathy, coco or table.*--data.annotations",
+            r"data\.images: only used with data\.source karpathy, coco, table or parquet.*--data.annotations",
         ),
         ("--data.source shapes --data.annotations a.csv", r"data\.annotations: .* but data\.source is shapes"),
         ("--data.source table --data.annotations a.csv --data.tfds.name x", r"data\.tfds\.name: .*\.source tfds"),

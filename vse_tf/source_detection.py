@@ -5,6 +5,7 @@ The readers of `vse_tf.data.sources` check the files themselves; this tells only
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import os
@@ -17,17 +18,17 @@ from vse_tf.data_settings import DataSettings
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, text_encoding
 
-Kind = Literal["karpathy", "coco", "table", "precomp", "webdataset"]
+Kind = Literal["karpathy", "coco", "table", "precomp", "webdataset", "parquet"]
 # COCO's caption files begin with a few kB about the set itself.
 HEAD_BYTES = 2**20
 # As webdataset writes a range of shards.
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # A string, with its colon if it is a key and the bracket behind it; or a bracket. The last string may be cut off.
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.|\\$)*+)(?:"|$)(\s*:\s*(?=(\[?)))?|[][{}]', re.DOTALL)
-_NAME_IT = "say what it is with --data.source karpathy, coco, table, precomp or webdataset"
-# Where a tar header says that it is one, and the suffix of shards.
-_TAR, _TAR_AT = b"ustar", 257
-SHARDS: dict[str, Kind] = {".tar": "webdataset"}
+_NAME_IT = "say what it is with --data.source karpathy, coco, table, precomp, webdataset or parquet"
+# The suffixes of shards, and how they begin: the source, a position, and what is there.
+SHARDS: dict[str, Kind] = {".tar": "webdataset", ".parquet": "parquet"}
+_MAGIC: tuple[tuple[Kind, int, bytes], ...] = (("webdataset", 257, b"ustar"), ("parquet", 0, b"PAR1"))
 
 
 def with_source(data: DataSettings) -> DataSettings:
@@ -73,10 +74,11 @@ def kind_of(path: str) -> Kind:
             if any(place.glob(f"*{suffix}")) or any(place.glob(f"*/*{suffix}")):
                 return kind_of_shards
         raise UserError(
-            f"data.annotations: {path} is a folder without *_ims.npy and *.tar files; name the caption file in it"
+            f"data.annotations: {path} is a folder without *_ims.npy, *.tar and *.parquet files; name the caption file "
+            "in it"
         )
-    # A pattern names no file.
-    if (shards := SHARDS.get(place.suffix)) and (is_pattern(path) or _is_tar(place)):
+    # Before it is opened: a pattern names no file.
+    if (shards := SHARDS.get(place.suffix) or _shards_of(place)) is not None:
         return shards
     text = _head(place).lstrip()
     # What is no text at all is left to the reader of tables too, which says what it is.
@@ -103,9 +105,12 @@ def is_pattern(path: str) -> bool:
     return not os.path.exists(path) and (glob.has_magic(path) or RANGE.search(path) is not None)  # noqa: PTH110
 
 
-def _is_tar(path: Path) -> bool:
-    with file_errors(path, advice="name the shards with --data.annotations"), open_regular(path) as file:
-        return file.read(_TAR_AT + len(_TAR)).endswith(_TAR)
+def _shards_of(path: Path) -> Kind | None:
+    """The source of a shard without the suffix of one."""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        start = file.read(512)
+        return next((kind for kind, at, magic in _MAGIC if start[at : at + len(magic)] == magic), None)
+    return None
 
 
 def _head(path: Path) -> str:
