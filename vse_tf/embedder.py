@@ -22,7 +22,7 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.pipeline import array_batches
-from vse_tf.data.records import EncodedImages, FileImages, Images, Split
+from vse_tf.data.records import EncodedImages, FileImages, Images, Split, as_encoded
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.models.dual_encoder import DualEncoder
@@ -187,7 +187,7 @@ class Embedder:
 
     def encode_files(
         self,
-        paths: Sequence[str],
+        paths: Sequence[str] | EncodedImages,
         bad: BadImages,
         batch_size: int | None = None,
         advance: Callable[[int], Any] = lambda count: None,
@@ -195,7 +195,7 @@ class Embedder:
         """Embed the image files that can be read.
 
         Args:
-            paths: the files.
+            paths: the files, or encoded images that are parts of larger files.
             bad: what to do with the others.
             batch_size: images at a time (default: the run's `train.eval_batch_size`).
             advance: called after each batch with its number of images, for a progress bar.
@@ -209,7 +209,7 @@ class Embedder:
         Example:
             >>> vectors, rows = model.encode_files(["a.jpg", "cut.jpg"], BadImages("skip", 10**8))
         """
-        vectors, rows = self._encode_readable(FileImages(paths), bad, batch_size, advance)
+        vectors, rows = self._encode_readable(as_encoded(paths), bad, batch_size, advance)
         return self._corrected(vectors, "image"), rows
 
     def _encode_readable(

@@ -37,7 +37,7 @@ def test_a_run_opens_regular_files_only(paths):
 
 
 def test_exported_models_get_regular_files_only(paths):
-    ((start, contents),) = embedding_models._read_ahead(paths, 8)
+    ((start, contents),) = embedding_models._read_ahead(FileImages(paths), 8)
     assert start == 0
     assert contents[0].startswith(b"\x89PNG")
     assert all(isinstance(one, OSError) for one in contents[1:])
@@ -47,9 +47,9 @@ def test_exported_models_get_regular_files_only(paths):
 def test_files_are_read_in_order_and_few_large_ones_at_a_time(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(embedding_models, "BATCH_BYTES", limit)
     paths = [str(draw(tmp_path / f"{i}.png", i)) for i in range(7)]
-    batches = list(embedding_models._read_ahead(paths, 3))
+    batches = list(embedding_models._read_ahead(FileImages(paths), 3))
     assert [one for _, batch in batches for one in batch] == [open(path, "rb").read() for path in paths]  # noqa: PTH123, SIM115
     sizes = [len(batch) for _, batch in batches]
     assert [start for start, _ in batches] == [sum(sizes[:i]) for i in range(len(sizes))]
     assert sizes == {1: [1] * 7, 10**6: [3, 3, 1]}.get(limit, sizes)
-    assert list(embedding_models._read_ahead([], 3)) == []
+    assert list(embedding_models._read_ahead(FileImages([]), 3)) == []

@@ -141,6 +141,11 @@ class FileImages(EncodedImages):
                 yield [path, stat.st_size, stat.st_mtime_ns]
 
 
+def as_encoded(images: Sequence[str] | EncodedImages) -> EncodedImages:
+    """Encoded images, which may be given as paths."""
+    return images if isinstance(images, EncodedImages) else FileImages(images)
+
+
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size  # noqa: PTH116 - faster
