@@ -155,10 +155,14 @@ def _read_encoded(
     contents_of = _contents_of(images)
 
     @without_autograph
-    def read(sample: tf.Tensor, candidate: tf.Tensor) -> tuple:
-        image = view.of_file(contents_of(candidate[ROW]), sample[SEED_LOW:])
+    def decoded(sample: tf.Tensor, candidate: tf.Tensor, contents: tf.Tensor) -> tuple:
+        image = view.of_file(contents, sample[SEED_LOW:])
         image.set_shape([*view.pixels, 3])
         return image, sample[ROW], candidate[ROW], candidate[CAPTION]
+
+    @without_autograph
+    def read(sample: tf.Tensor, candidate: tf.Tensor) -> tuple:
+        return decoded(sample, candidate, contents_of(candidate[None, ROW])[0])
 
     @without_autograph
     def read_or_replace(sample: tf.Tensor, alternates: tf.Tensor) -> tf.data.Dataset:
@@ -176,11 +180,13 @@ def _read_encoded(
         """One element with all images of the chunk; they are read one by one only if one of them is broken."""
         count = tf.shape(samples, tf.int64)[0]
         each = tf.data.Dataset.from_tensor_slices((samples, alternates))
-        at_once = (
-            each.map(without_autograph(lambda sample, _: read(sample, sample)))
-            .batch(count, drop_remainder=True)
-            .ignore_errors()
-        )
+        if isinstance(images, FileImages):
+            first = each.map(without_autograph(lambda sample, _: read(sample, sample)))
+        else:
+            # One call of Python for all of them.
+            contents = tf.data.Dataset.from_tensor_slices((samples, contents_of(samples[:, ROW])))
+            first = contents.map(without_autograph(lambda sample, contents: decoded(sample, sample, contents)))
+        at_once = first.batch(count, drop_remainder=True).ignore_errors()
         return at_once.concatenate(each.flat_map(read_or_replace).batch(count)).take(1)
 
     calls = workers or os.cpu_count() or 1
@@ -191,19 +197,22 @@ def _read_encoded(
 
 
 def _contents_of(images: EncodedImages) -> Callable[[tf.Tensor], tf.Tensor]:
-    """How a `tf.data` graph reads the contents of an image file, from its row."""
+    """How a `tf.data` graph reads the contents of image files, `(n,)`, from their rows; of `FileImages`, of one."""
     if isinstance(images, FileImages):
         paths = tf.constant(images.paths)
-        return lambda row: tf.io.read_file(tf.gather(paths, row))
+        return lambda rows: tf.io.read_file(tf.gather(paths, rows[0]))[None]
 
-    def read(row: np.ndarray) -> bytes:
+    def read(row: int) -> bytes:
         try:
-            return images.read(int(row))
+            return images.read(row)
         except OSError:
             # It does not decode, and `BadImages` finds the reason.
             return b""
 
-    return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.string, stateful=False), [])
+    def read_all(rows: np.ndarray) -> np.ndarray:
+        return np.array([read(int(row)) for row in rows], object)
+
+    return lambda rows: tf.ensure_shape(tf.numpy_function(read_all, [rows], tf.string, stateful=False), rows.shape)
 
 
 def _load_arrays(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Tensor | None) -> tf.Tensor:
