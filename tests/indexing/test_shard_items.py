@@ -1,5 +1,7 @@
 """Embedding shards: the vectors of the same files, and pictures of what is found."""
 
+import re
+
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -41,10 +43,11 @@ def test_an_image_of_a_shard_is_read_from_the_index(embedded, noise_images):
         assert item.path in ("0.tar", "1.tar")
 
 
-def test_a_search_shows_pictures_of_shards(embedded, tmp_path):
+def test_a_search_shows_pictures_of_shards(embedded, tmp_path, capsys):
     page = tmp_path / "hits.html"
     search.main(["a red circle", "--index", str(embedded / "shards.index"), "--top_k", "3", "--html", str(page)])
     assert page.read_text().count("<img") == 3
+    assert len(re.findall(rf"{embedded}/shards/[01]\.tar: \d\d\.png$", capsys.readouterr().out, re.MULTILINE)) == 3
 
 
 def test_repeating_the_command_embeds_what_is_new(embedded, tiny_run, capsys):
