@@ -375,6 +375,12 @@ def test_array_records_are_read_where_they_are(tmp_path, records_dir, monkeypatc
     assert not list((tmp_path / "cache").glob("tfds/**/*.jpg"))
 
 
+def test_array_records_are_decoded_split_by_split(tmp_path, records_dir):
+    found = load(tmp_path, records_dir, {"verify": "decode"})
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 3, "val": 1}
+    assert len(list((tmp_path / "cache" / "verify").glob("decoded-*"))) == 3
+
+
 @pytest.mark.parametrize("caption", ["inner/title", "image/name", "tags"])
 def test_captions_of_array_records_are_those_of_files(tmp_path, data_dir, records_dir, caption):
     both = [

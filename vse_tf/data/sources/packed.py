@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from array import array
 from collections.abc import Iterable
@@ -151,7 +153,9 @@ def _undecodable(shard: Shard, settings: DataSettings, progress: bool) -> dict[s
                     (found if lasting else passing)[str(position)] = reason
         return found
 
-    name = f"decoded-{RULES}-{settings.max_pixels}"
+    # Several shards may share a file.
+    places = hashlib.sha256(json.dumps([shard.index.path, images.starts.tolist()]).encode()).hexdigest()[:12]
+    name = f"decoded-{RULES}-{settings.max_pixels}-{places}"
     return cached_result(cache_folder(settings), Path(shard.file.path), name, decode) | passing
 
 

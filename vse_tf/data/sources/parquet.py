@@ -70,13 +70,16 @@ def open_shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -
     """
     root = one_path(settings.images, "data.images", "image folder") if settings.images else None
     folder = ImageFolder(root) if root else None
-    copies = [_Copy(path, _entry(paths, settings), settings) for path in paths]
+    copies = [_Copy(path, settings) for path in paths]
     cache = BoundedCache(cache_folder(settings), settings.cache_size)
-    cache.claim(copies[0].entry)
+    entries = dict.fromkeys(copy.entry for copy in copies)
+    for entry in entries:
+        cache.claim(entry)
     missing = [copy for copy in copies if not copy.exists()]
     needed = sum(ParquetShard(copy.path, settings.table).image_bytes for copy in missing)
     if missing:
-        check_folder(copies[0].entry, "data.cache_dir")
+        for entry in entries:
+            check_folder(entry, "data.cache_dir")
         if progress:
             say(
                 f"copying the images of {len(missing)} Parquet files to {copies[0].entry}: {needed / GB:.2g} GB, once",
@@ -101,19 +104,15 @@ def open_shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -
             yield Shard(index, file, split)
 
 
-def _entry(paths: Sequence[Path], settings: DataSettings) -> Path:
-    """The folder of the copies: one for all files of a folder, so that they are evicted together."""
-    shared = os.path.commonpath([path.absolute().parent for path in paths])
-    name = f"{Path(shared).name[:60] or 'root'}-{_digest(os.fsencode(shared))}"
-    return cache_folder(settings).absolute() / "parquet" / name
-
-
 class _Copy:
     """The images of a Parquet file as one file in the cache folder, and their index; the names depend on its state."""
 
-    def __init__(self, path: Path, entry: Path, settings: DataSettings) -> None:
+    def __init__(self, path: Path, settings: DataSettings) -> None:
         self.path = path
-        self.entry = entry
+        # One for all files of a folder, so that they are evicted together.
+        folder = path.absolute().parent
+        name = f"{folder.name[:60] or 'root'}-{_digest(os.fsencode(folder))}"
+        self.entry = cache_folder(settings).absolute() / "parquet" / name
         with file_errors(path):
             file = PackedFile.of(str(path))
         table = settings.table
@@ -121,8 +120,8 @@ class _Copy:
         version = [FORMAT, RULES, file.size, file.mtime_ns, *columns, str(settings.images)]
         self._of_file = f"{path.stem[:60]}-{_digest(os.fsencode(path.absolute()))}-"
         name = self._of_file + _digest(json.dumps(version).encode())
-        self.images = entry / f"{name}.images"
-        self._index = entry / f"{name}.json"
+        self.images = self.entry / f"{name}.images"
+        self._index = self.entry / f"{name}.json"
 
     def exists(self) -> bool:
         """Whether there is a copy of the file as it is now."""
