@@ -56,6 +56,7 @@ LONGEST_FIRST = (
     "test_benchmarks.py",
     "artifacts/test_rebuilding.py",
     "training/test_workers.py",
+    "reliability/test_packed.py",
     "test_embed.py",
     "losses/test_blockwise.py",
     "test_python_api.py",

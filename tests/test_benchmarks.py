@@ -15,6 +15,7 @@ from benchmarks import (
     features,
     growth,
     objectives,
+    packed,
     replicas,
     serving_soak,
     soak,
@@ -101,6 +102,16 @@ def test_the_feature_cache_is_measured(capsys):
     features.main(["--photos", "32", "--size", "32", "--rounds", "1"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["centre"]["ratio"] > 0 and found["views"]["processor_ratio"] > 0
+
+
+def test_packed_photos_are_measured(capsys, monkeypatch):
+    for name in ("AHEAD", "COUNTED"):
+        monkeypatch.setattr(packed, name, 1)
+    monkeypatch.setattr(packed, "BATCH", 8)
+    packed.main(["--count", "16", "--rounds", "1", "--records", "40"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(found[name]["ratio"] > 0 for name in ("files", "tar", "parquet"))
+    assert found["opening"]["records"] == 40 and found["opening"]["memory_gb"] > 0
 
 
 def test_the_exported_towers_are_measured(capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vse_tf import embed, evaluate, export, search, train
+from vse_tf import embed, evaluate, export, pack, search, train
 from vse_tf.errors import UserError
 
 # Whatever has this name is where the command is to write.
@@ -20,6 +20,7 @@ FOLDERS = {
     "train": (train.main, ["--train.run_dir"]),
     "embed": (embed.main, ["--run", "run", "--images", "photos", "--output"]),
     "merge": (embed.main, ["--merge", "index", "--output"]),
+    "pack": (pack.main, ["--output"]),
     "export": (export.main, ["--run", "run", "--output"]),
     "onnx": (export.main, ["--run", "run", "--format", "onnx", "--output"]),
 }

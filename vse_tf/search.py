@@ -61,17 +61,17 @@ def main(argv: list[str] | None = None) -> None:
         advice = "if their folder was moved, name it with --root"
         print(f"{len(missing)} of these images are missing, the first is {missing[0]}; {advice}", file=sys.stderr)
     if arguments.html:
-        page = contact_sheet(image or texts[0], results[0], image_file=files)
+        page = contact_sheet(image or texts[0], results[0], contents=files)
         _write(arguments.html, page.encode())
     if arguments.picture:
         rows = list(zip(titles, results, strict=True))
-        _write(arguments.picture, hits_picture(rows, Path(arguments.picture).suffix, image_file=files))
+        _write(arguments.picture, hits_picture(rows, Path(arguments.picture).suffix, contents=files))
     if files.refused:
         print(f"{len(files.refused)} images are not shown; {files.reason}", file=sys.stderr)
 
 
 class _ImageFiles:
-    """Returns the file to open for a hit; counts those that must not be opened.
+    """Returns the contents of a hit's image file; counts those that must not be opened.
 
     Attributes:
         refused: rows of the images that must not be opened.
@@ -92,9 +92,9 @@ class _ImageFiles:
                     paths.append(path)
         return list(dict.fromkeys(paths))
 
-    def __call__(self, hit: Hit) -> Path:
+    def __call__(self, hit: Hit) -> bytes:
         try:
-            return self.index.image(hit.item)
+            return self.index.contents(hit.item)
         except OutsideError as error:
             self.reason = self.reason or f"{error.filename}: {error.strerror}"
             self.refused.add(hit.row)

@@ -172,9 +172,10 @@ class _RunSource:
         from vse_tf.atomic import check_folder  # noqa: PLC0415
         from vse_tf.indexing.embedding_models import RunModel  # noqa: PLC0415
         from vse_tf.indexing.items import image_items  # noqa: PLC0415
+        from vse_tf.indexing.shard_items import shard_items  # noqa: PLC0415
 
         self.model: RunModel = RunModel(arguments.run)
-        self.items: Items = image_items(arguments.images)
+        self.items: Items = shard_items(arguments.images) or image_items(arguments.images)
         self.cached = arguments.index is None
         self.folder = _cached_index(arguments) if self.cached else Path(arguments.index)
         check_folder(self.folder, "--index")

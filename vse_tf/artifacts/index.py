@@ -21,6 +21,7 @@ from vse_tf.artifacts.index_paths import ImageRoot, own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_array, open_regular, reason_of, sha256_of
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 ITEMS = "items.jsonl"
 # Limit for a caption or a path in a text file; in JSON a character takes at most six times its bytes.
@@ -39,6 +40,7 @@ class Item:
         caption: of a caption, the text.
         size: bytes of the image file when it was embedded.
         mtime_ns: its modification time then, in nanoseconds.
+        offset: of an image in a tar shard, whose path is then `path`, its first byte; `size` are its own bytes.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Item:
     caption: str | None = None
     size: int | None = None
     mtime_ns: int | None = None
+    offset: int | None = None
 
     @property
     def line(self) -> str:
@@ -74,7 +77,7 @@ class Item:
                 raise ValueError(f"not an item: {key} is {problem}")
             if key != "caption" and len(known[key] or "") > NAME_CHARACTERS:
                 raise ValueError(f"not an item: {key} has more than {NAME_CHARACTERS} characters")
-        for key in ("size", "mtime_ns"):
+        for key in ("size", "mtime_ns", "offset"):
             if not (known[key] is None or type(known[key]) is int):
                 raise ValueError(f"not an item: {key} is not an integer")
         return cls(**known)
@@ -254,6 +257,17 @@ class Index:
             ValueError: the item is a caption.
         """
         return self.image_root.file(_image_path(item))
+
+    def contents(self, item: Item) -> bytes:
+        """The contents of an item's image file, or of the part of a shard that the image is.
+
+        Raises:
+            OSError: as `image`, or they cannot be read.
+            ValueError: the item is a caption.
+        """
+        with open_regular(self.image(item), None if item.offset is not None else MAX_BYTES) as file:
+            file.seek(max(0, item.offset or 0))
+            return file.read(MAX_BYTES if item.offset is None else max(0, min(item.size or 0, MAX_BYTES)))
 
     def verify(self) -> None:
         """Compare all files with the manifest's hashes.

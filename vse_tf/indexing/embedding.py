@@ -17,7 +17,7 @@ from vse_tf.artifacts.index_manifest import MANIFEST, Kind
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.artifacts.provenance import software
 from vse_tf.config import OnBad
-from vse_tf.data.records import Problem
+from vse_tf.data.records import EncodedImages, Problem
 from vse_tf.display import phase_if
 from vse_tf.errors import UserError
 from vse_tf.indexing.items import Items
@@ -48,12 +48,12 @@ class EmbeddingModel(Protocol):
     def plain_dim(self) -> int: ...
 
     def encode_files(
-        self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], object] = ...
+        self, paths: Sequence[str] | EncodedImages, on_bad: OnBad, advance: Callable[[int], object] = ...
     ) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
         """Embed image files.
 
         Args:
-            paths: the files.
+            paths: the files, or encoded images that are parts of larger files.
             on_bad: `skip` or `fail`, for images that cannot be read.
             advance: called with the number of images done since the last call.
 
@@ -166,8 +166,7 @@ class SpanEmbedder:
             vectors = self.model.encode_texts([item.caption or "" for item in items])
             advance(len(items))
             return vectors, np.arange(len(items)), []
-        paths = [str(Path(self.collection.root or "", item.path or "")) for item in items]
-        return self.model.encode_files(paths, self.on_bad, advance)
+        return self.model.encode_files(self.collection.images(items), self.on_bad, advance)
 
     def _write(self, vectors: np.ndarray, items: list[Item]) -> Shard | None:
         if not len(vectors):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 import numpy as np
@@ -161,6 +161,9 @@ def hits_table(hits: Sequence[Hit]) -> str:
     lines = []
     for hit in hits:
         text = (hit.item.caption or "") if hit.path is None else str(hit.path)
+        if hit.path is not None and (name := PurePath(hit.item.id).name) != hit.path.name:
+            # An image in a shard, whose path is the shard's.
+            text = f"{text}: {name}"
         printable = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
         lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {printable}")
     return "\n".join(lines)

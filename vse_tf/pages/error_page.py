@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vse_tf.data.features import CachedFeatures
-from vse_tf.data.records import FileImages, Record, Split
+from vse_tf.data.records import EncodedImages, Record, Split
 from vse_tf.evaluation.metrics import RECALL_METRICS
 from vse_tf.evaluation.neighbours import nearest
 from vse_tf.evaluation.ranking import ranks
 from vse_tf.pages import html_page
-from vse_tf.pages.thumbnails import thumbnail, thumbnail_of_pixels
+from vse_tf.pages.thumbnails import thumbnail_of_contents, thumbnail_of_pixels
 
 if TYPE_CHECKING:
     from vse_tf.embedder import EncodedSplit
@@ -223,12 +223,13 @@ class _FailureHtml:
 
     def _picture(self, position: int) -> str:
         record, images = self._record(position), self.split.images
-        path = Path(record.image)
-        if isinstance(images, (FileImages, CachedFeatures)):  # cached features were computed from files
-            return html_page.picture(path.name, lambda: thumbnail(path, self.side, self.max_pixels))
+        name, row = Path(record.image).name, record.row
+        encoded = images.images if isinstance(images, CachedFeatures) else images
+        if isinstance(encoded, EncodedImages):
+            return html_page.picture(name, lambda: thumbnail_of_contents(encoded.read(row), self.side, self.max_pixels))
         if images.kind == "pixels":
-            row = np.array([record.row])
-            return html_page.picture(path.name, lambda: thumbnail_of_pixels(images.load(row)[0], self.side))
+            rows = np.array([row])
+            return html_page.picture(name, lambda: thumbnail_of_pixels(images.load(rows)[0], self.side))
         return ""
 
     def _record(self, position: int) -> Record:

@@ -38,7 +38,20 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         ...     Image.open(io.BytesIO(thumbnail(Path(file.name)))).size
         (256, 192)
     """
-    contents = read_regular(path, MAX_BYTES)
+    return thumbnail_of_contents(read_regular(path, MAX_BYTES), side, max_pixels)
+
+
+def thumbnail_of_contents(contents: bytes, side: int = 256, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A small version of an image from the contents of its file; see `thumbnail`.
+
+    Args:
+        contents: contents of the image file.
+        side: as in `thumbnail`.
+        max_pixels: as in `thumbnail`.
+
+    Raises:
+        ValueError: as in `thumbnail`; also `OSError`.
+    """
     header = read_header(contents)
     if problem := above_limit(header.width, header.height, header.scans, max_pixels):
         raise ValueError(problem)

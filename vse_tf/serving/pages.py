@@ -21,7 +21,7 @@ from vse_tf.artifacts.versions import versions
 from vse_tf.errors import UserError, shell_path
 from vse_tf.evaluation.similarity import NonFiniteError
 from vse_tf.indexing.search import ExactSearch
-from vse_tf.pages.thumbnails import thumbnail
+from vse_tf.pages.thumbnails import thumbnail_of_contents
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 2**20
@@ -180,7 +180,7 @@ class GalleryRoute:
     def _make(self, kind: str, row: int) -> bytes:
         # Decoded, an image takes a hundred times its file.
         with self._one_at_a_time:
-            return thumbnail(self.index.image(self.index.item(row)), SIDES[kind])
+            return thumbnail_of_contents(self.index.contents(self.index.item(row)), SIDES[kind])
 
 
 def _question(body: bytes) -> dict[str, Any]:
