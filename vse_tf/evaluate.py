@@ -21,6 +21,8 @@ from vse_tf.startup import starting_tensorflow
 
 if TYPE_CHECKING:
     from vse_tf.data.records import Collection
+    from vse_tf.embedder import Embedder
+    from vse_tf.evaluation.split_results import SplitResults
 
 PROG = "python -m vse_tf.evaluate"
 # Settings of the data that do not say which images and captions are read.
@@ -39,21 +41,31 @@ def main(argv: list[str] | None = None) -> None:
             another package or other data.
     """
     arguments, data = _parse(sys.argv[1:] if argv is None else argv)
-    output, errors = (Path(path) if path else None for path in (arguments.output, arguments.errors))
-
     with starting_tensorflow():
-        import vse_tf.embedder  # noqa: PLC0415
         from vse_tf.artifacts.provenance import provenance  # noqa: PLC0415
-        from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
-        from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
-        from vse_tf.evaluation.chance import chance_metrics  # noqa: PLC0415
-        from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
-        from vse_tf.evaluation.metrics import measure_both  # noqa: PLC0415
-        from vse_tf.evaluation.report import benchmarks_table, small_galleries, table  # noqa: PLC0415
-        from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
-        from vse_tf.pages.error_page import error_page  # noqa: PLC0415
 
-    benchmark = EccvBenchmark() if arguments.metrics == "eccv" else None
+    results, embedder, collection = _measure(arguments, data)
+    print(*results.lines(), sep="\n")
+    if arguments.output:
+        path = Path(arguments.output)
+        with file_errors(path, "written", "name another file with --output"):
+            write_json(path, {**results.as_json(), "provenance": provenance(embedder.settings, collection)})
+        print(f"written to {path}")
+    if arguments.errors:
+        _write_page(Path(arguments.errors), results, data.max_pixels, arguments.errors_count)
+
+
+def _measure(arguments: Namespace, data: DataSettings) -> tuple[SplitResults, Embedder, Collection]:
+    """Read the data, load the model, and measure what is asked for."""
+    import vse_tf.embedder  # noqa: PLC0415
+    from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
+    from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
+    from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
+    from vse_tf.evaluation.metrics import measure_both  # noqa: PLC0415
+    from vse_tf.evaluation.split_results import SplitResults  # noqa: PLC0415
+    from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
+
+    benchmark = EccvBenchmark() if "eccv" in arguments.metrics else None
     # The paths are the run's, which may come from others.
     for path in named_paths(data):
         print(f"reading {path}", file=sys.stderr, flush=True)
@@ -69,30 +81,25 @@ def main(argv: list[str] | None = None) -> None:
     seen = with_features(split, data, embedder.image_tower, embedder.view, bad)
     encoded = embedder.encode_split(seen, bad, progress=True)
     with Phase("ranking"):
-        found = measure_both(embedder, encoded, arguments.folds)
-    names = {"metrics": split.name, "metrics_corrected": f"{split.name}, corrected"}
-    chance = {split.name: chance_metrics(encoded.image_id, len(encoded.image), arguments.folds)}
-    print(table({names[key]: metrics for key, (metrics, _) in found.items()}, chance))
-    for line in small_galleries(chance):
-        print(line)
+        measured = measure_both(embedder, encoded, arguments.folds)
+    with Phase("drawing the intervals"):
+        results = SplitResults(arguments.run, seen, measured)
     if benchmark:
-        for key, (metrics, each) in found.items():
-            with Phase("ECCV Caption and CxC"):
-                metrics.update(benchmark.measure(seen, each))
-            print("", *([f"{names[key]}:"] if len(found) > 1 else []), benchmarks_table(metrics), sep="\n")
-    if output:
-        every = {key: metrics for key, (metrics, _) in found.items()}
-        with file_errors(output, "written", "name another file with --output"):
-            write_json(output, {"split": split.name, **every, "provenance": provenance(embedder.settings, collection)})
-        print(f"written to {output}")
-    if errors:
-        with Phase("drawing the error page"):
-            # Of what a search finds.
-            metrics, shown = list(found.values())[-1]
-            page = error_page(arguments.run, seen, shown, metrics, data.max_pixels, arguments.errors_count)
-        with file_errors(errors, "written", "name another file with --errors"):
-            write_text(errors, page)
-        print(f"written to {errors}")
+        with Phase("ECCV Caption and CxC"):
+            results.benchmarks = {key: benchmark.measure(seen, each.encoded) for key, each in measured.items()}
+    return results, embedder, collection
+
+
+def _write_page(path: Path, results: SplitResults, max_pixels: int, count: int) -> None:
+    from vse_tf.pages.error_page import error_page  # noqa: PLC0415
+
+    with Phase("drawing the page"):
+        # Of what a search finds.
+        shown = results.measured[results.used]
+        page = error_page(results.run, results.split, shown.encoded, shown.metrics, max_pixels, count)
+    with file_errors(path, "written", "name another file with --errors"):
+        write_text(path, page)
+    print(f"written to {path}")
 
 
 def _as_trained(collection: Collection, data: DataSettings, run: RunFolder) -> Collection:
@@ -121,8 +128,9 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     )
     parser.add_argument(
         "--metrics",
+        nargs="+",
         choices=["recalls", "eccv"],
-        default="recalls",
+        default=["recalls"],
         help="eccv: those of ECCV Caption and CxC too, [eccv]",
     )
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")

@@ -125,7 +125,7 @@ class Validation(keras.callbacks.Callback):
         trained = time.perf_counter()
         with self.signals.immediate(), part("validation"):
             self.encoded = parts.embedder.encode_split(parts.validation, parts.bad, progress=True)
-            metrics = measure(self.encoded)
+            metrics = measure(self.encoded).metrics
         measured = time.perf_counter()
         seconds, step = trained - self._begin, progress.position.step
         row = {

@@ -160,9 +160,9 @@ def _measure(parts: RunParts, progress: RunProgress) -> tuple[Galleries, Galleri
         with Phase(f"measuring {name}"):
             encoded = embedder.encode_split(seen, parts.bad, progress=True)
             if name != "val":
-                galleries[name], chance[name] = measure(encoded), chance_of(seen)
+                galleries[name], chance[name] = measure(encoded).metrics, chance_of(seen)
             if embedder.corrections:
-                corrected[name] = measure(embedder.corrected(encoded))
+                corrected[name] = measure(embedder.corrected(encoded)).metrics
     return galleries, chance, corrected
 
 
