@@ -63,6 +63,20 @@ class EncodedSplit:
     image_id: np.ndarray
     rows: np.ndarray
 
+    def of_rows(self, rows: np.ndarray) -> EncodedSplit:
+        """The embeddings of some images and their captions.
+
+        Args:
+            rows: int64 `(n,)`, rows of the split in rising order.
+        """
+        if np.array_equal(rows, self.rows):
+            return self
+        kept = np.flatnonzero(np.isin(self.rows, rows))
+        place = np.full(len(self.rows), -1, np.int64)
+        place[kept] = np.arange(len(kept))
+        seen = np.flatnonzero(place[self.image_id] >= 0)
+        return EncodedSplit(self.image[kept], self.text[seen], place[self.image_id[seen]], self.rows[kept])
+
 
 class Embedder:
     """Embeds images and captions as unit vectors of one space.

@@ -20,9 +20,10 @@ from vse_tf.settings_parser import data_parser, parse_with_data
 from vse_tf.startup import starting_tensorflow
 
 if TYPE_CHECKING:
-    from vse_tf.data.records import Collection
+    from vse_tf.data.bad_images import BadImages
+    from vse_tf.data.records import Collection, Split
     from vse_tf.embedder import Embedder
-    from vse_tf.evaluation.split_results import SplitResults
+    from vse_tf.evaluation.split_results import Compared, SplitResults
 
 PROG = "python -m vse_tf.evaluate"
 # Settings of the data that do not say which images and captions are read.
@@ -61,6 +62,7 @@ def _measure(arguments: Namespace, data: DataSettings) -> tuple[SplitResults, Em
     from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
     from vse_tf.data.sources import named_paths, read  # noqa: PLC0415
     from vse_tf.evaluation.eccv import EccvBenchmark  # noqa: PLC0415
+    from vse_tf.evaluation.hubness import split_hubness  # noqa: PLC0415
     from vse_tf.evaluation.metrics import measure_both  # noqa: PLC0415
     from vse_tf.evaluation.split_results import SplitResults  # noqa: PLC0415
     from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
@@ -87,7 +89,26 @@ def _measure(arguments: Namespace, data: DataSettings) -> tuple[SplitResults, Em
     if benchmark:
         with Phase("ECCV Caption and CxC"):
             results.benchmarks = {key: benchmark.measure(seen, each.encoded) for key, each in measured.items()}
+    if "hubness" in arguments.metrics:
+        with Phase("counting hubs"):
+            results.hubness = {key: split_hubness(each.encoded) for key, each in measured.items()}
+    if arguments.compare:
+        results.compared = _compared(arguments, data, results, split, bad)
     return results, embedder, collection
+
+
+def _compared(
+    arguments: Namespace, data: DataSettings, results: SplitResults, split: Split, bad: BadImages
+) -> Compared:
+    from vse_tf.evaluation.split_results import Compared  # noqa: PLC0415
+    from vse_tf.indexing.split_embedding import embed_by  # noqa: PLC0415
+
+    other = embed_by(arguments.compare, split, data, bad)
+    trained = (RunFolder(arguments.run).read_results() or {}).get("provenance") or {}
+    if trained.get("data_sha256") != other.data_sha256:
+        say(f"{other.name} was trained on other data: it may have seen images of {split.name}", sys.stderr)
+    with Phase("comparing"):
+        return Compared.of((arguments.run, other.name), results.measured[results.used], other.encoded)
 
 
 def _write_page(path: Path, results: SplitResults, max_pixels: int, count: int) -> None:
@@ -129,11 +150,15 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     parser.add_argument(
         "--metrics",
         nargs="+",
-        choices=["recalls", "eccv"],
+        choices=["recalls", "eccv", "hubness"],
         default=["recalls"],
-        help="eccv: those of ECCV Caption and CxC too, [eccv]",
+        help="besides the recalls: eccv, those of ECCV Caption and CxC, [eccv]; hubness, items that come up for most "
+        "queries, and items that never do",
     )
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
+    parser.add_argument(
+        "--compare", type=str | None, help="compare with this run, or these exported models, over the same gallery"
+    )
     parser.add_argument("--output", type=str | None, help="write the metrics to this JSON file")
     parser.add_argument("--errors", type=str | None, help="write the worst queries to this HTML file, pictures inside")
     parser.add_argument("--errors_count", type=int, default=50, help="worst queries of each direction on that page")

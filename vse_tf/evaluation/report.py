@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from vse_tf.evaluation.bootstrap import Intervals
 from vse_tf.evaluation.comparison import Comparison
+from vse_tf.evaluation.hubness import Hubness
 
 _COLUMNS = (("r1", "R@1", 6), ("r5", "R@5", 6), ("r10", "R@10", 6), ("medr", "medr", 8))
 _RSUM_WIDTH = 6
@@ -153,6 +154,33 @@ def gallery_line(images: int, captions: int, folds: int = 1) -> str:
     """
     parts = "" if folds == 1 else f" in {folds} folds"
     return f"{images} images, {captions} captions{parts}; 95% intervals: bootstrap over images with all their captions"
+
+
+def hubness_table(rows: Mapping[str, Mapping[str, Hubness]]) -> str:
+    """Align how uneven galleries are retrieved as text.
+
+    Args:
+        rows: hubness by name and by direction, see `vse_tf.evaluation.hubness.split_hubness`.
+
+    Returns:
+        ASCII lines, without a line break at the end.
+    """
+    first = max([len("hubness"), *(len(_ascii(name)) for name in rows)])
+    lines = [
+        f"{' ' * first}          captions           |           images",
+        f"{'hubness'.ljust(first)}  skewness   never    most |  skewness   never    most",
+    ]
+    for name, sides in rows.items():
+        cells = []
+        for side in ("i2t", "t2i"):
+            found = sides[side]
+            most = found.most[0][1] if found.most else 0
+            cells.append(f"{found.skewness:9.2f} {found.never:6.1f}% {most:7}")
+        lines.append(f"{_ascii(name).ljust(first)} {cells[0]} | {cells[1]}")
+    k = next(iter(rows.values()))["i2t"].k
+    lines.append(f"over the first {k} items of every query: skewness of the items' counts, share of items that are")
+    lines.append("never among them, count of the most frequent item")
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def benchmarks_table(metrics: Mapping[str, float]) -> str:

@@ -5,11 +5,82 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from vse_tf.data.records import Split
+from vse_tf.embedder import EncodedSplit
+from vse_tf.errors import UserError
 from vse_tf.evaluation.bootstrap import Intervals, bootstrap, intervals
 from vse_tf.evaluation.chance import chance_metrics
-from vse_tf.evaluation.metrics import Measured
-from vse_tf.evaluation.report import benchmarks_table, gallery_line, table
+from vse_tf.evaluation.comparison import Comparison, compare
+from vse_tf.evaluation.hubness import Hubness
+from vse_tf.evaluation.metrics import Measured, measure
+from vse_tf.evaluation.report import benchmarks_table, comparison_table, gallery_line, hubness_table, table
+
+LIMIT = 0.05
+"""Models with a lower p-value are called different."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models over the same images and captions.
+
+    Args:
+        names: of the model and of the one that it is compared with.
+        first: ranks and metrics of the model, over what both could read.
+        second: those of the other one.
+        comparison: what tells them apart.
+    """
+
+    names: tuple[str, str]
+    first: Measured
+    second: Measured
+    comparison: Comparison
+
+    @classmethod
+    def of(cls, names: tuple[str, str], first: Measured, second: EncodedSplit) -> Compared:
+        """Compare a model with the vectors of another one.
+
+        Args:
+            names: of both models.
+            first: the model's ranks and metrics.
+            second: the split's vectors by the other one.
+
+        Raises:
+            UserError: they share no image, or a vector is not finite.
+        """
+        rows = np.intersect1d(first.encoded.rows, second.rows)
+        if not len(rows):
+            raise UserError("--compare: there is no image that both models could read")
+        if len(rows) < len(first.encoded.rows):
+            first = measure(first.encoded.of_rows(rows), first.folds)
+        other = measure(second.of_rows(rows), first.folds)
+        return cls(names, first, other, compare(first.ranks, other.ranks, first.encoded.image_id, first.folds))
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        rows = dict(zip(self.names, (self.first.metrics, self.second.metrics), strict=True))
+        p = self.comparison.p["rsum"]
+        low, high = self.comparison.intervals["rsum"]
+        better = self.names[0 if self.comparison.difference["rsum"] > 0 else 1]
+        verdict = f"by rsum, {better} is better" if p < LIMIT else "by rsum, the two models cannot be told apart"
+        return [
+            comparison_table(rows, self.comparison),
+            f"{verdict}: difference {self.comparison.difference['rsum']:+.1f}, 95% interval {low:+.1f} to {high:+.1f}, "
+            f"p {p:.3f} (permutation of images)",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--output` writes."""
+        comparison = self.comparison
+        return {
+            "with": self.names[1],
+            "images": len(self.first.encoded.image),
+            "metrics": self.second.metrics,
+            "difference": comparison.difference,
+            "intervals": comparison.intervals,
+            "p": comparison.p,
+        }
 
 
 @dataclass
@@ -25,12 +96,16 @@ class SplitResults:
         intervals: of each metric, by the same key.
         chance: the metrics of a ranking at random.
         benchmarks: ECCV Caption's and CxC's metrics, by the same key.
+        compared: the comparison with another model, where one is named.
+        hubness: how uneven both galleries are retrieved, by the same key and direction, where it is asked for.
     """
 
     run: str
     split: Split
     measured: dict[str, Measured]
     benchmarks: dict[str, dict[str, float]] = field(default_factory=dict)
+    compared: Compared | None = None
+    hubness: dict[str, dict[str, Hubness]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         plain = self.measured["metrics"]
@@ -60,6 +135,10 @@ class SplitResults:
         ]
         for key, benchmarks in self.benchmarks.items():
             lines += ["", *([f"{self.title(key)}:"] if len(self.measured) > 1 else []), benchmarks_table(benchmarks)]
+        if self.hubness:
+            lines += ["", hubness_table({self.title(key): each for key, each in self.hubness.items()})]
+        if self.compared:
+            lines += ["", *self.compared.lines()]
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -72,4 +151,15 @@ class SplitResults:
             **{key: {**each.metrics, **self.benchmarks.get(key, {})} for key, each in self.measured.items()},
             **{key.replace("metrics", "intervals"): each for key, each in self.intervals.items()},
             "chance": self.chance,
+            **({"comparison": self.compared.as_json()} if self.compared else {}),
+            **(
+                {
+                    "hubness": {
+                        key: {side: found.as_json() for side, found in each.items()}
+                        for key, each in self.hubness.items()
+                    }
+                }
+                if self.hubness
+                else {}
+            ),
         }
