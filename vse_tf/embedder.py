@@ -26,7 +26,7 @@ from vse_tf.data.records import FileImages, Images, Split
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.folding import EXTRA, Modality
+from vse_tf.models.folding import EXTRA, Modality, plain
 from vse_tf.models.hubness import corrections
 from vse_tf.models.inference_tower import inference_tower, mean_of_views
 from vse_tf.models.projection import head_of
@@ -312,6 +312,14 @@ class Embedder:
         """A split's embeddings with the hubness correction; the same where the model has none."""
         image, text = self._corrected(encoded.image, "image"), self._corrected(encoded.text, "caption")
         return replace(encoded, image=image, text=text)
+
+    def plain(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors of `encode_images` or `encode_texts` without the hubness correction: unit vectors of the space.
+
+        Args:
+            vectors: float32 `(n, dim)`.
+        """
+        return plain(vectors, self.plain_dim)
 
     def inference_tower(self, modality: Modality, head: bool = False) -> keras.Model:
         """A tower as `encode_images` or `encode_texts` runs it: its views averaged, the correction appended.

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser as PlainParser
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
@@ -45,13 +45,14 @@ def main(argv: list[str] | None = None) -> None:
     with starting_tensorflow():
         from vse_tf.artifacts.provenance import provenance  # noqa: PLC0415
 
+    if arguments.labels:
+        _classify(arguments)
+        return
     results, embedder, collection = _measure(arguments, data)
     print(*results.lines(), sep="\n")
     if arguments.output:
-        path = Path(arguments.output)
-        with file_errors(path, "written", "name another file with --output"):
-            write_json(path, {**results.as_json(), "provenance": provenance(embedder.settings, collection)})
-        print(f"written to {path}")
+        found = {**results.as_json(), "provenance": provenance(embedder.settings, collection)}
+        _write_output(Path(arguments.output), found)
     if arguments.errors:
         _write_page(Path(arguments.errors), results, data.max_pixels, arguments.errors_count)
 
@@ -89,12 +90,33 @@ def _measure(arguments: Namespace, data: DataSettings) -> tuple[SplitResults, Em
     if benchmark:
         with Phase("ECCV Caption and CxC"):
             results.benchmarks = {key: benchmark.measure(seen, each.encoded) for key, each in measured.items()}
+    if "order" in arguments.metrics:
+        with Phase("word order"):
+            _measure_order(results, collection, embedder)
     if "hubness" in arguments.metrics:
         with Phase("counting hubs"):
             results.hubness = {key: split_hubness(each.encoded) for key, each in measured.items()}
     if arguments.compare:
         results.compared = _compared(arguments, data, results, split, bad)
     return results, embedder, collection
+
+
+def _measure_order(results: SplitResults, collection: Collection, embedder: Embedder) -> None:
+    from vse_tf.evaluation.word_order import TextGuesser, order_results  # noqa: PLC0415
+
+    found = results.measured["metrics"].encoded
+    captions = results.captions
+    # The guesser learns from other captions than those that it guesses.
+    others = [
+        caption for name, split in collection.splits.items() if name != results.split.name for caption in split.captions
+    ]
+    results.order, results.wrong_order = order_results(
+        found.image,
+        captions,
+        found.image_id,
+        lambda texts: embedder.plain(embedder.encode_texts(texts)),
+        TextGuesser(others),
+    )
 
 
 def _compared(
@@ -109,6 +131,42 @@ def _compared(
         say(f"{other.name} was trained on other data: it may have seen images of {split.name}", sys.stderr)
     with Phase("comparing"):
         return Compared.of((arguments.run, other.name), results.measured[results.used], other.encoded)
+
+
+def _classify(arguments: Namespace) -> None:
+    """Zero-shot classification of labelled images."""
+    import numpy as np  # noqa: PLC0415
+
+    import vse_tf.embedder  # noqa: PLC0415
+    from vse_tf.artifacts.provenance import provenance_of_run  # noqa: PLC0415
+    from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
+    from vse_tf.evaluation.report import zero_shot_lines  # noqa: PLC0415
+    from vse_tf.evaluation.zero_shot import PROMPT, class_vectors, classify  # noqa: PLC0415
+    from vse_tf.indexing.labelled_images import labelled_images, read_labels, read_prompts  # noqa: PLC0415
+
+    labels = read_labels(arguments.labels)
+    prompts = read_prompts(arguments.prompts) if arguments.prompts else [PROMPT]
+    images = labelled_images(arguments.images, labels)
+    for name, count in images.unused.items():
+        say(f"left out: {count} images of {name!r}, which is not among the labels", sys.stderr)
+    with Phase("loading the model"):
+        embedder = vse_tf.load(arguments.run, arguments.checkpoint)
+    data = embedder.settings.data
+    bad = BadImages(data.on_bad, data.max_pixels, note=lambda problem: say(f"left out: {problem}", sys.stderr))
+    with Phase("images", len(images.paths), "images") as bar:
+        vectors, rows = embedder.encode_files(images.paths, bad, advance=bar.update)
+    classes = class_vectors(labels.words, prompts, lambda texts: embedder.plain(embedder.encode_texts(texts)))
+    result = classify(embedder.plain(vectors), classes, np.array(images.labels)[rows], labels.names)
+    print(*zero_shot_lines(result), sep="\n")
+    if arguments.output:
+        facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
+        _write_output(Path(arguments.output), {**result.as_json(), "prompts": prompts, "provenance": facts})
+
+
+def _write_output(path: Path, values: dict[str, Any]) -> None:
+    with file_errors(path, "written", "name another file with --output"):
+        write_json(path, values)
+    print(f"written to {path}")
 
 
 def _write_page(path: Path, results: SplitResults, max_pixels: int, count: int) -> None:
@@ -150,14 +208,28 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
     parser.add_argument(
         "--metrics",
         nargs="+",
-        choices=["recalls", "eccv", "hubness"],
+        choices=["recalls", "eccv", "order", "hubness"],
         default=["recalls"],
-        help="besides the recalls: eccv, those of ECCV Caption and CxC, [eccv]; hubness, items that come up for most "
-        "queries, and items that never do",
+        help="besides the recalls: eccv, those of ECCV Caption and CxC, [eccv]; order, captions against their words in "
+        "another order (English); hubness, items that come up for most queries, and items that never do",
     )
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
     parser.add_argument(
         "--compare", type=str | None, help="compare with this run, or these exported models, over the same gallery"
+    )
+    parser.add_argument(
+        "--labels", type=str | None, help="classify --images zero-shot: a text file with one class per line"
+    )
+    parser.add_argument(
+        "--images",
+        type=str | None,
+        help="with --labels: a folder with one folder of images per class, or a CSV file with the columns image, label",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=str | None,
+        help="with --labels: a text file of prompts with {} for the class, one per line; their vectors are averaged "
+        "(default: a photo of a {})",
     )
     parser.add_argument("--output", type=str | None, help="write the metrics to this JSON file")
     parser.add_argument("--errors", type=str | None, help="write the worst queries to this HTML file, pictures inside")
@@ -173,6 +245,10 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
         raise UserError(f"--folds: {arguments.folds} is not above 0")
     if arguments.errors_count < 1:
         raise UserError(f"--errors_count: {arguments.errors_count} is not above 0")
+    if arguments.labels and not arguments.images:
+        raise UserError("--labels: name the images to classify with --images")
+    if (arguments.images or arguments.prompts) and not arguments.labels:
+        raise UserError("--images and --prompts: name the classes with --labels")
     for option in ("output", "errors"):
         if arguments[option]:
             check_file(Path(arguments[option]), f"--{option}")

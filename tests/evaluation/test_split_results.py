@@ -55,7 +55,7 @@ def test_a_run_against_itself_and_its_export(tiny_run, tiny_models, tmp_path, ca
 def test_the_comparison_is_the_difference_of_two_evaluations(tiny_run, corrected_run, tmp_path):
     path = tmp_path / "x.json"
     argv = ["--split", "hard", "--output", str(path)]
-    evaluate.main(["--run", str(corrected_run), "--compare", str(tiny_run), "--metrics", "hubness", *argv])
+    evaluate.main(["--run", str(corrected_run), "--compare", str(tiny_run), "--metrics", "hubness", "order", *argv])
     found = json.loads(path.read_text())
     assert found["comparison"]["metrics"] == found["metrics"]
     for name, value in found["comparison"]["difference"].items():
@@ -64,6 +64,9 @@ def test_the_comparison_is_the_difference_of_two_evaluations(tiny_run, corrected
     assert {key: set(each) for key, each in found["hubness"].items()} == {
         key: {"i2t", "t2i"} for key in ("metrics", "metrics_corrected")
     }
+    assert {"adjectives", "nouns", "left_right", "all"} == set(found["order"])
+    # Half of the scenes lie side by side.
+    assert 0 < found["order"]["left_right"]["pairs"] <= 50
     assert found["hubness"]["metrics"] != found["hubness"]["metrics_corrected"]
     assert sum(count for _, count in found["hubness"]["metrics"]["t2i"]["most"]) <= 10 * 100
 

@@ -130,3 +130,26 @@ def _first_above(rising: Ints, limit: Ints) -> Ints:
     """The first column of each row whose value is above its limit."""
     columns: Ints = np.count_nonzero(rising <= limit[:, None], axis=1).clip(max=rising.shape[1] - 1)
     return columns
+
+
+def mean_interval(
+    values: ArrayLike, image_id: ArrayLike, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """The mean of values, and its interval by a bootstrap over the images that they belong to.
+
+    Args:
+        values: `(n,)`.
+        image_id: the image of each value `(n,)`; any integers.
+        draws: number of draws.
+        seed: seed of the draws.
+
+    Example:
+        >>> mean_interval([100, 0, 100, 100], [7, 7, 9, 9])[0]
+        75.0
+    """
+    values = np.asarray(values, np.float64)
+    images, image = np.unique(image_id, return_inverse=True)
+    sums = np.stack([np.bincount(image, values), np.bincount(image)], axis=1)
+    random = np.random.default_rng(seed)
+    drawn = np.concatenate([times @ sums for _, times in _weights(random, len(images), len(values), draws)])
+    return float(values.mean()), intervals({"mean": drawn[:, 0] / drawn[:, 1]})["mean"]

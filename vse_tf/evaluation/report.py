@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from vse_tf.evaluation.bootstrap import Intervals
 from vse_tf.evaluation.comparison import Comparison
 from vse_tf.evaluation.hubness import Hubness
+from vse_tf.evaluation.word_order import OrderResult
+from vse_tf.evaluation.zero_shot import ZeroShot
 
 _COLUMNS = (("r1", "R@1", 6), ("r5", "R@5", 6), ("r10", "R@10", 6), ("medr", "medr", 8))
 _RSUM_WIDTH = 6
@@ -181,6 +183,43 @@ def hubness_table(rows: Mapping[str, Mapping[str, Hubness]]) -> str:
     lines.append(f"over the first {k} items of every query: skewness of the items' counts, share of items that are")
     lines.append("never among them, count of the most frequent item")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def order_table(results: Mapping[str, OrderResult]) -> str:
+    """Align word-order sensitivity as text, one line per kind of swap.
+
+    Args:
+        results: see `vse_tf.evaluation.word_order.order_results`.
+
+    Returns:
+        ASCII lines, without a line break at the end.
+    """
+    if not results:
+        return "word order: no caption has two words that the rules can swap (they are for English)"
+    lines = ["word order   pairs   right  95% from    to  text alone"]
+    for kind, each in results.items():
+        low, high = each.interval
+        lines.append(f"{kind:10} {each.pairs:7} {each.accuracy:6.1f}% {low:9.1f} {high:5.1f} {each.guesser:10.1f}%")
+    lines.append("right: the caption is nearer to its image than its swap is; chance is 50%, and what can be")
+    lines.append("guessed from the text alone says nothing about images")
+    return "\n".join(lines)
+
+
+def zero_shot_lines(result: ZeroShot) -> list[str]:
+    """The results of a zero-shot classification as lines of text.
+
+    Args:
+        result: the results.
+    """
+    images, chance = int(result.confusion.sum()), result.chance
+    lines = [f"{images} images, {len(result.labels)} classes"]
+    for name, value, ends, level in (
+        ("top-1", result.top1, result.top1_interval, chance[0]),
+        ("top-5", result.top5, result.top5_interval, chance[1]),
+    ):
+        lines.append(f"{name}  {value:5.1f}%  95% interval {ends[0]:.1f} to {ends[1]:.1f}, chance {level:.1f}%")
+    mistaken = [f"{_ascii(a)} as {_ascii(b)} ({count})" for a, b, count in result.mistaken(5)]
+    return lines + ([f"most often mistaken: {', '.join(mistaken)}"] if mistaken else [])
 
 
 def benchmarks_table(metrics: Mapping[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from vse_tf.evaluation.chance import chance_metrics
 from vse_tf.evaluation.comparison import Comparison, compare
 from vse_tf.evaluation.hubness import Hubness
 from vse_tf.evaluation.metrics import Measured, measure
-from vse_tf.evaluation.report import benchmarks_table, comparison_table, gallery_line, hubness_table, table
+from vse_tf.evaluation.report import benchmarks_table, comparison_table, gallery_line, hubness_table, order_table, table
+from vse_tf.evaluation.word_order import OrderResult, WrongOrder
 
 LIMIT = 0.05
 """Models with a lower p-value are called different."""
@@ -97,6 +98,8 @@ class SplitResults:
         chance: the metrics of a ranking at random.
         benchmarks: ECCV Caption's and CxC's metrics, by the same key.
         compared: the comparison with another model, where one is named.
+        order: word-order sensitivity by kind of swap, where it is asked for.
+        wrong_order: the pairs of captions that went wrong.
         hubness: how uneven both galleries are retrieved, by the same key and direction, where it is asked for.
     """
 
@@ -105,6 +108,8 @@ class SplitResults:
     measured: dict[str, Measured]
     benchmarks: dict[str, dict[str, float]] = field(default_factory=dict)
     compared: Compared | None = None
+    order: dict[str, OrderResult] | None = None
+    wrong_order: list[WrongOrder] = field(default_factory=list)
     hubness: dict[str, dict[str, Hubness]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,6 +124,12 @@ class SplitResults:
     def used(self) -> str:
         """The key of what a search finds: with the correction, where there is one."""
         return list(self.measured)[-1]
+
+    @property
+    def captions(self) -> list[str]:
+        """The captions of the embeddings, in their order."""
+        rows = self.measured["metrics"].encoded.rows
+        return [caption for row in rows for caption in self.split.records[row].captions]
 
     def title(self, key: str) -> str:
         """The name of a row: the split, and whether the correction is on."""
@@ -135,6 +146,8 @@ class SplitResults:
         ]
         for key, benchmarks in self.benchmarks.items():
             lines += ["", *([f"{self.title(key)}:"] if len(self.measured) > 1 else []), benchmarks_table(benchmarks)]
+        if self.order is not None:
+            lines += ["", order_table(self.order)]
         if self.hubness:
             lines += ["", hubness_table({self.title(key): each for key, each in self.hubness.items()})]
         if self.compared:
@@ -151,6 +164,7 @@ class SplitResults:
             **{key: {**each.metrics, **self.benchmarks.get(key, {})} for key, each in self.measured.items()},
             **{key.replace("metrics", "intervals"): each for key, each in self.intervals.items()},
             "chance": self.chance,
+            **({"order": {kind: asdict(each) for kind, each in self.order.items()}} if self.order is not None else {}),
             **({"comparison": self.compared.as_json()} if self.compared else {}),
             **(
                 {
