@@ -54,7 +54,11 @@ def main(argv: list[str] | None = None) -> None:
         found = {**results.as_json(), "provenance": provenance(embedder.settings, collection)}
         _write_output(Path(arguments.output), found)
     if arguments.errors:
-        _write_page(Path(arguments.errors), results, data.max_pixels, arguments.errors_count)
+        from vse_tf.pages.report_page import report_page  # noqa: PLC0415
+
+        with Phase("drawing the page"):
+            page = report_page(results, data.max_pixels, arguments.errors_count)
+        _write_page(Path(arguments.errors), page)
 
 
 def _measure(arguments: Namespace, data: DataSettings) -> tuple[SplitResults, Embedder, Collection]:
@@ -161,6 +165,10 @@ def _classify(arguments: Namespace) -> None:
     if arguments.output:
         facts = provenance_of_run(RunFolder(arguments.run), arguments.checkpoint)
         _write_output(Path(arguments.output), {**result.as_json(), "prompts": prompts, "provenance": facts})
+    if arguments.errors:
+        from vse_tf.pages.report_page import zero_shot_page  # noqa: PLC0415
+
+        _write_page(Path(arguments.errors), zero_shot_page(arguments.run, result, prompts))
 
 
 def _write_output(path: Path, values: dict[str, Any]) -> None:
@@ -169,13 +177,7 @@ def _write_output(path: Path, values: dict[str, Any]) -> None:
     print(f"written to {path}")
 
 
-def _write_page(path: Path, results: SplitResults, max_pixels: int, count: int) -> None:
-    from vse_tf.pages.error_page import error_page  # noqa: PLC0415
-
-    with Phase("drawing the page"):
-        # Of what a search finds.
-        shown = results.measured[results.used]
-        page = error_page(results.run, results.split, shown.encoded, shown.metrics, max_pixels, count)
+def _write_page(path: Path, page: str) -> None:
     with file_errors(path, "written", "name another file with --errors"):
         write_text(path, page)
     print(f"written to {path}")
@@ -232,7 +234,9 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
         "(default: a photo of a {})",
     )
     parser.add_argument("--output", type=str | None, help="write the metrics to this JSON file")
-    parser.add_argument("--errors", type=str | None, help="write the worst queries to this HTML file, pictures inside")
+    parser.add_argument(
+        "--errors", type=str | None, help="write all results and the worst queries to this HTML file, pictures inside"
+    )
     parser.add_argument("--errors_count", type=int, default=50, help="worst queries of each direction on that page")
     known = PlainParser(add_help=False)
     # Errors are left to the real parser.

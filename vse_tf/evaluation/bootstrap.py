@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vse_tf.evaluation.metrics import METRICS, RECALL_METRICS, RECALLS_AT, fold_size
+from vse_tf.evaluation.metrics import METRICS, RECALL_METRICS, RECALLS_AT, Measured, fold_size
 from vse_tf.evaluation.ranking import Ranks
 from vse_tf.evaluation.similarity import Doubles, Ints
 
@@ -77,6 +77,15 @@ def intervals(samples: Samples, level: float = LEVEL) -> Intervals:
     ends = (0.5 - level / 2, 0.5 + level / 2)
     quantiles = {name: np.nanquantile(values, ends) for name, values in samples.items()}
     return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
+
+
+def intervals_of(measured: Measured) -> Intervals:
+    """The interval of each metric of a split.
+
+    Args:
+        measured: its ranks.
+    """
+    return intervals(bootstrap(measured.ranks, measured.encoded.image_id, measured.folds))
 
 
 def _weights(random: np.random.Generator, images: int, queries: int, draws: int) -> Iterator[tuple[slice, Ints]]:

@@ -10,7 +10,7 @@ import numpy as np
 from vse_tf.data.records import Split
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.evaluation.bootstrap import Intervals, bootstrap, intervals
+from vse_tf.evaluation.bootstrap import Intervals, intervals_of
 from vse_tf.evaluation.chance import chance_metrics
 from vse_tf.evaluation.comparison import Comparison, compare
 from vse_tf.evaluation.hubness import Hubness
@@ -58,18 +58,22 @@ class Compared:
         other = measure(second.of_rows(rows), first.folds)
         return cls(names, first, other, compare(first.ranks, other.ranks, first.encoded.image_id, first.folds))
 
+    @property
+    def verdict(self) -> str:
+        """Whether the two can be told apart, in a sentence."""
+        comparison = self.comparison
+        p, difference, (low, high) = comparison.p["rsum"], comparison.difference["rsum"], comparison.intervals["rsum"]
+        better = self.names[0 if difference > 0 else 1]
+        said = f"{better} is better" if p < LIMIT else "the two models cannot be told apart"
+        return (
+            f"by rsum, {said}: difference {difference:+.1f}, 95% interval {low:+.1f} to {high:+.1f}, p {p:.3f} "
+            "(permutation of images)"
+        )
+
     def lines(self) -> list[str]:
         """What the command prints."""
         rows = dict(zip(self.names, (self.first.metrics, self.second.metrics), strict=True))
-        p = self.comparison.p["rsum"]
-        low, high = self.comparison.intervals["rsum"]
-        better = self.names[0 if self.comparison.difference["rsum"] > 0 else 1]
-        verdict = f"by rsum, {better} is better" if p < LIMIT else "by rsum, the two models cannot be told apart"
-        return [
-            comparison_table(rows, self.comparison),
-            f"{verdict}: difference {self.comparison.difference['rsum']:+.1f}, 95% interval {low:+.1f} to {high:+.1f}, "
-            f"p {p:.3f} (permutation of images)",
-        ]
+        return [comparison_table(rows, self.comparison), self.verdict]
 
     def as_json(self) -> dict[str, Any]:
         """What `--output` writes."""
@@ -115,9 +119,7 @@ class SplitResults:
     def __post_init__(self) -> None:
         plain = self.measured["metrics"]
         encoded, folds = plain.encoded, plain.folds
-        self.intervals: dict[str, Intervals] = {
-            key: intervals(bootstrap(each.ranks, encoded.image_id, folds)) for key, each in self.measured.items()
-        }
+        self.intervals: dict[str, Intervals] = {key: intervals_of(each) for key, each in self.measured.items()}
         self.chance = chance_metrics(encoded.image_id, len(encoded.image), folds)
 
     @property

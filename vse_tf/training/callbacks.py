@@ -142,7 +142,7 @@ class Validation(keras.callbacks.Callback):
         }
         progress.rows.append(row)
         if train.patience and epoch + 1 - progress.best["epoch"] >= train.patience:
-            progress.stopped = f"no better validation rsum for {train.patience} epochs"
+            progress.stopped = f"no better validation {train.monitor} for {train.patience} epochs"
             self.model.stop_training = True
 
 

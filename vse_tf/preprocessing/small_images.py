@@ -1,0 +1,48 @@
+"""Small versions of image files, for pages and for comparing images. Pillow only."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from vse_tf.files import read_regular
+from vse_tf.preprocessing.image_headers import read_header
+from vse_tf.preprocessing.image_limits import MAX_BYTES, above_limit
+
+
+def small_image(path: Path, side: int, max_pixels: int) -> Image.Image:
+    """A small version of an image file, upright, on white.
+
+    Args:
+        path: the image file.
+        side: longer side in pixels; smaller images keep their size.
+        max_pixels: images whose header announces more are refused before they are decoded, as are those above the
+            limits of `vse_tf.preprocessing.image_limits`.
+
+    Returns:
+        An image of the mode RGB.
+
+    Raises:
+        OSError: the file is missing, not a regular file, or cannot be read.
+        ValueError: not an image, one that is too large, or a damaged one.
+    """
+    contents = read_regular(path, MAX_BYTES)
+    header = read_header(contents)
+    if problem := above_limit(header.width, header.height, header.scans, max_pixels):
+        raise ValueError(problem)
+    try:
+        with Image.open(io.BytesIO(contents[: header.end]), formats=[header.format]) as opened:
+            # JPEGs can be decoded at an eighth of their size.
+            opened.draft("RGB", (2 * side, 2 * side))
+            small = ImageOps.exif_transpose(opened)
+            small.thumbnail((side, side))
+            small = small.convert("RGBA")
+    except OSError:
+        raise
+    except Exception as error:  # on a damaged file Pillow may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    white = Image.new("RGB", small.size, "white")
+    white.paste(small, mask=small.getchannel("A"))
+    return white
