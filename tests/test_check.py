@@ -61,9 +61,6 @@ def test_what_is_planted_is_found(photos, capsys):
     assert not {"script", "iframe", "link"} & set(shown.tags)
     assert not shown.handlers
     assert page.count('<img alt="') == 2
-    assert str(photos) not in "".join(shown.texts).replace(found["examples"]["undecodable image"], "").replace(
-        found["examples"]["empty caption"], ""
-    )
 
 
 def test_a_run_names_the_captions_unlike_their_image(tiny_run, tmp_path, capsys):

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from vse_tf.errors import UserError, run_command
 
 COMMANDS = {
-    "check": "look for what is wrong with a data set",
     "train": "train a dual encoder, or continue a run",
     "evaluate": "measure a run, and compare it with another one",
+    "check": "look for what is wrong with a data set",
     "embed": "embed a collection of images or captions into an index",
     "search": "find items of an index by words or by an image",
     "export": "write a run as SavedModels for TensorFlow Serving",

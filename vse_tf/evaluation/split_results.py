@@ -15,7 +15,15 @@ from vse_tf.evaluation.chance import chance_metrics
 from vse_tf.evaluation.comparison import Comparison, compare
 from vse_tf.evaluation.hubness import Hubness
 from vse_tf.evaluation.metrics import Measured, measure
-from vse_tf.evaluation.report import benchmarks_table, comparison_table, gallery_line, hubness_table, order_table, table
+from vse_tf.evaluation.report import (
+    benchmarks_table,
+    comparison_table,
+    gallery_line,
+    hubness_table,
+    order_table,
+    small_galleries,
+    table,
+)
 from vse_tf.evaluation.word_order import OrderResult, WrongOrder
 
 LIMIT = 0.05
@@ -145,6 +153,7 @@ class SplitResults:
         lines = [
             table(rows, {self.split.name: self.chance}, ends),
             gallery_line(len(found.encoded.image), len(found.encoded.text), found.folds),
+            *small_galleries({self.split.name: self.chance}),
         ]
         for key, benchmarks in self.benchmarks.items():
             lines += ["", *([f"{self.title(key)}:"] if len(self.measured) > 1 else []), benchmarks_table(benchmarks)]

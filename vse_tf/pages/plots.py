@@ -43,7 +43,9 @@ def recall_curve(curves: Mapping[str, tuple[Ints, int]]) -> str:
         parts.append(_legend(number, name))
     chance = " ".join(f"{x(k):.1f},{_y(k / most):.1f}" for k in np.geomspace(1, most, 40))
     parts.append(f'<polyline class="chance" points="{chance}"/>')
-    return _figure("R@K: share of queries with a right item among the first K; dashed: chance", "".join(parts))
+    return _figure(
+        "R@K: share of queries with a right item among the first K; dashed: one right item at random", "".join(parts)
+    )
 
 
 def difference_plot(values: Mapping[str, tuple[float, float, float]]) -> str:

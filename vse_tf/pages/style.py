@@ -33,7 +33,7 @@ svg { width: 100%; height: auto; } svg text { fill: var(--text); font: 11px syst
 .one { stroke: #2563a8; fill: #2563a8; } .other { stroke: #b4540a; fill: #b4540a; }
 polyline.one, polyline.other { fill: none; stroke-width: 2; }
 .chance { stroke: var(--quiet); stroke-dasharray: 4 3; fill: none; }
-td small { display: block; }
+td small { display: block; white-space: nowrap; }
 @media print {
   :root { --text: #000; --quiet: #444; --back: #fff; --card: #fff; --line: #bbb; --correct: #08701f; }
   body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; }
