@@ -10,6 +10,7 @@ from typing import Any
 
 from vse_tf.artifacts.provenance import without_folders
 from vse_tf.config import Settings, to_dict
+from vse_tf.used_settings import unused
 
 LICENCE = "not stated; fill in the licence of the weights, and mind those of the data and of the pretrained parts"
 SMALL = 200
@@ -92,10 +93,11 @@ def _recipe(settings: Settings, provenance: Mapping[str, Any]) -> str:
     image, text, train, loss = (shown[section] for section in ("image", "text", "train", "loss"))
     pretrained = image["encoder"].partition(":")[0] in ("applications", "hub")
     how = f"{'trained further' if image['trainable'] else 'frozen'}" if pretrained else "trained from scratch"
+    temperature = "" if unused(settings, ["loss.temperature"]) else f", temperature {loss['temperature']:g}"
     lines = [
         ("Image encoder", f"{image['encoder']}, {how}"),
         ("Text encoder", text["encoder"]),
-        ("Objective", f"{loss['name']}, temperature {loss['temperature']:g}"),
+        ("Objective", loss["name"] + temperature),
         ("Training", f"{train['epochs']} epochs of batches of {train['batch_size']}, Adam at "
                      f"{train['learning_rate']:g} ({train['schedule']}), seed {train['seed']}"),
         ("Hubness correction", "yes" if settings.model.hubness_correction else "no"),
@@ -151,7 +153,8 @@ def _limits(settings: Settings, results: Mapping[str, Any], data: CardData) -> I
 
 
 def _use(name: str, settings: Settings) -> str:
-    folder = _plain(name)
+    # In code nothing is escaped.
+    folder = re.sub(r"[`\"\s]+", " ", name)
     image = "one image's features" if settings.image.encoder == "features" else '"photo.jpg"'
     body = '{"instances": [{"b64": "…"}]}' if settings.image.encoder != "features" else '{"instances": [[0.1, …]]}'
     return (
