@@ -19,7 +19,7 @@ def test_a_trained_run_has_a_card_with_its_figures(corrected_run):
     for key, name in (("", "val"), ("_corrected", "val, corrected")):
         metrics = results[f"galleries{key}"]["val"]
         low, high = results[f"intervals{key}"]["val"]["t2i_r5"]
-        line = next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
+        line = next(line for line in card.partition("## Figures")[2].splitlines() if line.startswith(f"| {name} |"))
         assert f"{metrics['t2i_r5']:.1f} ({low:.1f} to {high:.1f})" in line
     assert "| train | 64 | 320 |" in card
     assert f"- Licence: {LICENCE}" in card
