@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from vse_tf import __main__, embed, evaluate, export, pack, search, serve, train
+from vse_tf import __main__, check, embed, evaluate, export, pack, search, serve, train
 from vse_tf.config import Settings
 from vse_tf.errors import UserError
 from vse_tf.help_text import values_in_words
@@ -17,6 +17,7 @@ from vse_tf.setting_types import Range
 from vse_tf.settings_parser import flat
 
 MODULES = {
+    "check": check,
     "train": train,
     "evaluate": evaluate,
     "pack": pack,

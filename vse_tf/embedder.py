@@ -26,7 +26,7 @@ from vse_tf.data.records import EncodedImages, FileImages, Images, Split, as_enc
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.folding import EXTRA, Modality
+from vse_tf.models.folding import EXTRA, Modality, plain
 from vse_tf.models.hubness import corrections
 from vse_tf.models.inference_tower import inference_tower, mean_of_views
 from vse_tf.models.projection import head_of
@@ -62,6 +62,20 @@ class EncodedSplit:
     text: np.ndarray
     image_id: np.ndarray
     rows: np.ndarray
+
+    def of_rows(self, rows: np.ndarray) -> EncodedSplit:
+        """The embeddings of some images and their captions.
+
+        Args:
+            rows: int64 `(n,)`, rows of the split in rising order.
+        """
+        if np.array_equal(rows, self.rows):
+            return self
+        kept = np.flatnonzero(np.isin(self.rows, rows))
+        place = np.full(len(self.rows), -1, np.int64)
+        place[kept] = np.arange(len(kept))
+        seen = np.flatnonzero(place[self.image_id] >= 0)
+        return EncodedSplit(self.image[kept], self.text[seen], place[self.image_id[seen]], self.rows[kept])
 
 
 class Embedder:
@@ -298,6 +312,14 @@ class Embedder:
         """A split's embeddings with the hubness correction; the same where the model has none."""
         image, text = self._corrected(encoded.image, "image"), self._corrected(encoded.text, "caption")
         return replace(encoded, image=image, text=text)
+
+    def plain(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors of `encode_images` or `encode_texts` without the hubness correction: unit vectors of the space.
+
+        Args:
+            vectors: float32 `(n, dim)`.
+        """
+        return plain(vectors, self.plain_dim)
 
     def inference_tower(self, modality: Modality, head: bool = False) -> keras.Model:
         """A tower as `encode_images` or `encode_texts` runs it: its views averaged, the correction appended.

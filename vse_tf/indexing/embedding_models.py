@@ -157,6 +157,19 @@ class ExportedModel:
             advance(len(contents))
         return np.concatenate(vectors), np.concatenate(positions), problems
 
+    def encode_contents(self, contents: Sequence[bytes]) -> np.ndarray:
+        """Embed a batch of image files by their contents.
+
+        Raises:
+            UserError: the model takes features, or one cannot be read.
+        """
+        if not self._takes_images:
+            raise UserError("this model takes precomputed features, not image files")
+        vectors, _, reasons = self._encode_images(list(contents))
+        for position, reason in reasons.items():
+            raise UserError(f"image {position}: {reason}")
+        return vectors
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts; see `EmbeddingModel`."""
         import tensorflow as tf  # noqa: PLC0415
