@@ -38,6 +38,7 @@ def check(folder):
     assert {path.name for path in index.folder.iterdir()} == {
         MANIFEST,
         "items.jsonl",
+        index.background.name,
         "skipped.jsonl",
         *(shard.name for shard in index.shards),
     }
@@ -135,7 +136,7 @@ def test_a_killed_update_leaves_the_old_index_and_continues(folder):
 def test_damaged_shards_of_a_killed_call_are_made_again(folder):
     with pytest.raises(KeyboardInterrupt):
         run(folder, BytesModel(stop=9))
-    shards = sorted((folder.parent / "index").glob("*.npy"))
+    shards = sorted((folder.parent / "index").glob("vectors-*.npy"))
     contents = bytearray(shards[0].read_bytes())
     contents[-1] ^= 1
     shards[0].write_bytes(contents)
@@ -159,7 +160,7 @@ def flipped(contents):
 @pytest.mark.parametrize("damage", [cut, flipped])
 def test_a_damaged_index_is_made_again(folder, damage):
     run(folder, BytesModel())
-    shard = sorted((folder.parent / "index").glob("*.npy"))[0]
+    shard = sorted((folder.parent / "index").glob("vectors-*.npy"))[0]
     shard.write_bytes(damage(shard.read_bytes()))
     notes = []
     model = BytesModel()

@@ -33,16 +33,21 @@ ImageFile = Callable[[Hit], Path]
 
 
 def contact_sheet(
-    query: str | Path, hits: Sequence[Hit], side: int = 256, image_file: ImageFile = attrgetter("path")
+    title: str,
+    hits: Sequence[Hit],
+    side: int = 256,
+    image_file: ImageFile = attrgetter("path"),
+    image: Path | None = None,
 ) -> str:
     """Show the hits of a query on a self-contained HTML page.
 
     Args:
-        query: the query text, or the path of the query image.
+        title: what was searched for.
         hits: best first.
         side: longer side of a picture in pixels.
         image_file: returns the file to open for a hit; it may raise OSError or ValueError. For an index from somebody
             else it should refuse the files that `Index.image` refuses.
+        image: path of the image that was searched for.
 
     Returns:
         HTML, with a placeholder for an image that cannot be shown.
@@ -53,8 +58,7 @@ def contact_sheet(
         >>> "a dog runs" in contact_sheet("two dogs in the snow", hits)
         True
     """
-    title = query.name if isinstance(query, Path) else query
-    picture = html_page.picture("query", lambda: thumbnail(query, side)) if isinstance(query, Path) else ""
+    picture = "" if image is None else html_page.picture("query", lambda: thumbnail(image, side))
     cells = "".join(f"<li>{_cell(hit, side, image_file)}</li>\n" for hit in hits)
     return html_page.page(title, _STYLE, f"<h1>{picture} {html_page.text(title)}</h1>\n<ol>\n{cells}</ol>\n")
 
@@ -97,4 +101,5 @@ def _pixels(hit: Hit, side: int, image_file: ImageFile) -> np.ndarray:
 def _cell(hit: Hit, side: int, image_file: ImageFile) -> str:
     label = hit.item.caption if hit.path is None else hit.item.id
     picture = "" if hit.path is None else html_page.picture(hit.item.id, lambda: thumbnail(image_file(hit), side))
-    return f"{picture}{html_page.text(label or '')}<br><small>{hit.rank} · {hit.score:.3f}</small>"
+    relevance = "" if hit.relevance is None else f" · {hit.relevance:.0%}"
+    return f"{picture}{html_page.text(label or '')}<br><small>{hit.rank} · {hit.score:.3f}{relevance}</small>"
