@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.indexing.collections import DIM, BytesModel, draw, vector_of
+from vse_tf.artifacts.background import CAPTIONS
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_writer import IndexWriter
@@ -329,6 +330,11 @@ def test_a_full_disk_is_one_line_and_the_old_index_stays(folder, monkeypatch):
 def test_one_shard_at_a_time_is_in_memory(folder, monkeypatch):
     seen = []
     write = IndexWriter.write
-    monkeypatch.setattr(IndexWriter, "write", lambda self, vectors: seen.append(vectors.shape) or write(self, vectors))
+
+    def noted(self, vectors, *name):
+        seen.append(vectors.shape)
+        return write(self, vectors, *name)
+
+    monkeypatch.setattr(IndexWriter, "write", noted)
     run(folder, BytesModel(), shard_rows=3)
-    assert seen == [(3, DIM), (3, DIM), (3, DIM), (2, DIM)]
+    assert seen == [(3, DIM), (3, DIM), (3, DIM), (2, DIM), (len(CAPTIONS), DIM)]

@@ -16,7 +16,7 @@ from vse_tf.exporting.storage import Storage, recall_loss, store
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.exporting.towers import encoded, image_facts, strings, text_facts
 from vse_tf.models.folding import search_queries
-from vse_tf.models.mixing import Part, mix
+from vse_tf.models.mixing import Of, Part, mix
 
 RETRIEVAL = "retrieval"
 
@@ -104,6 +104,7 @@ def _mixed(
     queries = []
     for has_text, has_image, has_without in ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0)):
         parts = []
+        of: Of
         for name, given, of, weight, (value, vector) in (
             ("text", has_text, "captions", 1, (texts[0], of_texts[0])),
             ("image_bytes", has_image, "images", 1, (files[0], of_files[0])),

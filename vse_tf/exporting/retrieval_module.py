@@ -14,7 +14,7 @@ from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
 from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
-from vse_tf.models.folding import SCALE, own_modality_queries
+from vse_tf.models.folding import SCALE, Modality, own_modality_queries
 from vse_tf.models.mixing import LEAST, without_hubness
 
 # Components of the gallery that are compared at a time: 32 MiB as float32.
@@ -129,7 +129,7 @@ class RetrievalModule(tf.Module):
         unit /= length
         if dim:
             own = tf.expand_dims(~of_image if self._plain_kind == "captions" else of_image & ~of_text & ~of_without, 1)
-            other = "caption" if self._plain_kind == "images" else "image"
+            other: Modality = "caption" if self._plain_kind == "images" else "image"
             as_own = own_modality_queries(tf.concat([SCALE * unit, tf.zeros_like(total[:, dim:])], 1), dim, keras.ops)
             mixed = tf.where(own, as_own, without_hubness(unit, other, keras.ops))
             # A single part is that part, with its hubness.

@@ -79,7 +79,7 @@ def mix(parts: Sequence[Part], kind: str, dim: int) -> Query:
         return Query(vectors[0], of)
     # No weight is too large for a float32 of its square.
     largest = max(abs(part.weight) for part in parts)
-    weights = np.float32([part.weight / largest for part in parts])
+    weights = np.array([part.weight / largest for part in parts], np.float32)
     total = weights @ plain(vectors, dim)
     length = float(np.linalg.norm(total))
     if not length > LEAST * float(np.abs(weights).sum()):
