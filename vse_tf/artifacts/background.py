@@ -26,7 +26,7 @@ _WHERE = (
     "on a grassy field", "at a table with food", "on a mountain", "next to a car", "in a crowd", "near a window",
 )  # fmt: skip
 CAPTIONS = tuple(f"{who} {where}" for who, where in product(_WHO, _WHERE))
-"""For exported models, and for runs of versions before 0.9."""
+"""For exported models, and for runs of earlier versions."""
 
 
 def write_background(run: Path, captions: Sequence[str], seed: int) -> None:
