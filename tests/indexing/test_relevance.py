@@ -39,7 +39,7 @@ def oracle(vectors, background, query, rows):
 
 
 @pytest.mark.parametrize("of", ["captions", "images"])
-def test_relevance_is_the_share_of_ordinary_queries_that_find_worse(tmp_path, of):
+def test_relevance_is_the_share_of_queries_that_find_worse(tmp_path, of):
     vectors, texts = unit(60, 0), unit(50, 1)
     index = index_of(tmp_path, vectors, texts)
     for query in unit(5, 2):
