@@ -38,15 +38,22 @@ def contents_of(hit: Hit) -> bytes:
     return read_regular(str(hit.path), MAX_BYTES)
 
 
-def contact_sheet(query: str | Path, hits: Sequence[Hit], side: int = 256, contents: Contents = contents_of) -> str:
+def contact_sheet(
+    title: str,
+    hits: Sequence[Hit],
+    side: int = 256,
+    contents: Contents = contents_of,
+    image: Path | None = None,
+) -> str:
     """Show the hits of a query on a self-contained HTML page.
 
     Args:
-        query: the query text, or the path of the query image.
+        title: what was searched for.
         hits: best first.
         side: longer side of a picture in pixels.
         contents: returns the contents of a hit's image file; it may raise OSError or ValueError. For an index from
             somebody else it should refuse the files that `Index.contents` refuses.
+        image: path of the image that was searched for.
 
     Returns:
         HTML, with a placeholder for an image that cannot be shown.
@@ -57,8 +64,7 @@ def contact_sheet(query: str | Path, hits: Sequence[Hit], side: int = 256, conte
         >>> "a dog runs" in contact_sheet("two dogs in the snow", hits)
         True
     """
-    title = query.name if isinstance(query, Path) else query
-    picture = html_page.picture("query", lambda: thumbnail(query, side)) if isinstance(query, Path) else ""
+    picture = "" if image is None else html_page.picture("query", lambda: thumbnail(image, side))
     cells = "".join(f"<li>{_cell(hit, side, contents)}</li>\n" for hit in hits)
     return html_page.page(title, _STYLE, f"<h1>{picture} {html_page.text(title)}</h1>\n<ol>\n{cells}</ol>\n")
 
@@ -103,4 +109,5 @@ def _cell(hit: Hit, side: int, contents: Contents) -> str:
     picture = ""
     if hit.path is not None:
         picture = html_page.picture(hit.item.id, lambda: thumbnail_of_contents(contents(hit), side))
-    return f"{picture}{html_page.text(label or '')}<br><small>{hit.rank} · {hit.score:.3f}</small>"
+    relevance = "" if hit.relevance is None else f" · {hit.relevance:.0%}"
+    return f"{picture}{html_page.text(label or '')}<br><small>{hit.rank} · {hit.score:.3f}{relevance}</small>"

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.artifacts.background import write_background
 from vse_tf.artifacts.model_card import CardData, model_card
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.trained_model import save_model
@@ -111,6 +112,7 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     if chief:
         # Not earlier: settings that do not fit the data leave no run behind.
         run.create(parts.settings, begun)
+        write_background(run.path, parts.training.captions, train.seed)
         for note in parts.notes:
             print(note)
         if left_out:
