@@ -89,6 +89,14 @@ def _features(found: Any) -> Iterator[Row]:
         yield Row(name, found[name]["ratio"], 1.1)
 
 
+def _packed(found: Any) -> Iterator[Row]:
+    for name in ("tar", "parquet"):
+        yield Row(f"batches from {name}", found[name]["ratio"], 0.95, most=False, unit="x files")
+    at = f"{found['opening']['records']:,} records"
+    yield Row(f"opening {at}", found["opening"]["seconds"], 30, unit="s")
+    yield Row(f"memory at {at}", found["opening"]["memory_gb"], 1, unit="GB")
+
+
 def _growth(found: Any) -> Iterator[Row]:
     small, large = found["training"][0], found["training"][-1]
     at = f"{large['pairs']:,} pairs"
@@ -119,6 +127,7 @@ BENCHMARKS = {
     "waiting": Benchmark(_waiting),
     "towers": Benchmark(_towers),
     "features": Benchmark(_features),
+    "packed": Benchmark(_packed),
     "growth": Benchmark(_growth, default=False),
     "cold_start": Benchmark(_cold_start, default=False),
     "peers": Benchmark(_peers, default=False),

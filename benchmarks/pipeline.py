@@ -82,7 +82,7 @@ def ours(paths: list[str], size: int, training: bool) -> tf.data.Dataset:
     view = ImageView((size, size), random_crop=True, crop_scale=CROP)
     if not training:
         enough = 2 * (AHEAD + COUNTED) * BATCH // len(paths) + 1
-        return ImageReader(view).batches(paths * enough, BATCH, bad)
+        return ImageReader(view).batches(FileImages(paths * enough), BATCH, bad)
     images = FileImages(tuple(paths))
     records = tuple(Record(path, ("a photo",), "train", row) for row, path in enumerate(paths))
     order = Order(records, BATCH, "images", seed=0)

@@ -1,8 +1,10 @@
 """What answering over HTTP costs against calling the SavedModel in the same process, and what batching gains.
 
     python -m benchmarks.serving --models models [--photos FOLDER] [--seconds S] [--clients N ...]
+    python -m benchmarks.serving --url http://HOST:8501 [--photos FOLDER] [--seconds S] [--clients N ...]
 
-Starts `python -m vse_tf.serve` on an export's towers in a process of its own and prints one JSON line. For texts and
+With `--url`, any server of TensorFlow Serving's REST API is measured as it stands, over HTTP alone. Otherwise it
+starts `python -m vse_tf.serve` on an export's towers in a process of its own and prints one JSON line. For texts and
 for images, at 1, 8 and 32 clients: requests a second and the median and 99th percentile of their latency over HTTP, the
 same with as many threads that call the SavedModel in this process, and the ratio of the two rates; `cpu_ms` is the
 processor time of a request in the process that answers it, client not counted. `one` is one input a request, `many` is
@@ -192,9 +194,9 @@ def scheduled(model: Servable, most: int, wait_us: int, threads: int) -> Any:
 
 
 def measure(
-    server: tuple[str, int], name: str, model: Servable, inputs: list[Any], arguments: argparse.Namespace
+    server: tuple[str, int], name: str, model: Servable | None, inputs: list[Any], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """All figures of one tower."""
+    """All figures of one tower; without its model, those over HTTP."""
     address, pid = server
     coded = [{"b64": base64.b64encode(each).decode()} if name == "image_tower" else each for each in inputs]
     plain = [each if isinstance(each, bytes) else each.encode() for each in inputs]
@@ -206,9 +208,15 @@ def measure(
         result[kind] = {}
         for clients in arguments.clients if kind == "one" else arguments.clients[:1]:
             http_figures = load(clients, arguments.seconds, pid, over_http(address, name, bodies))
+            result[kind][str(clients)] = {"http": http_figures}
+            if model is None:
+                del http_figures["cpu_ms"]  # of a process that may be on another machine
+                continue
             direct = load(clients, arguments.seconds, os.getpid(), in_process(model, batches))
             ratio = round(http_figures["per_s"] / direct["per_s"], 3)
-            result[kind][str(clients)] = {"http": http_figures, "in_process": direct, "ratio": ratio}
+            result[kind][str(clients)] |= {"in_process": direct, "ratio": ratio}
+    if model is None:
+        return result
     result["scheduler"] = []
     singles = [np.array([each], object) for each in plain]
     for most, wait_us, threads in SCHEDULES:
@@ -225,16 +233,17 @@ def main() -> None:
     """Run the benchmark and print its JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="models", help="folder that python -m vse_tf.export wrote")
+    parser.add_argument("--url", help="address of a server that runs already, with text_tower and image_tower")
     parser.add_argument("--photos", help="folder of JPEG files (default: drawn ones of 500 x 375 pixels)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of every measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     arguments = parser.parse_args()
     models = Path(arguments.models)
     result: dict[str, Any] = {"cores": os.cpu_count(), "seconds": arguments.seconds}
-    with serving(models) as server:
+    with contextlib.nullcontext((arguments.url, 0)) if arguments.url else serving(models) as server:
         for name, inputs in (("text_tower", TEXTS), ("image_tower", photos(arguments.photos))):
-            version, folder = max(version_folders(models / name).items())
-            result[name] = measure(server, name, load_version(version, folder), inputs, arguments)
+            model = None if arguments.url else load_version(*max(version_folders(models / name).items()))
+            result[name] = measure(server, name, model, inputs, arguments)
     print(json.dumps(result))
 
 

@@ -172,6 +172,23 @@ class Client:
         """The gallery's items nearest to an image, best first."""
         return self._search("search_image", {"image_bytes": [_encoded(_contents(image))]}, top)
 
+    def search_mixed(
+        self, text: str = "", image: Image | None = None, without: str = "", top: int | None = None
+    ) -> list[Hit]:
+        """The gallery's items nearest to a text and an image together, less what is excluded, best first.
+
+        Args:
+            text: what to look for, or
+            image: an image to look for, or both.
+            without: a text for what the items shall not show.
+            top: how many (default: as many as were exported).
+        """
+        if not text and image is None:
+            raise ValueError("give a text, an image or both to search for")
+        contents = b"" if image is None else _contents(image)
+        inputs = {"text": [text], "image_bytes": [_encoded(contents)], "without": [without]}
+        return self._search("search_mixed", inputs, top)
+
     def status(self, model: str) -> dict[int, str]:
         """State of each of a model's versions: `AVAILABLE` answers requests."""
         answer = self.request("GET", f"/v1/models/{quote(model, safe='')}")
@@ -407,13 +424,14 @@ def main(argv: list[str] | None = None) -> None:
     command = commands.add_parser("compare", help="score of an image with each of some texts")
     command.add_argument("image", metavar="FILE")
     command.add_argument("texts", nargs="+", metavar="TEXT")
-    command = commands.add_parser("search", help="find the gallery's items nearest to a text or an image")
+    command = commands.add_parser("search", help="find the gallery's items nearest to a text, an image or both")
     command.add_argument("text", nargs="?", metavar="TEXT")
-    command.add_argument("--image", metavar="FILE", help="look for an image instead")
+    command.add_argument("--image", metavar="FILE", help="look for an image, or for it and the text together")
+    command.add_argument("--without", default="", metavar="TEXT", help="what the items shall not show")
     command.add_argument("--top", type=int, help="how many")
     arguments = parser.parse_args(argv)
-    if arguments.command == "search" and (arguments.text is None) == (arguments.image is None):
-        parser.error("search: give a text or --image FILE")
+    if arguments.command == "search" and not (arguments.text or arguments.image):
+        parser.error("search: give a text, --image FILE or both")
     try:
         client = Client(
             arguments.url,
@@ -452,12 +470,15 @@ def _lines(client: Client, arguments: argparse.Namespace) -> Iterator[dict[str, 
         for text, row in zip(arguments.texts, client.embed_texts(arguments.texts), strict=True):
             yield {"text": text, "score": sum(a * b for a, b in zip(image or [], row, strict=True))}
     else:
-        found = (
-            client.search_text(arguments.text, arguments.top)
-            if arguments.image is None
-            else client.search_image(arguments.image, arguments.top)
-        )
+        found = _found(client, arguments)
         yield from (hit._asdict() for hit in found)
+
+
+def _found(client: Client, arguments: argparse.Namespace) -> list[Hit]:
+    text, image, top = arguments.text or "", arguments.image, arguments.top
+    if arguments.without or (text and image):
+        return client.search_mixed(text, image, arguments.without, top)
+    return client.search_image(image, top) if image else client.search_text(text, top)
 
 
 def _fail(message: str) -> NoReturn:

@@ -23,10 +23,22 @@ from tests.tiny import arguments
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
-# Rewriting a graph takes longer than running it once or twice on tiny arrays. Commands in processes of their own run
-# graphs as users do, and so do the tests with the lowest versions.
+# Rewriting a graph takes longer than running it once or twice on tiny arrays. What prunes it stays: whole graphs, kept
+# as long as the process, take gigabytes. Commands in processes of their own run graphs as users do, and so do the tests
+# with the lowest versions.
+SLOW_OPTIMIZERS = (
+    "arithmetic_optimization",
+    "constant_folding",
+    "dependency_optimization",
+    "implementation_selector",
+    "layout_optimizer",
+    "loop_optimization",
+    "remapping",
+    "scoped_allocator_optimization",
+    "shape_optimization",
+)
 if not os.environ.get("VSE_TF_TESTS_GRAPPLER"):
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    tf.config.optimizer.set_experimental_options(dict.fromkeys(SLOW_OPTIMIZERS, False))
 
 
 # A long file that comes last leaves the other workers idle. Of files of the same length the order does not matter.
@@ -44,6 +56,7 @@ LONGEST_FIRST = (
     "test_benchmarks.py",
     "artifacts/test_rebuilding.py",
     "training/test_workers.py",
+    "reliability/test_packed.py",
     "test_embed.py",
     "losses/test_blockwise.py",
     "test_python_api.py",

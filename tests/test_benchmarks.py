@@ -16,6 +16,7 @@ from benchmarks import (
     growth,
     halves,
     objectives,
+    packed,
     replicas,
     serving_soak,
     soak,
@@ -105,10 +106,24 @@ def test_the_feature_cache_is_measured(capsys):
     assert found["centre"]["ratio"] > 0 and found["views"]["processor_ratio"] > 0
 
 
-def test_the_exported_text_tower_is_measured(capsys):
-    towers.main(["--rounds", "1", "--units", "8"])
+def test_packed_photos_are_measured(capsys, monkeypatch):
+    for name in ("AHEAD", "COUNTED"):
+        monkeypatch.setattr(packed, name, 1)
+    monkeypatch.setattr(packed, "BATCH", 8)
+    packed.main(["--count", "16", "--rounds", "1", "--records", "40"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(found[name]["ratio"] > 0 for name in ("files", "tar", "parquet"))
+    assert found["opening"]["records"] == 40 and found["opening"]["memory_gb"] > 0
+
+
+def test_the_exported_towers_are_measured(capsys):
+    towers.main(["--rounds", "1", "--units", "8", "--size", "32"])
     found = json.loads(capsys.readouterr().out)
-    assert all(found[name][f"{kind}_ms"] > 0 for name in ("one", "many") for kind in ("tower", "former", "floor"))
+    assert all(found[name][f"{kind}_ms"] > 0 for name in ("text", "texts") for kind in ("tower", "former", "floor"))
+    assert found["image"]["ratio"] > 0
+    assert [row.figure for row in all_benchmarks.BENCHMARKS["towers"].rows(found)] == [
+        found[n]["ratio"] for n in ("text", "image")
+    ]
 
 
 def sampled(mb, files=(9, 9), threads=(5, 5)):

@@ -9,14 +9,23 @@ from typing import Annotated, Literal
 
 import pytest
 
-from vse_tf import __main__, embed, evaluate, export, search, serve, train
+from vse_tf import __main__, check, embed, evaluate, export, pack, search, serve, train
 from vse_tf.config import Settings
 from vse_tf.errors import UserError
 from vse_tf.help_text import values_in_words
 from vse_tf.setting_types import Range
 from vse_tf.settings_parser import flat
 
-MODULES = {"train": train, "evaluate": evaluate, "embed": embed, "search": search, "export": export, "serve": serve}
+MODULES = {
+    "check": check,
+    "train": train,
+    "evaluate": evaluate,
+    "pack": pack,
+    "embed": embed,
+    "search": search,
+    "export": export,
+    "serve": serve,
+}
 
 
 def help_of(main, argv, capsys):

@@ -14,8 +14,10 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 import vse_tf
 from tests.tiny import TINY
@@ -63,6 +65,10 @@ def place(tmp_path_factory):
         Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(folder / "photos" / f"{i}.jpg")
         lines += [f"{i}.jpg,{word} number {i}" for word in ("a photo", "the picture")]
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+    cells = [{"bytes": (folder / "photos" / f"{i}.jpg").read_bytes(), "path": f"{i}.jpg"} for i in range(40)]
+    (folder / "parquet").mkdir()
+    table = pa.table({"image": cells, "caption": [f"a photo number {i}" for i in range(40)]})
+    parquet.write_table(table, folder / "parquet" / "train-00000-of-00001.parquet", row_group_size=9)
     (folder / "part-0001.txt").write_text("photos/0.jpg\nphotos/1.jpg\n")
     for name in ("beach.jpg", "other.png"):
         Image.fromarray(rng.integers(0, 255, (18, 20, 3), np.uint8)).save(folder / name)
@@ -134,7 +140,9 @@ def reduced(argv):
     """The settings that make a training small."""
     if "--data.annotations" not in argv:
         return TINY
-    return PHOTOS | (RANDOM_WEIGHTS if "--image.encoder" in argv else SMALL_CNN)
+    found = PHOTOS | (RANDOM_WEIGHTS if "--image.encoder" in argv else SMALL_CNN)
+    # Shards tell what they are.
+    return found if "captions.csv" in argv else {**found, "data.source": "auto"}
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def test_towers_and_gallery_are_version_folders_with_manifests(run, models):
     assert (loss["queries"], loss["of"], loss["k"]) == (len(CAPTIONS), "the queries given", 4)
     assert {name: sorted(told["signatures"]) for name, told in (("i", image), ("r", gallery), ("t", text))} == {
         "i": ["pixels", "serving_default"],
-        "r": ["search_image", "search_text", "serving_default"],
+        "r": ["search_image", "search_mixed", "search_text", "serving_default"],
         "t": ["serving_default"],
     }
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from vse_tf import embed, evaluate, export, search, train
+from vse_tf import check, embed, evaluate, export, pack, search, train
 from vse_tf.errors import UserError
 
 # Whatever has this name is where the command is to write.
 FILES = {
     "evaluate": (evaluate.main, ["--run", "run", "--output"]),
     "errors": (evaluate.main, ["--run", "run", "--errors"]),
+    "check": (check.main, ["--run", "run", "--page"]),
     "html": (search.main, ["dogs", "--index", "index", "--html"]),
     "picture": (search.main, ["dogs", "--index", "index", "--picture"]),
 }
@@ -20,6 +21,7 @@ FOLDERS = {
     "train": (train.main, ["--train.run_dir"]),
     "embed": (embed.main, ["--run", "run", "--images", "photos", "--output"]),
     "merge": (embed.main, ["--merge", "index", "--output"]),
+    "pack": (pack.main, ["--output"]),
     "export": (export.main, ["--run", "run", "--output"]),
     "onnx": (export.main, ["--run", "run", "--format", "onnx", "--output"]),
 }

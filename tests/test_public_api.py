@@ -19,7 +19,7 @@ def test_no_declared_name_is_that_of_a_command():
     commands = {
         path.stem for path in Path(vse_tf.__file__).parent.glob("*.py") if "run_command(main)" in path.read_text()
     }
-    assert {"train", "evaluate", "export", "embed", "search", "serve"} <= commands
+    assert {"check", "train", "evaluate", "export", "embed", "search", "serve"} <= commands
     assert not commands & set(vse_tf.__all__)
 
 

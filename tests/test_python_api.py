@@ -155,11 +155,27 @@ def test_an_index_is_searched_with_the_model_that_made_it(index, photos, model):
         assert best[0].score == pytest.approx(1, abs=1e-5)
 
 
+def test_words_and_images_are_added_and_subtracted(index, photos, model):
+    opened = vse_tf.Index.open(index)
+    found = opened.search("a star", image=photos / "b.png", without="red", weights={"image": 2, "without": 0.5}, k=3)
+    query = model.encode_texts("a star") + 2 * model.encode_images(photos / "b.png") - 0.5 * model.encode_texts("red")
+    scores = dict(
+        zip("abc", model.encode_images(sorted(photos.iterdir())) @ (query / np.linalg.norm(query)), strict=True)
+    )
+    assert [hit.path.stem for hit in found] == sorted("abc", key=lambda name: -scores[name])
+    assert [hit.score for hit in found] == pytest.approx(sorted(scores.values(), reverse=True), abs=1e-5)
+
+
 def test_wrong_searches_are_pythons_errors(index, photos, tmp_path):
     opened = vse_tf.Index.open(index)
-    for arguments, error in [({}, TypeError), ({"text": "a", "image": "b"}, TypeError), ({"text": 5}, TypeError)]:
+    for arguments, error in [({}, TypeError), ({"without": "a"}, TypeError), ({"text": 5}, TypeError)]:
         with pytest.raises(error):
             opened.search(**arguments)
+    for weights in ({"text": 0}, {"image": -1}, {"without": float("nan")}, {"words": 1}):
+        with pytest.raises(ValueError, match="weight"):
+            opened.search("dogs", weights=weights)
+    with pytest.raises(ValueError, match="nothing is left"):
+        opened.search("dogs", without="dogs")
     with pytest.raises(ValueError, match="k is 0"):
         opened.search("dogs", k=0)
     with pytest.raises(FileNotFoundError):

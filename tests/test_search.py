@@ -61,6 +61,37 @@ def test_an_image_finds_itself_and_captions(folder, capsys):
     assert "path" not in answers[0]
 
 
+def test_words_and_an_image_together_and_without(folder, tmp_path, capsys):
+    image, model = folder / "images" / "07.png", vse_tf.load(folder / "run")
+    paths = sorted((folder / "images").iterdir())
+    words, excluded = model.encode_texts(["a red circle", "a blue star"])
+    photo, vectors = model.encode_images(image), model.encode_images(paths)
+    page = tmp_path / "out.html"
+    for argv, query, title in (
+        (["a red circle", "--image", str(image)], words + photo, "a red circle + 07.png"),
+        (["a red circle", "--without", "a blue star"], words - excluded, "a red circle − a blue star"),
+        (["--image", str(image), "--without", "a blue star"], photo - excluded, "07.png − a blue star"),
+    ):
+        answers = answers_of(folder, capsys, *argv, "--html", str(page))
+        scores = vectors @ (query / np.linalg.norm(query))
+        assert [answer["item"] for answer in answers] == [paths[i].name for i in np.argsort(-scores)[:10]]
+        np.testing.assert_allclose([answer["score"] for answer in answers], -np.sort(-scores)[:10], atol=1e-5)
+        assert title in page.read_text()
+    assert page.read_text().count("data:image/jpeg;base64,") == 11
+    # Each line of a file of texts, with the same image.
+    (tmp_path / "queries.txt").write_text("a red circle\na blue star\n")
+    for one in answers_of(folder, capsys, "--queries", str(tmp_path / "queries.txt"), "--image", str(image)):
+        alone = answers_of(folder, capsys, one["query"], "--image", str(image))
+        assert [answer["item"] for answer in one["answers"]] == [answer["item"] for answer in alone]
+    for argv, problem in (
+        (["--without", "a star"], "name what to search for"),
+        (["a star", "--without", "a star"], "nothing is left of the query"),
+        (["a star", "--queries", str(tmp_path / "queries.txt")], "leave the text 'a star' out"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            answers_of(folder, capsys, *argv)
+
+
 def test_the_table_and_the_contact_sheet(folder, tmp_path, capsys):
     page = tmp_path / "out.html"
     search.main(["--index", str(folder / "images.index"), "a <red> circle", "--top_k", "3", "--html", str(page)])
@@ -147,10 +178,10 @@ def test_another_model_is_refused(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        ([], 'either a "text", --image'),
-        (["  "], 'either a "text", --image'),
-        (["a", "--image", "b"], 'either a "text", --image'),
-        (["a", "--queries", "b"], "or --queries with a file"),
+        ([], 'a "text", --image'),
+        (["  "], 'a "text", --image'),
+        (["a", "--min_relevance", "2"], "min_relevance"),
+        (["a", "--queries", "b"], "--queries names a file of texts"),
         (["--queries", "missing.txt"], "--queries: missing.txt: No such file"),
         (["--queries", "b", "--html", "out.html"], "--html shows one query"),
         (["a", "--picture", "no/such/out.png"], "--picture: the folder"),

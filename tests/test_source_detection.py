@@ -78,7 +78,7 @@ def test_only_the_head_is_read(tmp_path):
             r"a\.json is a JSON object with the keys 'a\.jpg, b\.jp",
         ),
         ("a.json", '{"images": [{"path": "a.jpg"},', "with the keys 'images'; say what it is with --data.source"),
-        ("", "", "is a folder without .*_ims.npy files; name the caption file"),
+        ("", "", "is a folder without .*_ims.npy, .*tar and .*parquet files; name the caption file"),
         ("nowhere.csv", None, r"nowhere\.csv: cannot be read: No such file"),
     ],
 )

@@ -80,7 +80,7 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
 
     Args:
         run: the run folder.
-        checkpoint: `best` (by validation rsum) or `last`.
+        checkpoint: `best` (by `train.monitor`, the validation rsum) or `last`.
 
     Returns:
         The model with `encode_images`, `encode_texts`, `image_tower`, `text_tower` and `metrics`.

@@ -11,7 +11,9 @@ from vse_tf.errors import UserError, run_command
 
 COMMANDS = {
     "train": "train a dual encoder, or continue a run",
-    "evaluate": "measure the recalls of a run",
+    "evaluate": "measure a run, and compare it with another one",
+    "check": "look for what is wrong with a data set",
+    "pack": "write images and captions as tar shards",
     "embed": "embed a collection of images or captions into an index",
     "search": "find items of an index by words or by an image",
     "export": "write a run as SavedModels for TensorFlow Serving",

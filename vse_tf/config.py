@@ -52,6 +52,19 @@ __all__ = [
     "to_dict",
 ]
 
+Monitor: TypeAlias = Literal[
+    "rsum",
+    "i2t_r1",
+    "i2t_r5",
+    "i2t_r10",
+    "i2t_medr",
+    "i2t_meanr",
+    "t2i_r1",
+    "t2i_r5",
+    "t2i_r10",
+    "t2i_medr",
+    "t2i_meanr",
+]
 LossName: TypeAlias = str
 if not TYPE_CHECKING:
     # One of the registry's names: a type that mypy cannot express.
@@ -247,8 +260,10 @@ class TrainSettings:
         text_rate: factor on the text tower's learning rate.
         backbone_rate: trainable backbones only: factor on their learning rate, on top of their tower's.
         clip_norm: gradients are clipped to this global norm; 0 switches it off.
-        patience: stop after this number of epochs without a better validation rsum; 0 never stops early. auto: 10, but
-            0 with a cosine schedule, whose last epochs are its best.
+        monitor: the metric of the validation split that makes a model the best one, and that patience waits for; a low
+            median or mean rank is better than a high one.
+        patience: stop after this number of epochs without a better validation metric (train.monitor); 0 never stops
+            early. auto: 10, but 0 with a cosine schedule, whose last epochs are its best.
         collapse_steps: stop with an error when the loss has been that of a collapsed model for this number of steps; 0
             never does.
         eval_batch_size: number of images or captions encoded at a time when measuring.
@@ -281,6 +296,7 @@ class TrainSettings:
     text_rate: From0 = 1.0
     backbone_rate: Annotated[From0, UsedIf(("image.trainable", "text.trainable"), True, NUMBER)] = 1.0
     clip_norm: From0 = 2.0
+    monitor: Monitor = "rsum"
     patience: Kept[Free[CountOrNone | Literal["auto"]]] = "auto"
     collapse_steps: Free[CountOrNone] = 500
     eval_batch_size: Count = 128

@@ -10,7 +10,8 @@ from vse_tf.used_settings import NUMBER, UsedIf
 
 Verify = Literal["none", "headers", "decode"]
 OnBad = Literal["fail", "skip"]
-COLLECTIONS = ("karpathy", "coco", "table", "precomp", "tfds")
+PACKED = ("webdataset", "parquet")
+COLLECTIONS = ("karpathy", "coco", "table", "precomp", *PACKED, "tfds")
 
 
 def _source(*names: str) -> UsedIf:
@@ -40,12 +41,12 @@ class ShapesSettings:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """A caption table: text or JSON.
+    """A caption table, text or JSON, the `.json` members of tar shards, and Parquet files.
 
     Args:
-        image_column: column (key) with the image path, relative to `data.images`.
-        caption_column: column (key) with the caption; in JSON a list of captions is allowed too.
-        split_column: column (key) with the split; if the file has none, images are split by `data.val_fraction`
+        image_column: column (key) with the image path, relative to `data.images`; in Parquet, with the image.
+        caption_column: column (key) with the caption; in JSON and Parquet a list of captions is allowed too.
+        split_column: column (key) with the split; if the data have none, images are split by `data.val_fraction`
             and `data.test_fraction`.
     """
 
@@ -80,13 +81,14 @@ class DataSettings:
     Args:
         source: kind of source; auto tells it from the annotations, or takes tfds where `data.tfds.name` is given, and
             shapes, the generated set, where neither is.
-        annotations: own files only: the caption table, the karpathy JSON, the coco JSON(s), or the precomp folder.
+        annotations: own files only: the caption table, the karpathy JSON, the coco JSON(s), the precomp folder, or tar
+            shards or Parquet files: files, folders, or patterns such as `train-*.tar`.
         images: own files only: image folder(s); for coco one per caption file, or one for all; for karpathy one or
-            several; for a table the default is its own folder.
+            several; for a table the default is its own folder; for parquet that of images that are only paths.
         split_ids: coco only: `.npy` files of annotation ids per split, as in {train: [a.npy, b.npy], val: [c.npy]}.
-        restval_as_train: karpathy, tfds only: use the split `restval` as train.
+        restval_as_train: karpathy, webdataset, parquet, tfds only: use the split `restval` as train.
         val_fraction: own data only: share of images in val if the source has no splits, or no val.
-        test_fraction: coco, table only: share of images in test if the source has no splits.
+        test_fraction: coco, table, webdataset, parquet only: share of images in test if the source has no splits.
         split_seed: own data only: seed of that split.
         on_bad: own data only: what to do with a bad record or image: stop (fail) or skip and count it (skip).
         verify: own data only: how images are checked before training: not at all (none), by headers or by decoding each
@@ -107,17 +109,17 @@ class DataSettings:
             `data.features`.
         workers: number of parallel decoding calls (default: number of CPU cores).
         shapes: settings of the source shapes.
-        table: settings of the source table.
+        table: columns of the sources table, webdataset and parquet.
         tfds: settings of the source tfds.
     """
 
-    source: Literal["auto", "shapes", "karpathy", "coco", "table", "precomp", "tfds"] = "auto"
-    annotations: Annotated[Paths, _source("karpathy", "coco", "table", "precomp")] = None
-    images: Annotated[Paths, _source("karpathy", "coco", "table")] = None
+    source: Literal["auto", "shapes", "karpathy", "coco", "table", "precomp", "webdataset", "parquet", "tfds"] = "auto"
+    annotations: Annotated[Paths, _source("karpathy", "coco", "table", "precomp", *PACKED)] = None
+    images: Annotated[Paths, _source("karpathy", "coco", "table", "parquet")] = None
     split_ids: Annotated[dict[str, list[LocalPath]] | None, _source("coco")] = None
-    restval_as_train: Annotated[bool, _source("karpathy", "tfds")] = True
+    restval_as_train: Annotated[bool, _source("karpathy", *PACKED, "tfds")] = True
     val_fraction: Annotated[Share, _source(*COLLECTIONS)] = 0.1
-    test_fraction: Annotated[Share, _source("coco", "table")] = 0.1
+    test_fraction: Annotated[Share, _source("coco", "table", *PACKED)] = 0.1
     split_seed: Annotated[int, Range(-(2**63), 2**63), _source(*COLLECTIONS)] = 0
     on_bad: Annotated[OnBad, _source(*COLLECTIONS)] = "fail"
     verify: Annotated[Free[Verify], _source(*COLLECTIONS)] = "headers"
@@ -135,5 +137,5 @@ class DataSettings:
     text_features: Kept[bool | Literal["auto"]] = "auto"
     workers: Free[Few | None] = None
     shapes: Annotated[ShapesSettings, _source("shapes")] = field(default_factory=ShapesSettings)
-    table: Annotated[TableSettings, _source("table")] = field(default_factory=TableSettings)
+    table: Annotated[TableSettings, _source("table", *PACKED)] = field(default_factory=TableSettings)
     tfds: Annotated[TfdsSettings, _source("tfds")] = field(default_factory=TfdsSettings)

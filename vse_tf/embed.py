@@ -12,8 +12,9 @@ from vse_tf.display import say
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.indexing.embedding import SHARD_ROWS, embed
 from vse_tf.indexing.embedding_models import named_model
-from vse_tf.indexing.items import caption_items, image_items
+from vse_tf.indexing.items import Items, caption_items, image_items
 from vse_tf.indexing.merging import merge
+from vse_tf.indexing.shard_items import shard_items
 from vse_tf.startup import starting_tensorflow
 
 PROG = "python -m vse_tf.embed"
@@ -32,7 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", type=str | None, help="run folder of the model")
     parser.add_argument("--models", type=str | None, help="folder of exported models, instead of a run")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="checkpoint of the run")
-    parser.add_argument("--images", type=str | None, help="folder of images, or text file with one path per line")
+    parser.add_argument(
+        "--images", type=str | None, help="folder of images, text file with one path per line, or shards"
+    )
     parser.add_argument("--captions", type=str | None, help="text file with one caption per line, instead of images")
     parser.add_argument("--merge", nargs="+", type=str, help="merge these indexes instead; no vector is copied")
     parser.add_argument("--output", type=str, required=True, help="the index's folder; repeat the command to update it")
@@ -56,7 +59,11 @@ def main(argv: list[str] | None = None) -> None:
         from vse_tf.indexing.beam import beam_runner  # noqa: PLC0415
 
         runner = beam_runner(arguments.runner, arguments.runner_options)
-    items = caption_items(arguments.captions) if arguments.images is None else image_items(arguments.images)
+    items: Items
+    if arguments.images is None:
+        items = caption_items(arguments.captions)
+    else:
+        items = shard_items(arguments.images) or image_items(arguments.images)
     model = named_model(arguments.run, arguments.models, arguments.checkpoint, arguments.batch_size)
     with starting_tensorflow():
         import tensorflow  # noqa: F401, PLC0415

@@ -22,11 +22,11 @@ from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.pipeline import array_batches
-from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.data.records import EncodedImages, FileImages, Images, Split, as_encoded
 from vse_tf.display import phase_if, track
 from vse_tf.errors import UserError, tensorflow_reason
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.models.folding import EXTRA, Modality
+from vse_tf.models.folding import EXTRA, Modality, plain
 from vse_tf.models.hubness import corrections
 from vse_tf.models.inference_tower import inference_tower, mean_of_views
 from vse_tf.models.projection import head_of
@@ -62,6 +62,20 @@ class EncodedSplit:
     text: np.ndarray
     image_id: np.ndarray
     rows: np.ndarray
+
+    def of_rows(self, rows: np.ndarray) -> EncodedSplit:
+        """The embeddings of some images and their captions.
+
+        Args:
+            rows: int64 `(n,)`, rows of the split in rising order.
+        """
+        if np.array_equal(rows, self.rows):
+            return self
+        kept = np.flatnonzero(np.isin(self.rows, rows))
+        place = np.full(len(self.rows), -1, np.int64)
+        place[kept] = np.arange(len(kept))
+        seen = np.flatnonzero(place[self.image_id] >= 0)
+        return EncodedSplit(self.image[kept], self.text[seen], place[self.image_id[seen]], self.rows[kept])
 
 
 class Embedder:
@@ -187,7 +201,7 @@ class Embedder:
 
     def encode_files(
         self,
-        paths: Sequence[str],
+        paths: Sequence[str] | EncodedImages,
         bad: BadImages,
         batch_size: int | None = None,
         advance: Callable[[int], Any] = lambda count: None,
@@ -195,7 +209,7 @@ class Embedder:
         """Embed the image files that can be read.
 
         Args:
-            paths: the files.
+            paths: the files, or encoded images that are parts of larger files.
             bad: what to do with the others.
             batch_size: images at a time (default: the run's `train.eval_batch_size`).
             advance: called after each batch with its number of images, for a progress bar.
@@ -209,11 +223,11 @@ class Embedder:
         Example:
             >>> vectors, rows = model.encode_files(["a.jpg", "cut.jpg"], BadImages("skip", 10**8))
         """
-        vectors, rows = self._encode_files(paths, bad, batch_size, advance)
+        vectors, rows = self._encode_readable(as_encoded(paths), bad, batch_size, advance)
         return self._corrected(vectors, "image"), rows
 
-    def _encode_files(
-        self, paths: Sequence[str], bad: BadImages, batch_size: int | None, advance: Callable[[int], Any]
+    def _encode_readable(
+        self, images: EncodedImages, bad: BadImages, batch_size: int | None, advance: Callable[[int], Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.view.size is None:
             raise UserError("this model takes precomputed features, not image files")
@@ -221,12 +235,12 @@ class Embedder:
         if self._files is None:
             self._files = ImageReader(self.view, self.settings.data.workers)
         vectors, rows, done = [np.zeros([0, self.plain_dim], np.float32)], [np.zeros([0], np.int64)], 0
-        for images, positions in self._files.batches(paths, size, bad):
-            vectors.append(self._encode_image(images).numpy())
+        for batch, positions in self._files.batches(images, size, bad):
+            vectors.append(self._encode_image(batch).numpy())
             rows.append(positions)
             advance(int(positions[-1]) + 1 - done)
             done = int(positions[-1]) + 1
-        advance(len(paths) - done)
+        advance(len(images) - done)
         return np.concatenate(vectors), np.concatenate(rows)
 
     def encode_texts(
@@ -298,6 +312,14 @@ class Embedder:
         """A split's embeddings with the hubness correction; the same where the model has none."""
         image, text = self._corrected(encoded.image, "image"), self._corrected(encoded.text, "caption")
         return replace(encoded, image=image, text=text)
+
+    def plain(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors of `encode_images` or `encode_texts` without the hubness correction: unit vectors of the space.
+
+        Args:
+            vectors: float32 `(n, dim)`.
+        """
+        return plain(vectors, self.plain_dim)
 
     def inference_tower(self, modality: Modality, head: bool = False) -> keras.Model:
         """A tower as `encode_images` or `encode_texts` runs it: its views averaged, the correction appended.
@@ -384,7 +406,8 @@ class Embedder:
         files = [number for number, image in enumerate(images) if is_path(image)] if self.view.size else []
         if files:
             bad = BadImages("skip", self.view.max_pixels, lambda problem: raise_unreadable(problem.where, problem.what))
-            result[files] = self._encode_files([os.fspath(images[i]) for i in files], bad, size, advance)[0]
+            paths = FileImages([os.fspath(images[i]) for i in files])
+            result[files] = self._encode_readable(paths, bad, size, advance)[0]
         others = sorted(set(range(len(images))) - set(files))
         for first in range(0, len(others), size):
             batch = others[first : first + size]
@@ -421,9 +444,9 @@ class Embedder:
         """
         self.check_images(images)
         size = self.settings.train.eval_batch_size
-        if isinstance(images, FileImages):
+        if isinstance(images, EncodedImages):
             with phase_if(progress, "images", len(images), "images") as bar:
-                return self._encode_files(images.paths, bad, size, bar.update)
+                return self._encode_readable(images, bad, size, bar.update)
         # A split is encoded after each epoch, and its pipeline traced once.
         if self._batches is None or self._batches[0] is not images or self._batches[1] != size:
             self._batches = images, size, array_batches(images, self.view, size)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from vse_tf.artifacts.run_folder import RunFolder
-from vse_tf.atomic import check_folder
+from vse_tf.artifacts.run_folder import CARD, RunFolder
+from vse_tf.atomic import check_folder, write_text
 from vse_tf.command_line import command_parser
 from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command, shell_path
+from vse_tf.files import file_errors
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.startup import starting_tensorflow
 
@@ -54,8 +55,16 @@ def main(argv: list[str] | None = None) -> None:
 
         with Phase(f"writing {arguments.format}"):
             written = write_portable(root, embedder, arguments.format, facts)
+        _copy_card(arguments.run, written[0][0].parent)
         for path, difference in written:
             print(f"{path}: within {difference:.1g} of the run")
+
+
+def _copy_card(run: str, folder: Path) -> None:
+    """Put the run's model card beside what was written; the manifest does not name it, so that it may be edited."""
+    if card := RunFolder(run).read_card():
+        with file_errors(folder / CARD, "written", "mend that and export again"):
+            write_text(folder / CARD, card)
 
 
 def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any], root: Path) -> None:
@@ -91,6 +100,7 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
             models.append(retrieval_model(embedder, image, text, gallery, arguments.top_k, storage, queries))
     written = write_models(root, models, facts, embedder.settings.model.precision, progress=True)
     for model in written:
+        _copy_card(arguments.run, model.folder)
         facts = model.manifest
         print(
             f"{model.folder}: {', '.join(facts['signatures'])}; {model.size / 1e6:.1f} MB; within "

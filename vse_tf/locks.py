@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -85,6 +87,26 @@ class ProcessLock:
             os.close(self._handle)
             self._handle = None
             _held.remove(self)
+
+
+@contextlib.contextmanager
+def process_lock(path: Path, does: str) -> Iterator[None]:
+    """Hold a lock between processes; if another process has it, say so and wait.
+
+    Args:
+        path: the lock file.
+        does: what the holder of the lock does, for the message.
+    """
+    lock = ProcessLock(path)
+    try:
+        lock.acquire()
+    except BusyError as busy:
+        print(f"{path.parent}: {busy} {does}; waiting for it", file=sys.stderr)
+        lock.acquire(wait=True)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _lock(handle: int, wait: bool) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m vse_tf.search`: find items of an index by a text or an image."""
+"""`python -m vse_tf.search`: find items of an index by a text, an image, or both."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jsonargparse import Namespace
+from jsonargparse.typing import ClosedUnitInterval
 
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_paths import OutsideError
@@ -19,14 +20,20 @@ from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.indexing.embedding import EmbeddingModel
-from vse_tf.indexing.embedding_models import model_of_index, unknown_texts
+from vse_tf.indexing.embedding_models import UNKNOWN, model_of_index, unknown_texts
 from vse_tf.indexing.faiss import BACKENDS, search_backend
 from vse_tf.indexing.items import read_queries
+from vse_tf.indexing.relevance import MIN_RELEVANCE, NOTHING, Relevance
 from vse_tf.indexing.search import Hit, check_model, hits, hits_table
+from vse_tf.models.mixing import Part, Query, mix
 from vse_tf.pages.contact_sheet import contact_sheet, hits_picture
 from vse_tf.startup import starting_tensorflow
 
 PROG = "python -m vse_tf.search"
+EXAMPLES = (
+    f'{PROG} --index photos.index "two dogs in the snow"',
+    f'{PROG} --index photos.index "at night" --image beach.jpg --without people',
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     image = None if arguments.image is None else Path(arguments.image)
     texts = read_queries(arguments.queries) if arguments.queries else [" ".join(arguments.query or [])]
-    titles = texts if image is None else [image.name]
+    titles = [_title(text, image, arguments.without) for text in texts]
     with Phase("opening the index"):
         index = Index.open(arguments.index, arguments.root)
         model = model_of_index(index, arguments.run, arguments.models)
@@ -50,28 +57,36 @@ def main(argv: list[str] | None = None) -> None:
     with starting_tensorflow():
         import tensorflow  # noqa: F401, PLC0415
     with Phase("searching"):
-        query = model.encode_texts(texts) if image is None else _encode_image(model, arguments.image)
-        results = [hits(index, *result) for result in zip(*search(query, arguments.top_k), strict=True)]
+        queries, unknown = _queries(index, model, texts, arguments.image, arguments.without)
+        found = search(np.stack([query.vector for query in queries]), arguments.top_k)
+        relevance = Relevance(index)
+        results = [
+            hits(index, rows, scores, relevance(query, rows, scores))
+            for query, rows, scores in zip(queries, *found, strict=True)
+        ]
+    for title, result in zip(titles, results, strict=True):
+        best = result[0].relevance if result else None
+        if best is not None and best < arguments.min_relevance:
+            print(f"{title}: {NOTHING}", file=sys.stderr)
     _print(arguments, texts, results)
-    if image is None:
-        for text in unknown_texts(model, texts, query):
-            print(f"the model knows no word of {text!r}: other unknown words find the same", file=sys.stderr)
+    for text in unknown:
+        print(UNKNOWN.format(text), file=sys.stderr)
     files = _ImageFiles(index)
     if missing := files.missing([hit for result in results for hit in result]):
         advice = "if their folder was moved, name it with --root"
         print(f"{len(missing)} of these images are missing, the first is {missing[0]}; {advice}", file=sys.stderr)
     if arguments.html:
-        page = contact_sheet(image or texts[0], results[0], image_file=files)
+        page = contact_sheet(titles[0], results[0], contents=files, image=image)
         _write(arguments.html, page.encode())
     if arguments.picture:
         rows = list(zip(titles, results, strict=True))
-        _write(arguments.picture, hits_picture(rows, Path(arguments.picture).suffix, image_file=files))
+        _write(arguments.picture, hits_picture(rows, Path(arguments.picture).suffix, contents=files))
     if files.refused:
         print(f"{len(files.refused)} images are not shown; {files.reason}", file=sys.stderr)
 
 
 class _ImageFiles:
-    """Returns the file to open for a hit; counts those that must not be opened.
+    """Returns the contents of a hit's image file; counts those that must not be opened.
 
     Attributes:
         refused: rows of the images that must not be opened.
@@ -92,9 +107,9 @@ class _ImageFiles:
                     paths.append(path)
         return list(dict.fromkeys(paths))
 
-    def __call__(self, hit: Hit) -> Path:
+    def __call__(self, hit: Hit) -> bytes:
         try:
-            return self.index.image(hit.item)
+            return self.index.contents(hit.item)
         except OutsideError as error:
             self.reason = self.reason or f"{error.filename}: {error.strerror}"
             self.refused.add(hit.row)
@@ -102,23 +117,33 @@ class _ImageFiles:
 
 
 def _parse(argv: list[str]) -> Namespace:
-    parser = command_parser(PROG, "Find items of an index by a text or an image.")
+    parser = command_parser(PROG, "Find items of an index by a text, an image, or both together.", examples=EXAMPLES)
     parser.add_argument("query", nargs="*", type=str, help="text to search for")
     parser.add_argument("--index", type=str, required=True, help="folder written by python -m vse_tf.embed")
-    parser.add_argument("--image", type=str | None, help="search for this image instead of a text")
+    parser.add_argument("--image", type=str | None, help="search for this image; with a text, for both together")
+    parser.add_argument("--without", type=str | None, help="a text for what the items shall not show")
     parser.add_argument("--queries", type=str | None, help="search for each line of this text file")
     parser.add_argument("--run", type=str | None, help="run folder (default: the run that made the index)")
     parser.add_argument("--models", type=str | None, help="folder of exported models, instead of a run")
     parser.add_argument("--root", type=str | None, help="folder of the images (default: the one that the index names)")
     parser.add_argument("--top_k", "--top-k", type=int, default=10, help="number of hits")
+    parser.add_argument(
+        "--min_relevance",
+        "--min-relevance",
+        type=ClosedUnitInterval,
+        default=MIN_RELEVANCE,
+        help="below this relevance, from 0 to 1, nothing looks like the query",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--html", type=str | None, help="write a contact sheet with embedded pictures to this file")
     parser.add_argument("--picture", type=str | None, help="write queries and hits to this PNG or JPEG file")
     parser.add_argument("--backend", choices=list(BACKENDS), default="exact", help="faiss-…: approximate, [faiss]")
     arguments = parser.parse_args(argv)
     text = " ".join(arguments.query or []).strip()
-    if sum(map(bool, (text, arguments.image, arguments.queries))) != 1:
-        raise UserError('name what to search for: either a "text", --image with an image, or --queries with a file')
+    if not (text or arguments.image or arguments.queries):
+        raise UserError('name what to search for: a "text", --image with an image, or --queries with a file')
+    if text and arguments.queries:
+        raise UserError(f"--queries names a file of texts; leave the text {text!r} out, or add it to the file")
     if arguments.top_k < 1:
         raise UserError(f"--top_k: {arguments.top_k} is not above 0")
     if arguments.html and arguments.queries:
@@ -129,11 +154,34 @@ def _parse(argv: list[str]) -> Namespace:
     return arguments
 
 
-def _encode_image(model: EmbeddingModel, path: str) -> np.ndarray:
-    query, _, problems = model.encode_files([path], "skip")
-    if problems:
-        raise UserError(f"--image: {problems[0]}")
-    return query
+def _title(text: str, image: Path | None, without: str | None) -> str:
+    looked_for = " + ".join(filter(None, [text, image.name if image else ""]))
+    return f"{looked_for} − {without}" if without else looked_for
+
+
+def _queries(
+    index: Index, model: EmbeddingModel, texts: list[str], image: str | None, without: str | None
+) -> tuple[list[Query], list[str]]:
+    """A query for each text, and the texts of which the model knows no word."""
+    always = []
+    if image is not None:
+        vectors, _, problems = model.encode_files([image], "skip")
+        if problems:
+            raise UserError(f"--image: {problems[0]}")
+        always.append(Part(vectors[0], "images"))
+    words = [text for text in [*texts, without or ""] if text.strip()]
+    encoded = model.encode_texts(words) if words else np.zeros([0, model.dim], np.float32)
+    vector_of = dict(zip(words, encoded, strict=True))
+    if without:
+        always.append(Part(vector_of[without], "captions", -1))
+    queries = []
+    for text in texts:
+        own = [Part(vector_of[text], "captions")] if text in vector_of else []
+        try:
+            queries.append(mix([*own, *always], index.kind, index.plain_dim))
+        except ValueError as error:
+            raise UserError(f"--without: {error}") from None
+    return queries, unknown_texts(model, words, encoded) if words else []
 
 
 def _print(arguments: Namespace, texts: list[str], results: list[list[Hit]]) -> None:

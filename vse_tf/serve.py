@@ -15,11 +15,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from jsonargparse import Namespace
+from jsonargparse.typing import ClosedUnitInterval as Share
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 
 from vse_tf.command_line import command_parser
 from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command, shell_path
+from vse_tf.indexing.relevance import MIN_RELEVANCE
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.serving.model_config import ModelConfig, models_below, read_models_config, with_labels
 from vse_tf.serving.registry import WATCHING
@@ -119,7 +121,8 @@ def _serve(arguments: Namespace) -> None:
         if not any(registry.serving().values()):
             raise UserError(f"no model could be loaded: {'; '.join(registry.problems())}")
         if index is not None:
-            routes += [page_route, GalleryRoute(index, full_paths=local)]
+            gallery = GalleryRoute(index, full_paths=local, min_relevance=arguments.min_relevance)
+            routes += [page_route, gallery]
         address = f"http://{arguments.host}:{server.effective_port}"
         if run is not None:
             say(f"{address}/v1/models/text_tower:predict and {address}/v1/models/image_tower:predict")
@@ -172,9 +175,10 @@ class _RunSource:
         from vse_tf.atomic import check_folder  # noqa: PLC0415
         from vse_tf.indexing.embedding_models import RunModel  # noqa: PLC0415
         from vse_tf.indexing.items import image_items  # noqa: PLC0415
+        from vse_tf.indexing.shard_items import shard_items  # noqa: PLC0415
 
         self.model: RunModel = RunModel(arguments.run)
-        self.items: Items = image_items(arguments.images)
+        self.items: Items = shard_items(arguments.images) or image_items(arguments.images)
         self.cached = arguments.index is None
         self.folder = _cached_index(arguments) if self.cached else Path(arguments.index)
         check_folder(self.folder, "--index")
@@ -326,6 +330,12 @@ def _parse(argv: list[str]) -> Namespace:
     )
     parser.add_argument(
         "--root", type=str | None, help="folder of its images (default: the one that it names, if next to it)"
+    )
+    parser.add_argument(
+        "--min-relevance",
+        type=Share,
+        default=MIN_RELEVANCE,
+        help="below this relevance, from 0 to 1, the page says that nothing looks like the query",
     )
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
     parser.add_argument(

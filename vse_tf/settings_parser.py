@@ -164,6 +164,8 @@ def data_parser(prog: str, description: str, **kwargs: Any) -> CommandParser:
 def parse_with_data(parser: ArgumentParser, argv: list[str], run: Settings) -> tuple[Namespace, DataSettings]:
     """Parse with a run's fields of `data` preset; returns all arguments and the resulting data settings.
 
+    A command without a run gives the default settings.
+
     Other annotations than the run's may be of another kind.
     """
     parser.set_defaults({f"data.{key}": value for key, value in _leaves(to_dict(run.data))})
@@ -173,7 +175,7 @@ def parse_with_data(parser: ArgumentParser, argv: list[str], run: Settings) -> t
     arguments = parser.parse_args(argv)
     data = parser.instantiate(arguments)["data"]
     check_values(data, "data.")
-    if {"data.annotations", "data.source"} & set(typed):
+    if {"data.annotations", "data.source"} & set(typed) or run == Settings():
         # Not for those in the run folder, which may come from others: what is read is printed before.
         data = with_source(data)
     refuse_unused(replace(run, data=data), [key for key in typed if key.startswith("data.")])

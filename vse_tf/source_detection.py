@@ -5,7 +5,9 @@ The readers of `vse_tf.data.sources` check the files themselves; this tells only
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import os
 import re
 import zlib
@@ -16,12 +18,17 @@ from vse_tf.data_settings import DataSettings
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, text_encoding
 
-Kind = Literal["karpathy", "coco", "table", "precomp"]
+Kind = Literal["karpathy", "coco", "table", "precomp", "webdataset", "parquet"]
 # COCO's caption files begin with a few kB about the set itself.
 HEAD_BYTES = 2**20
+# As webdataset writes a range of shards.
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # A string, with its colon if it is a key and the bracket behind it; or a bracket. The last string may be cut off.
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.|\\$)*+)(?:"|$)(\s*:\s*(?=(\[?)))?|[][{}]', re.DOTALL)
-_NAME_IT = "say what it is with --data.source karpathy, coco, table or precomp"
+_NAME_IT = "say what it is with --data.source karpathy, coco, table, precomp, webdataset or parquet"
+# The suffixes of shards, and how they begin: the source, a position, and what is there.
+SHARDS: dict[str, Kind] = {".tar": "webdataset", ".parquet": "parquet"}
+_MAGIC: tuple[tuple[Kind, int, bytes], ...] = (("webdataset", 257, b"ustar"), ("parquet", 0, b"PAR1"))
 
 
 def with_source(data: DataSettings) -> DataSettings:
@@ -63,7 +70,16 @@ def kind_of(path: str) -> Kind:
     if os.path.isdir(place):  # noqa: PTH112
         if any(place.glob("*_ims.npy")) or any(place.glob("*_caps.txt")):
             return "precomp"
-        raise UserError(f"data.annotations: {path} is a folder without *_ims.npy files; name the caption file in it")
+        for suffix, kind_of_shards in SHARDS.items():
+            if any(place.glob(f"*{suffix}")) or any(place.glob(f"*/*{suffix}")):
+                return kind_of_shards
+        raise UserError(
+            f"data.annotations: {path} is a folder without *_ims.npy, *.tar and *.parquet files; name the caption file "
+            "in it"
+        )
+    # Before it is opened: a pattern names no file.
+    if (shards := SHARDS.get(place.suffix) or _shards_of(place)) is not None:
+        return shards
     text = _head(place).lstrip()
     # What is no text at all is left to the reader of tables too, which says what it is.
     top, item, end = _keys(text) if text.startswith("{") else ({}, set(), 0)
@@ -82,6 +98,19 @@ def kind_of(path: str) -> Kind:
         keys = ", ".join(key[:40] for key in list(top)[:5])
         raise UserError(f"data.annotations: {path} is a JSON object with the keys {keys!r}; {_NAME_IT}")
     return kind
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path of shards stands for several: `*`, `?`, or a range as in `train-{00000..00041}.tar`."""
+    return not os.path.exists(path) and (glob.has_magic(path) or RANGE.search(path) is not None)  # noqa: PTH110
+
+
+def _shards_of(path: Path) -> Kind | None:
+    """The source of a shard without the suffix of one."""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        start = file.read(512)
+        return next((kind for kind, at, magic in _MAGIC if start[at : at + len(magic)] == magic), None)
+    return None
 
 
 def _head(path: Path) -> str:

@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     for line in small_galleries(chance):
         print(line)
     best = results["best"]
-    print(f"\nbest model: epoch {best['epoch']} of {results['last']['epoch']} by rsum on the validation split")
+    by = results["provenance"]["settings"]["train"].get("monitor", "rsum")
+    print(f"\nbest model: epoch {best['epoch']} of {results['last']['epoch']} by {by} on the validation split")
     if results["stopped"]:
         print(f"stopped early: {results['stopped']}")
     print(f"run folder: {run.path}")

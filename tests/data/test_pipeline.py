@@ -145,7 +145,7 @@ def test_views_differ_between_epochs_and_not_between_runs(files):
 
 
 def test_evaluation_reads_every_image_once_in_order(files):
-    batches = list(ImageReader(VIEW, workers=4).batches(files.images.paths, 10, BadImages("fail", 10**6)))
+    batches = list(ImageReader(VIEW, workers=4).batches(files.images, 10, BadImages("fail", 10**6)))
     assert [len(rows) for _, rows in batches] == [10, 10, 3]
     rows = np.concatenate([rows for _, rows in batches])
     np.testing.assert_array_equal(rows, np.arange(COUNT))
@@ -202,9 +202,9 @@ def test_evaluation_leaves_out_what_cannot_be_read(broken):
     split, paths = broken
     bad = BadImages("skip", 10**6)
     reader = ImageReader(VIEW)
-    rows = np.concatenate([rows for _, rows in reader.batches(split.images.paths, 10, bad)])
+    rows = np.concatenate([rows for _, rows in reader.batches(split.images, 10, bad)])
     np.testing.assert_array_equal(rows, [row for row in range(COUNT) if row not in (3, 8)])
     assert set(bad.problems) == paths
     stopping = BadImages("fail", 10**6)
     with pytest.raises(UserError, match=r"--data\.on_bad skip"):
-        list(reader.batches(split.images.paths, 10, stopping))
+        list(reader.batches(split.images, 10, stopping))

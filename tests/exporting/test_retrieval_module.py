@@ -7,6 +7,8 @@ import tensorflow as tf
 from vse_tf.exporting import retrieval_module
 from vse_tf.exporting.retrieval_module import RetrievalModule
 from vse_tf.exporting.storage import store
+from vse_tf.models.folding import EXTRA, fold, search_queries
+from vse_tf.models.mixing import Part, mix
 from vse_tf.preprocessing.view import ImageView
 
 DIM = 6
@@ -74,6 +76,68 @@ def test_equal_scores_come_in_the_gallerys_order(monkeypatch, width):
     rows, _ = oracle(queries, vectors, 12)
     answer = module_of(vectors, 12).search(tf.constant(queries))
     assert [[int(name.decode()[2:-4]) for name in line] for line in answer["ids"].numpy()] == rows.tolist()
+
+
+class Files(Tower):
+    """Images as files of numbers; the pixel that stands for no image is none."""
+
+    def of_bytes(self, image_bytes):
+        return self.of_text(tf.where(image_bytes == retrieval_module.NO_IMAGE, "7 7 7 7 7 7", image_bytes))
+
+
+def mixed(module, rows):
+    """Answers to `(text, image, without)`, each a vector or None."""
+    columns = [
+        tf.constant(["" if each is None else text_of([each])[0].numpy() for each in rows_of], tf.string)
+        for rows_of in zip(*rows, strict=True)
+    ]
+    return module.signatures()["search_mixed"](**dict(zip(("text", "image_bytes", "without"), columns, strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["images", "captions"])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_mixed_queries_are_those_of_the_definition(kind, corrected):
+    dim = DIM - EXTRA if corrected else DIM
+    hubness = np.random.default_rng(4).uniform(0, 0.5, 40).astype(np.float32)
+
+    def vectors(rows, seed, modality):
+        values = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+        values /= np.linalg.norm(values, axis=1, keepdims=True)
+        return fold(values, hubness[:rows], modality) if corrected else values
+
+    gallery = vectors(40, 0, kind[:-1])
+    texts, photos, excluded = vectors(9, 1, "caption"), vectors(9, 2, "image"), vectors(9, 3, "caption")
+    ids = [str(row) for row in range(40)]
+    plain_of = (kind, dim) if corrected else None
+    module = RetrievalModule(Files(), Files(), store(gallery, "float32"), ids, ids, 40, plain_of)
+    for use in ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0)):
+        rows = [
+            [value if used else None for value, used in zip(row, use, strict=True)]
+            for row in zip(texts, photos, excluded, strict=True)
+        ]
+        answer = mixed(module, rows)
+        for number, row in enumerate(rows):
+            parts = [
+                Part(vector, of, weight)
+                for vector, of, weight in zip(row, ("captions", "images", "captions"), (1, 1, -1), strict=True)
+                if vector is not None
+            ]
+            query = search_queries(mix(parts, kind, dim).vector[None], kind, dim)
+            expected, scores = oracle(query, gallery, 40)
+            np.testing.assert_allclose(answer["scores"][number], scores[0], atol=1e-5)
+            assert answer["ids"].numpy()[number, 0].decode() == ids[expected[0, 0]]
+
+
+def test_mixed_queries_that_are_none_are_refused():
+    vector = unit(1)[0]
+    module = RetrievalModule(Files(), Files(), store(unit(5), "float32"), list("abcde"), list("abcde"), 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="neither text nor image_bytes"):
+        mixed(module, [(vector, None, None), (None, None, vector)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="nothing is left of a query"):
+        mixed(module, [(vector, None, vector)])
+    search = module.signatures()["search_mixed"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="different lengths: 2, 1, 1"):
+        search(text=tf.constant(["a", "b"]), image_bytes=tf.constant([""]), without=tf.constant([""]))
 
 
 def test_no_queries_have_no_answers():

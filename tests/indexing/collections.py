@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vse_tf.artifacts.background import CAPTIONS
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 
@@ -54,7 +55,9 @@ class BytesModel:
         return np.array(vectors, np.float32).reshape(-1, DIM), np.flatnonzero(good), problems
 
     def encode_texts(self, texts):
-        self._count(texts)
+        # Those that calibrate an index are not items of it.
+        if texts != list(CAPTIONS):
+            self._count(texts)
         return np.array([vector_of(text.encode()) for text in texts], np.float32).reshape(-1, DIM)
 
     def _count(self, names):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.indexing.collections import DIM, BytesModel, draw, vector_of
+from vse_tf.artifacts.background import CAPTIONS
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_writer import IndexWriter
@@ -38,6 +39,7 @@ def check(folder):
     assert {path.name for path in index.folder.iterdir()} == {
         MANIFEST,
         "items.jsonl",
+        index.background.name,
         "skipped.jsonl",
         *(shard.name for shard in index.shards),
     }
@@ -135,7 +137,7 @@ def test_a_killed_update_leaves_the_old_index_and_continues(folder):
 def test_damaged_shards_of_a_killed_call_are_made_again(folder):
     with pytest.raises(KeyboardInterrupt):
         run(folder, BytesModel(stop=9))
-    shards = sorted((folder.parent / "index").glob("*.npy"))
+    shards = sorted((folder.parent / "index").glob("vectors-*.npy"))
     contents = bytearray(shards[0].read_bytes())
     contents[-1] ^= 1
     shards[0].write_bytes(contents)
@@ -159,7 +161,7 @@ def flipped(contents):
 @pytest.mark.parametrize("damage", [cut, flipped])
 def test_a_damaged_index_is_made_again(folder, damage):
     run(folder, BytesModel())
-    shard = sorted((folder.parent / "index").glob("*.npy"))[0]
+    shard = sorted((folder.parent / "index").glob("vectors-*.npy"))[0]
     shard.write_bytes(damage(shard.read_bytes()))
     notes = []
     model = BytesModel()
@@ -328,6 +330,11 @@ def test_a_full_disk_is_one_line_and_the_old_index_stays(folder, monkeypatch):
 def test_one_shard_at_a_time_is_in_memory(folder, monkeypatch):
     seen = []
     write = IndexWriter.write
-    monkeypatch.setattr(IndexWriter, "write", lambda self, vectors: seen.append(vectors.shape) or write(self, vectors))
+
+    def noted(self, vectors, *name):
+        seen.append(vectors.shape)
+        return write(self, vectors, *name)
+
+    monkeypatch.setattr(IndexWriter, "write", noted)
     run(folder, BytesModel(), shard_rows=3)
-    assert seen == [(3, DIM), (3, DIM), (3, DIM), (2, DIM)]
+    assert seen == [(3, DIM), (3, DIM), (3, DIM), (2, DIM), (len(CAPTIONS), DIM)]

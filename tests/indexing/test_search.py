@@ -120,9 +120,16 @@ def test_hits_name_the_items(tmp_path):
     index = index_of(tmp_path / "a", vectors, [3], items)
     found = [hit.to_dict() for hit in hits(index, [1, 2, 0], np.float32([0.5, 0.25, -0.5]))]
     assert found == [
-        {"rank": 1, "item": "x", "path": "/else/where.jpg", "score": 0.5, "row": 1},
-        {"rank": 2, "item": "7", "caption": "a dog", "score": 0.25, "row": 2},
-        {"rank": 3, "item": "a.jpg", "path": str(tmp_path / "images" / "a.jpg"), "score": -0.5, "row": 0},
+        {"rank": 1, "item": "x", "path": "/else/where.jpg", "score": 0.5, "relevance": None, "row": 1},
+        {"rank": 2, "item": "7", "caption": "a dog", "score": 0.25, "relevance": None, "row": 2},
+        {
+            "rank": 3,
+            "item": "a.jpg",
+            "path": str(tmp_path / "images" / "a.jpg"),
+            "score": -0.5,
+            "relevance": None,
+            "row": 0,
+        },
     ]
 
 

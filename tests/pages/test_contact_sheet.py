@@ -104,7 +104,7 @@ def test_the_page_shows_hits_and_runs_nothing(tmp_path):
 
 def test_an_image_as_the_query_is_shown(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a&b.png")
-    found = read(contact_sheet(tmp_path / "a&b.png", []))
+    found = read(contact_sheet("a&b.png", [], image=tmp_path / "a&b.png"))
     assert len(found.sources) == 1
     assert "a&b.png" in "".join(found.texts)
 

@@ -18,6 +18,7 @@ from tests.bombs import BOMBS, HARMLESS, jpeg_of_scans, segment
 from tests.honest_images import HONEST, noisy_gif
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.image_reader import ImageReader
+from vse_tf.data.records import FileImages
 from vse_tf.data.verify import verify
 from vse_tf.pages.thumbnails import thumbnail
 from vse_tf.preprocessing import graph_headers, image_limits
@@ -192,8 +193,7 @@ def test_an_image_above_the_limit_on_bytes_is_not_read(tmp_path: Path, monkeypat
 
 
 def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("image_reader", "bad_images"):
-        monkeypatch.setattr(f"vse_tf.data.{module}.MAX_BYTES", 5000)
+    monkeypatch.setattr("vse_tf.data.records.MAX_BYTES", 5000)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "good").write_bytes(HONEST["optimised"][0])
     (tmp_path / "long").write_bytes(HONEST["optimised"][0].ljust(5001, b"\0"))
@@ -201,7 +201,7 @@ def test_embedding_reads_regular_files_up_to_the_limit_only(tmp_path: Path, monk
     names = ["pipe", "good", "long", "bomb", "none"]
     bad = BadImages("skip", LIMIT)
     ((_, rows),) = ImageReader(ImageView((8, 8), max_pixels=LIMIT), 1).batches(
-        [str(tmp_path / name) for name in names], 8, bad
+        FileImages([str(tmp_path / name) for name in names]), 8, bad
     )
     assert list(rows) == [1]
     assert {Path(path).name: problem.what for path, problem in bad.problems.items()} == {

@@ -168,6 +168,17 @@ class Retrieval(tf.Module):
     def search_image(self, image_bytes):
         return self._nearest(mean_colours(image_bytes) / 255)
 
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name) for name in ("text", "image_bytes", "without")]
+    )
+    def search_mixed(self, text, image_bytes, without):
+        words = [tf.strings.regex_full_match(text, f".*{name[:-4]}.*") for name, _, _ in self.COLOURS]
+        left_out = [tf.strings.regex_full_match(without, f".*{name[:-4]}.*") for name, _, _ in self.COLOURS]
+        colours = tf.cond(image_bytes[0] == "", lambda: tf.zeros([1, 3]), lambda: mean_colours(image_bytes) / 255)
+        return self._nearest(
+            tf.cast(tf.stack(words, -1), tf.float32) + colours - tf.cast(tf.stack(left_out, -1), tf.float32)
+        )
+
 
 class TextTower(tf.Module):
     """Texts to unit vectors that depend on their bytes."""
@@ -221,7 +232,7 @@ def write_towers(root: Path) -> None:
     """Write stand-ins of the models that an export consists of: image_tower, text_tower and retrieval."""
     save(ImageTower(), root / "image_tower" / "1", default="serve")
     save(TextTower(), root / "text_tower" / "1", default="serve")
-    save(Retrieval(), root / "retrieval" / "1", "search_text", "search_image", default="search_text")
+    save(Retrieval(), root / "retrieval" / "1", "search_text", "search_image", "search_mixed", default="search_text")
 
 
 if __name__ == "__main__":

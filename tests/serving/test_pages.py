@@ -77,6 +77,7 @@ def test_the_gallery_tells_what_it_is(client):
         "kind": "images",
         "count": 6,
         "dim": DIM,
+        "min_relevance": 0.05,
         "models": {"text": "text_tower", "image": "image_tower"},
     }
 
@@ -97,6 +98,19 @@ def test_the_nearest_rows_of_a_row(client):
     assert answer["items"][0]["row"] == 3
     assert len(answer["items"]) == 6
     assert answer["query"] == {"id": "<3>.png"}
+
+
+def test_parts_are_added_and_subtracted(client, vectors):
+    query = np.array([1.0, -2.0, 0.5, 3.0])
+    parts = [{"vector": (5 * query).tolist()}, {"row": 3, "weight": 2}, {"row": 1, "weight": -0.5}]
+    answer = ask(client, parts=parts).json
+    mixed = query / np.linalg.norm(query) + 2 * vectors[3] - 0.5 * vectors[1]
+    scores = vectors @ (mixed / np.linalg.norm(mixed))
+    assert [item["row"] for item in answer["items"]] == np.argsort(-scores).tolist()
+    np.testing.assert_allclose([item["score"] for item in answer["items"]], -np.sort(-scores), atol=1e-6)
+    assert answer["query"] == {"id": "<3>.png"}
+    alone = ask(client, parts=[{"row": 3, "weight": 1e300}]).json
+    assert alone["items"] == ask(client, row=3).json["items"]
 
 
 def test_full_paths_are_those_that_may_be_opened(tmp_path, vectors):
@@ -154,6 +168,19 @@ def test_captions_are_told(tmp_path, vectors):
         b'{"row": 0, "k": 0}',
         b'{"row": 0, "k": 1001}',
         b'{"row": 0, "k": true}',
+        b'{"row": 0, "weight": -1}',
+        b'{"row": 0, "weight": "1"}',
+        b'{"row": 0, "weight": 1e999}',
+        b'{"parts": []}',
+        b'{"parts": {"row": 0}}',
+        b'{"parts": [{}]}',
+        b'{"parts": [7]}',
+        b'{"parts": [{"row": 0}], "row": 0}',
+        b'{"parts": [{"row": 0}, {"row": 6}]}',
+        b'{"parts": [{"row": 0}, {"row": 0, "weight": -1}]}',
+        b'{"parts": [{"row": 0, "vector": [1, 2, 3, 4]}]}',
+        b'{"parts": [{"vector": [1, 2, 3, 4], "of": "video"}]}',
+        b'{"parts": [%b{"row": 0}]}' % (b'{"row": 0}, ' * 10),
     ],
 )
 def test_a_bad_question_is_refused_with_a_reason(client, body):
@@ -168,6 +195,8 @@ def test_numbers_of_hundreds_of_digits_are_refused(client):
             response = client.post("/gallery/nearest", data=question % digits)
             assert response.status_code == 400
             assert json.loads(response.data)["error"]
+        response = client.post("/gallery/nearest", data=b'{"parts": [{"row": 0, "weight": %b}]}' % digits)
+        assert response.status_code == 400
 
 
 def test_a_large_body_is_refused(client):

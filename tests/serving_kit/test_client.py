@@ -138,6 +138,14 @@ def test_search(client, photos):
     assert [hit.id for hit in client.search_image(photos["blue"], top=1)] == ["blue.png"]
 
 
+def test_mixed_search(client, photos):
+    hits = client.search_mixed("green", photos["blue"], without="red")
+    assert [(hit.id, hit.score) for hit in hits] == [("green.png", 1), ("blue.png", 1), ("red.png", -1)]
+    assert [hit.score for hit in client.search_mixed("green", without="red")] == [1, 0, -1]
+    with pytest.raises(ValueError, match="an image or both"):
+        client.search_mixed(without="red")
+
+
 def test_status_and_waiting(client):
     assert client.status("text_tower") == {1: "AVAILABLE"}
     client.wait("text_tower", 1)
@@ -337,6 +345,9 @@ def test_the_other_commands(server, photos, capsys):
     assert lines("status", "--wait", 1)[1] == {"model": "text_tower", "versions": {"1": "AVAILABLE"}}
     assert lines("search", "green", "--top", 1) == [{"id": "green.png", "score": 1.0, "caption": "a green card"}]
     assert lines("search", "--image", photos["red"])[0]["id"] == "red.png"
+    mixed = lines("search", "green", "--image", photos["blue"], "--without", "red")
+    assert [line["score"] for line in mixed] == [1, 1, -1]
+    assert [line["score"] for line in lines("search", "green", "--without", "red")] == [1, 0, -1]
     assert lines("status")[2]["model"] == "retrieval"
     assert [line["image"] for line in lines("image", photos["red"], photos["blue"])] == [
         str(photos["red"]),

@@ -16,11 +16,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vse_tf.artifacts.calibration import Calibration
 from vse_tf.artifacts.index_manifest import AGAIN, NAME_CHARACTERS, Kind, read_manifest
 from vse_tf.artifacts.index_paths import ImageRoot, own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_array, open_regular, reason_of, sha256_of
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 ITEMS = "items.jsonl"
 # Limit for a caption or a path in a text file; in JSON a character takes at most six times its bytes.
@@ -39,6 +41,7 @@ class Item:
         caption: of a caption, the text.
         size: bytes of the image file when it was embedded.
         mtime_ns: its modification time then, in nanoseconds.
+        offset: of an image in a tar shard, whose path is then `path`, its first byte; `size` are its own bytes.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Item:
     caption: str | None = None
     size: int | None = None
     mtime_ns: int | None = None
+    offset: int | None = None
 
     @property
     def line(self) -> str:
@@ -74,7 +78,7 @@ class Item:
                 raise ValueError(f"not an item: {key} is {problem}")
             if key != "caption" and len(known[key] or "") > NAME_CHARACTERS:
                 raise ValueError(f"not an item: {key} has more than {NAME_CHARACTERS} characters")
-        for key in ("size", "mtime_ns"):
+        for key in ("size", "mtime_ns", "offset"):
             if not (known[key] is None or type(known[key]) is int):
                 raise ValueError(f"not an item: {key} is not an integer")
         return cls(**known)
@@ -109,6 +113,7 @@ class Index:
         plain_dim: dimensions of the space; fewer than `dim` where the vectors have a hubness correction.
         count: number of rows.
         shards: the files of vectors, in row order.
+        background: the file of the captions that calibrate it, if there is one.
         image_root: the image folder, and which of its files may be opened.
         model: the model that made the vectors: `kind` (`run` or `models`), `name`, `path` relative to the folder, `id`.
         provenance: versions and settings of the writer.
@@ -131,11 +136,15 @@ class Index:
         self.dim: int = manifest["dim"]
         self.plain_dim: int = manifest.get("plain_dim", self.dim)
         self.count: int = manifest["count"]
-        self.shards = [Shard(shard["name"], shard["rows"], shard["sha256"]) for shard in manifest["shards"]]
+        self.shards = [_shard(shard) for shard in manifest["shards"]]
         self.model: dict[str, Any] = manifest["model"]
         self.provenance: dict[str, Any] = manifest["provenance"]
         self.image_root = ImageRoot(folder, manifest.get("root"), root, manifest.get("root_name"))
         self._items: dict[str, Any] = manifest["items"]
+        relevance = manifest.get("relevance") or {}
+        self._levels = relevance.get("levels")
+        background = relevance.get("background")
+        self.background = None if background is None else _shard(background)
 
     @classmethod
     def open(cls, folder: str | Path, root: str | Path | None = None) -> Index:
@@ -155,7 +164,7 @@ class Index:
         path = folder / ITEMS
         if size != index._items["bytes"]:
             raise UserError(f"{path}: {size} bytes where the manifest says {index._items['bytes']}; {AGAIN}")
-        for shard in index.shards:
+        for shard in [*index.shards, *filter(None, [index.background])]:
             map_shard(folder, shard, index.dim)
         return index
 
@@ -168,6 +177,15 @@ class Index:
         for shard in self.shards:
             yield start, map_shard(self.folder, shard, self.dim)
             start += shard.rows
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What a score means in this index; None if an earlier version wrote it."""
+        if self._levels is None:
+            return None
+        background = self.background
+        texts = None if background is None else np.array(map_shard(self.folder, background, self.dim))
+        return Calibration(texts, self._levels)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The vectors of these rows, float32 `(len(rows), dim)`.
@@ -255,13 +273,24 @@ class Index:
         """
         return self.image_root.file(_image_path(item))
 
+    def contents(self, item: Item) -> bytes:
+        """The contents of an item's image file, or of the part of a shard that the image is.
+
+        Raises:
+            OSError: as `image`, or they cannot be read.
+            ValueError: the item is a caption.
+        """
+        with open_regular(self.image(item), None if item.offset is not None else MAX_BYTES) as file:
+            file.seek(max(0, item.offset or 0))
+            return file.read(MAX_BYTES if item.offset is None else max(0, min(item.size or 0, MAX_BYTES)))
+
     def verify(self) -> None:
         """Compare all files with the manifest's hashes.
 
         Raises:
             UserError: a file is damaged; the message names it.
         """
-        named = [(shard.name, shard.sha256) for shard in self.shards]
+        named = [(shard.name, shard.sha256) for shard in [*self.shards, *filter(None, [self.background])]]
         for name, expected in [*named, (ITEMS, self._items["sha256"])]:
             path = self.folder / name
             with file_errors(path):
@@ -324,6 +353,10 @@ def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
         expected = f"float32 ({shard.rows}, {dim})"
         raise UserError(f"{path}: not the {expected} vectors that the manifest names; {AGAIN}")
     return mapped
+
+
+def _shard(described: Mapping[str, Any]) -> Shard:
+    return Shard(described["name"], described["rows"], described["sha256"])
 
 
 def _image_path(item: Item) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vse_tf.artifacts.calibration import check_levels
 from vse_tf.artifacts.index_paths import own_file
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
@@ -69,6 +70,8 @@ def _check(manifest: dict[str, Any]) -> None:
     _check_strings("model.", manifest["model"], ("kind", "name", "path", "checkpoint", "id"))
     if not _is_int(manifest["items"].get("bytes"), 0) or not isinstance(manifest["items"].get("sha256"), str):
         raise ValueError("items without bytes and sha256")
+    if "relevance" in manifest:
+        _check_relevance(manifest["relevance"])
     shards = manifest.get("shards")
     if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
         raise ValueError("shards without name, rows and sha256")
@@ -77,6 +80,12 @@ def _check(manifest: dict[str, Any]) -> None:
     # Shards may be named several times, so that this alone bounds the rows by a file's size.
     if manifest["count"] * _LEAST_LINE > manifest["items"]["bytes"]:
         raise ValueError(f"{manifest['items']['bytes']} bytes of items cannot be {manifest['count']} lines")
+
+
+def _check_relevance(value: Any) -> None:
+    if not isinstance(value, dict) or not (value.get("background") is None or _is_shard(value["background"])):
+        raise ValueError("relevance without levels")
+    check_levels(value.get("levels"))
 
 
 def _is_shard(value: object) -> bool:

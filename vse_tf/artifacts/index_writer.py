@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from vse_tf.artifacts.calibration import Calibration
 from vse_tf.artifacts.index import ITEMS, Index, Item, Shard
 from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
 from vse_tf.artifacts.index_paths import relative
 from vse_tf.atomic import atomic_file, remove_leftovers, write_json
-from vse_tf.files import file_errors
+from vse_tf.files import file_errors, sha256_of
 
 
 class IndexWriter:
@@ -49,11 +51,12 @@ class IndexWriter:
         with file_errors(self.folder, "written"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, vectors: np.ndarray) -> Shard:
+    def write(self, vectors: np.ndarray, name: str = "vectors") -> Shard:
         """Write a shard, which belongs to no index before `commit`.
 
         Args:
             vectors: float32 unit rows `(rows, dim)`.
+            name: how the name of its file begins.
 
         Raises:
             ValueError: another shape, or a row that is not of unit length.
@@ -69,8 +72,11 @@ class IndexWriter:
         np.save(buffer, values, allow_pickle=False)
         contents = buffer.getbuffer()
         digest = hashlib.sha256(contents).hexdigest()
-        shard = Shard(f"vectors-{digest[:16]}.npy", len(values), digest)
+        shard = Shard(f"{name}-{digest[:16]}.npy", len(values), digest)
         path = self.folder / shard.name
+        with contextlib.suppress(OSError):
+            if sha256_of(path) == digest:
+                return shard
         with file_errors(path, "written"), atomic_file(path) as file:
             file.write(contents)
         return shard
@@ -83,6 +89,7 @@ class IndexWriter:
         root: str | Path | None = None,
         provenance: Mapping[str, Any] | None = None,
         root_name: str | None = None,
+        calibration: Calibration | None = None,
     ) -> Index:
         """Make these shards the index and remove those that it no longer names.
 
@@ -94,6 +101,7 @@ class IndexWriter:
             root: the image folder; written like the model's path.
             provenance: versions and settings, for JSON.
             root_name: name of the image folder, if its path is not known.
+            calibration: what a score means in it.
 
         Returns:
             The new index.
@@ -103,6 +111,11 @@ class IndexWriter:
             UserError: a file cannot be written.
         """
         count = sum(shard.rows for shard in shards)
+        relevance: dict[str, Any] = {}
+        if calibration is not None:
+            texts = calibration.texts
+            background = {} if texts is None else {"background": asdict(self.write(texts, "background"))}
+            relevance = {"relevance": {**background, "levels": dict(calibration.levels)}}
         with file_errors(self.folder, "written"):
             digest, size, lines = hashlib.sha256(), 0, 0
             with atomic_file(self.folder / ITEMS) as file:
@@ -126,13 +139,16 @@ class IndexWriter:
                 "root_name": root_name if root is None else Path(root).name,
                 "items": {"bytes": size, "sha256": digest.hexdigest()},
                 "shards": [asdict(shard) for shard in shards],
+                **relevance,
                 "model": {key: value for key, value in made_by.items() if value is not None},
                 "provenance": dict(provenance or {}),
             }
             write_json(self.folder / MANIFEST, manifest)
-            remove_leftovers(self.folder, "vectors-*.npy")
-        named = {shard.name for shard in shards}
-        for path in self.folder.glob("vectors-*.npy"):
-            if path.name not in named:
-                path.unlink(missing_ok=True)
-        return Index.open(self.folder)
+            index = Index.open(self.folder)
+            named = {shard.name for shard in [*index.shards, *filter(None, [index.background])]}
+            for pattern in ("vectors-*.npy", "background-*.npy"):
+                remove_leftovers(self.folder, pattern)
+                for path in self.folder.glob(pattern):
+                    if path.name not in named:
+                        path.unlink(missing_ok=True)
+        return index

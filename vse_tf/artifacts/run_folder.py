@@ -22,6 +22,7 @@ from vse_tf.settings_parser import load_settings, save_settings
 FORMAT = 1
 # Limit for a model's description or one file of its tokenizer.
 ASSET_BYTES = 256 * 2**20
+CARD, CARD_BYTES = "model_card.md", 2**20
 ADVICE = "mend that and repeat the command: it continues from the last checkpoint"
 
 
@@ -41,6 +42,7 @@ class RunFolder:
         events: `logs/<name of the run folder>/`, TensorBoard's events: it shows the run under that name.
         metrics: `metrics.jsonl`, one line per epoch.
         results: `results.json`, the best and the last epoch.
+        card: `model_card.md`, what the model is, what it reaches and how to use it.
         skipped: `skipped.jsonl`, the problems of the data that was left out.
         hubness: `hubness/bank.json`, the model that the bank belongs to; see `vse_tf.artifacts.hubness_bank`.
     """
@@ -56,6 +58,7 @@ class RunFolder:
         self.events = self.logs / (self.path.absolute().name or "run")
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
+        self.card = self.path / CARD
         self.skipped = self.path / "skipped.jsonl"
         self.hubness = self.path / "hubness" / "bank.json"
         self._lock = ProcessLock(self.path / ".lock")
@@ -214,6 +217,21 @@ class RunFolder:
             # An unfinished run, or a damaged file, which keeps no model from being used.
             return None, {}
         return epoch, metrics
+
+    def read_card(self) -> str:
+        """The model card; empty where there is none that can be read."""
+        # The folder may come from others, and this be a link to any file.
+        if self.card.is_symlink():
+            return ""
+        try:
+            return files.read_regular(self.card, CARD_BYTES).decode("utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def write_card(self, text: str) -> None:
+        """Write the model card."""
+        with file_errors(self.card, "written", ADVICE):
+            write_text(self.card, text)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""

@@ -8,10 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.config import OnBad
-from vse_tf.data.records import FileImages, Images, Problem, unreadable
+from vse_tf.data.records import EncodedImages, Images, Problem, unreadable
 from vse_tf.errors import UserError, tensorflow_reason
-from vse_tf.files import read_regular
-from vse_tf.preprocessing.image_limits import MAX_BYTES
 from vse_tf.preprocessing.images import decode
 
 # Number of other images that are tried in place of a broken one before the run stops.
@@ -28,7 +26,7 @@ class BadImages:
         remedy: the option that skips such images, for the message.
 
     Attributes:
-        problems: the problem of each broken image, by path.
+        problems: the problem of each broken image, by name.
         error: the error that stopped the reading; `tf.data` raises one of its own in its place.
     """
 
@@ -55,25 +53,25 @@ class BadImages:
             got: int32 `(batch,)`; −1 where neither the image nor a replacement could be read, which is an error even
                 with `skip`: the length of an epoch is fixed.
         """
-        if not isinstance(images, FileImages):
+        if not isinstance(images, EncodedImages):
             return got
 
         def compare(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:
             for want, have in zip(wanted, got, strict=True):
                 if want != have:
-                    self.broken(images.paths[want])
+                    self.broken(images, int(want))
                 if have < 0:
-                    self._stop(f"{images.paths[want]}: neither it nor {ALTERNATES} other images could be read")
+                    self._stop(f"{images.names[want]}: neither it nor {ALTERNATES} other images could be read")
             return got
 
         checked = tf.numpy_function(compare, [wanted, got], tf.int32, stateful=False)
         checked.set_shape(got.shape)
         return checked
 
-    def reason(self, path: str) -> str:
+    def reason(self, images: EncodedImages, row: int) -> str:
         """Why the image cannot be used."""
         try:
-            decode(tf.constant(read_regular(path, MAX_BYTES)), self.max_pixels)
+            decode(tf.constant(images.read(row)), self.max_pixels)
         except OSError as error:
             return unreadable(error)
         except (tf.errors.OpError, ValueError) as error:
@@ -84,18 +82,19 @@ class BadImages:
         """The user's error behind an error that came out of `tf.data`, or the error itself."""
         return self.error or error
 
-    def broken(self, path: str) -> None:
+    def broken(self, images: EncodedImages, row: int) -> None:
         """Apply `data.on_bad` to an image that could not be read.
 
         Raises:
             UserError: `on_bad` is `fail`.
         """
-        if path in self.problems:
+        name = images.names[row]
+        if name in self.problems:
             return
-        problem = Problem(path, self.reason(path))
+        problem = Problem(name, self.reason(images, row))
         if self.on_bad == "fail":
             self._stop(f"{problem}; fix it, or skip such images with {self.remedy}")
-        self.problems[path] = problem
+        self.problems[name] = problem
         if self.note:
             self.note(problem)
 

@@ -18,7 +18,7 @@ from vse_tf.locks import BusyError, ProcessLock
 GB = 10**9
 SIZE = "size.json"
 # How deep below the cache folder the files or folders lie that are removed as a whole.
-DEPTHS = {"features": 2, "text_features": 2, "verify": 1, "tfds": 1, "indexes": 1}
+DEPTHS = {"features": 2, "text_features": 2, "verify": 1, "tfds": 1, "parquet": 1, "indexes": 1}
 _LOCK, _LAST_USE, _IN_USE = ".lock", ".last_use", ".in_use-"
 _claims: dict[Path, ProcessLock] = {}
 

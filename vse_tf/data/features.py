@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vse_tf.atomic import atomic_file, check_folder, write_array
+from vse_tf.data.records import EncodedImages
 from vse_tf.errors import UserError
 from vse_tf.files import open_array
 
@@ -24,16 +25,25 @@ class CachedFeatures:
     Args:
         views: the shards of each view in row order, `(rows, d)` or `(rows, n, d)`, the centre view first.
         rows: rows of the shards that belong to the split: those of images that could be read.
+        images: the images that the features were computed from, in the order of `rows`; None for captions.
     """
 
     kind: Literal["features"] = "features"
 
-    def __init__(self, views: Sequence[Sequence[np.ndarray]], rows: np.ndarray) -> None:
+    def __init__(
+        self, views: Sequence[Sequence[np.ndarray]], rows: np.ndarray, images: EncodedImages | None = None
+    ) -> None:
         self.views = views
         self.rows = rows
+        self.images = images
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def chosen(self, rows: Sequence[int] | np.ndarray) -> CachedFeatures:
+        """The features of some of the images, as features of their own."""
+        rows = np.asarray(rows, np.int64)
+        return CachedFeatures(self.views, self.rows[rows], self.images and self.images.chosen(rows))
 
     def load(self, rows: np.ndarray) -> np.ndarray:
         """The centre view of these rows, `(len(rows), d)` or `(len(rows), n, d)`."""

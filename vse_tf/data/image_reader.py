@@ -1,4 +1,4 @@
-"""Image files to batches for encoding, shard after shard."""
+"""Encoded images to batches for encoding, shard after shard."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from vse_tf.data.bad_images import BadImages
-from vse_tf.files import read_regular
-from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.data.records import EncodedImages
 from vse_tf.preprocessing.view import ImageView
 
 
 class ImageReader:
-    """Reads image files in parallel.
+    """Reads and decodes images in parallel.
 
     It uses threads and not `tf.data`: making an iterator over this graph takes a second, and a collection has many
     shards.
@@ -30,8 +29,9 @@ class ImageReader:
             and position give the same window.
 
     Example:
-        >>> for images, rows in ImageReader(view).batches(["a.jpg", "cut.jpg"], 128, BadImages("skip", 10**8)):
-        ...     print(images.shape, rows)
+        >>> images = FileImages(["a.jpg", "cut.jpg"])
+        >>> for pixels, rows in ImageReader(view).batches(images, 128, BadImages("skip", 10**8)):
+        ...     print(pixels.shape, rows)
         (1, 224, 224, 3) [0]
     """
 
@@ -43,25 +43,25 @@ class ImageReader:
         signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)]
         self._prepare = tf.function(self._views_of, input_signature=signature, autograph=False)
 
-    def batches(self, paths: Sequence[str], batch_size: int, bad: BadImages) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """Read files in order.
+    def batches(self, images: EncodedImages, batch_size: int, bad: BadImages) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
+        """Read images in order.
 
         Args:
-            paths: the files.
+            images: the images.
             batch_size: number of images in a batch.
             bad: what to do with images that cannot be read.
 
         Yields:
             Images float32 `(b, h, w, 3)`, or `(b, 1 + crops, h, w, 3)` with `crops`, and int64 `(b,)`: the position of
-            each in `paths`.
+            each in `images`.
 
         Raises:
             UserError: an image cannot be read and `bad` does not skip it.
         """
         views, rows = [], []
-        for row, view in enumerate(self._views(paths, ahead=2 * batch_size)):
+        for row, view in enumerate(self._views(images, ahead=2 * batch_size)):
             if view is None:
-                bad.broken(paths[row])
+                bad.broken(images, row)
             else:
                 views.append(view)
                 rows.append(row)
@@ -71,21 +71,21 @@ class ImageReader:
         if views:
             yield tf.stack(views), np.array(rows)
 
-    def _views(self, paths: Sequence[str], ahead: int) -> Iterator[tf.Tensor | None]:
+    def _views(self, images: EncodedImages, ahead: int) -> Iterator[tf.Tensor | None]:
         pool = ThreadPoolExecutor(self.workers)
         try:
-            remaining = enumerate(paths)
-            waiting: deque[Future] = deque(pool.submit(self._read, *each) for each in islice(remaining, ahead))
+            remaining = iter(range(len(images)))
+            waiting: deque[Future] = deque(pool.submit(self._read, images, row) for row in islice(remaining, ahead))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(self._read, *each) for each in islice(remaining, 1))
+                waiting.extend(pool.submit(self._read, images, row) for row in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, row: int, path: str) -> tf.Tensor | None:
+    def _read(self, images: EncodedImages, row: int) -> tf.Tensor | None:
         try:
             # Not `tf.io.read_file`, which waits at a pipe, never ends at a device and opens addresses.
-            return self._prepare(tf.constant(read_regular(path, MAX_BYTES)), tf.constant(row))
+            return self._prepare(tf.constant(images.read(row)), tf.constant(row))
         except (OSError, tf.errors.OpError, ValueError):
             return None
 

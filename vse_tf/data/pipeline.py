@@ -13,7 +13,7 @@ from vse_tf.config import TextSettings
 from vse_tf.data.bad_images import ALTERNATES, BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.order import CAPTION, ROW, SEED_LOW, Order
-from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.data.records import EncodedImages, FileImages, Images, Split
 from vse_tf.preprocessing import text
 from vse_tf.preprocessing.graph_bytes import without_autograph
 from vse_tf.preprocessing.view import ImageView
@@ -82,8 +82,8 @@ def training_batches(
         texts.set_shape([batch, *texts.shape[1:]])
         return {"image": image, "text": texts}, got
 
-    if isinstance(split.images, FileImages):
-        images = _read_files(stream, split.images, view, bad, batch, workers)
+    if isinstance(split.images, EncodedImages):
+        images = _read_encoded(stream, split.images, view, bad, batch, workers)
         return images.rebatch(batch, drop_remainder=True).map(finish).prefetch(2)
 
     @without_autograph
@@ -129,7 +129,7 @@ def array_batches(images: Images, view: ImageView, batch_size: int) -> tf.data.D
     """All images or features that are rows of arrays once, in row order, for encoding; the last batch is smaller.
 
     Args:
-        images: the images; `ImageReader` reads files.
+        images: the images; `ImageReader` reads encoded ones.
         view: how they are prepared.
         batch_size: number of images in a batch.
     """
@@ -138,27 +138,31 @@ def array_batches(images: Images, view: ImageView, batch_size: int) -> tf.data.D
     return rows.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
-def _read_files(
+def _read_encoded(
     samples: tf.data.Dataset,
-    images: FileImages,
+    images: EncodedImages,
     view: ImageView,
     bad: BadImages,
     batch: int,
     workers: int | None,
 ) -> tf.data.Dataset:
-    """Read image files in chunks, with a few batches of them in flight.
+    """Read encoded images in chunks, with a few batches of them in flight.
 
     From `(samples, alternates)`, int `(n, 4)` and `(n, ALTERNATES, 2)`, it makes `(images, rows wanted, rows got,
     captions)`. A sample that cannot be read is replaced by the first of its alternates that can be. If none can be
     read, the image is black and the row got is −1.
     """
-    paths = tf.constant(images.paths)
+    contents_of = _contents_of(images)
+
+    @without_autograph
+    def decoded(sample: tf.Tensor, candidate: tf.Tensor, contents: tf.Tensor) -> tuple:
+        image = view.of_file(contents, sample[SEED_LOW:])
+        image.set_shape([*view.pixels, 3])
+        return image, sample[ROW], candidate[ROW], candidate[CAPTION]
 
     @without_autograph
     def read(sample: tf.Tensor, candidate: tf.Tensor) -> tuple:
-        image = view.of_file(tf.io.read_file(tf.gather(paths, candidate[ROW])), sample[SEED_LOW:])
-        image.set_shape([*view.pixels, 3])
-        return image, sample[ROW], candidate[ROW], candidate[CAPTION]
+        return decoded(sample, candidate, contents_of(candidate[None, ROW])[0])
 
     @without_autograph
     def read_or_replace(sample: tf.Tensor, alternates: tf.Tensor) -> tf.data.Dataset:
@@ -176,11 +180,13 @@ def _read_files(
         """One element with all images of the chunk; they are read one by one only if one of them is broken."""
         count = tf.shape(samples, tf.int64)[0]
         each = tf.data.Dataset.from_tensor_slices((samples, alternates))
-        at_once = (
-            each.map(without_autograph(lambda sample, _: read(sample, sample)))
-            .batch(count, drop_remainder=True)
-            .ignore_errors()
-        )
+        if isinstance(images, FileImages):
+            first = each.map(without_autograph(lambda sample, _: read(sample, sample)))
+        else:
+            # One call of Python for all of them.
+            contents = tf.data.Dataset.from_tensor_slices((samples, contents_of(samples[:, ROW])))
+            first = contents.map(without_autograph(lambda sample, contents: decoded(sample, sample, contents)))
+        at_once = first.batch(count, drop_remainder=True).ignore_errors()
         return at_once.concatenate(each.flat_map(read_or_replace).batch(count)).take(1)
 
     calls = workers or os.cpu_count() or 1
@@ -188,6 +194,25 @@ def _read_files(
     in_flight = 3 * calls * batch * np.prod(view.pixels) * 3 * 4
     chunks = samples.rebatch(batch if in_flight <= IN_FLIGHT_BYTES else max(1, min(CHUNK, batch // calls)))
     return chunks.interleave(read_chunk, cycle_length=calls, num_parallel_calls=calls, deterministic=True)
+
+
+def _contents_of(images: EncodedImages) -> Callable[[tf.Tensor], tf.Tensor]:
+    """How a `tf.data` graph reads the contents of image files, `(n,)`, from their rows; of `FileImages`, of one."""
+    if isinstance(images, FileImages):
+        paths = tf.constant(images.paths)
+        return lambda rows: tf.io.read_file(tf.gather(paths, rows[0]))[None]
+
+    def read(row: int) -> bytes:
+        try:
+            return images.read(row)
+        except OSError:
+            # It does not decode, and `BadImages` finds the reason.
+            return b""
+
+    def read_all(rows: np.ndarray) -> np.ndarray:
+        return np.array([read(int(row)) for row in rows], object)
+
+    return lambda rows: tf.ensure_shape(tf.numpy_function(read_all, [rows], tf.string, stateful=False), rows.shape)
 
 
 def _load_arrays(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Tensor | None) -> tf.Tensor:

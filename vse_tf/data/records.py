@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from vse_tf.atomic import write_text
 from vse_tf.errors import UserError
+from vse_tf.files import open_regular
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Record:
 class Images(Protocol):
     """The images of one split, by row.
 
-    `kind` is what a row is: `files` (encoded image files, `paths[row]`), `pixels` (uint8 arrays `(h, w, 3)`) or
+    `kind` is what a row is: `files` (encoded images, see `EncodedImages`), `pixels` (uint8 arrays `(h, w, 3)`) or
     `features` (float32 or float16 arrays `(d,)` or `(regions, d)`, the same shape for every row).
     """
 
@@ -62,22 +67,90 @@ def array_size(images: Images) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-@dataclass(frozen=True)
-class FileImages:
-    """Images that are encoded files.
+class EncodedImages(ABC):
+    """Images as the contents of image files, by row: files of their own (`FileImages`), or parts of larger ones.
+
+    Attributes:
+        names: the name of each row, for messages; paths of files.
+    """
+
+    kind: Literal["files"] = "files"
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        raise TypeError("encoded images are decoded in the tf.data graph: see vse_tf.preprocessing.images")
+
+    @abstractmethod
+    def read(self, row: int, start: int = 0) -> bytes:
+        """The contents of an image file.
+
+        Args:
+            row: the image.
+            start: first byte; if it is negative, counted from the end.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+
+    @abstractmethod
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image file, int64 `(n,)`; −1 where it cannot be read."""
+
+    @abstractmethod
+    def chosen(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
+        """Some of the images, as images of their own."""
+
+    @abstractmethod
+    def states(self) -> Iterator[list[Any]]:
+        """What changes with the contents of each image, as values that JSON can hold."""
+
+
+class FileImages(EncodedImages):
+    """Images that are files of their own.
 
     Args:
         paths: the file of each row.
     """
 
-    paths: tuple[str, ...]
-    kind: Literal["files"] = "files"
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = self.names = tuple(paths)
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def read(self, row: int, start: int = 0) -> bytes:
+        with open_regular(self.paths[row], MAX_BYTES) as file:
+            if start:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(0, size + start) if start < 0 else start)
+            return file.read(MAX_BYTES)
 
-    def load(self, rows: np.ndarray) -> np.ndarray:
-        raise TypeError("encoded files are decoded in the tf.data graph: see vse_tf.preprocessing.images")
+    def sizes(self) -> np.ndarray:
+        return np.fromiter(map(_size, self.paths), np.int64, len(self.paths))
+
+    def chosen(self, rows: Sequence[int] | np.ndarray) -> FileImages:
+        return FileImages([self.paths[row] for row in rows])
+
+    def states(self) -> Iterator[list[Any]]:
+        for path in self.paths:
+            try:
+                stat = os.stat(path)  # noqa: PTH116 - faster
+            except OSError:
+                yield [path]
+            else:
+                yield [path, stat.st_size, stat.st_mtime_ns]
+
+
+def as_encoded(images: Sequence[str] | EncodedImages) -> EncodedImages:
+    """Encoded images, which may be given as paths."""
+    return images if isinstance(images, EncodedImages) else FileImages(images)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - faster
+    except OSError:
+        return -1
 
 
 @dataclass(frozen=True)

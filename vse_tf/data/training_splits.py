@@ -12,7 +12,7 @@ import numpy as np
 
 from vse_tf.config import DataSettings
 from vse_tf.data.features import CachedFeatures
-from vse_tf.data.records import Collection, FileImages, Images, Split
+from vse_tf.data.records import Collection, EncodedImages, Images, Split
 from vse_tf.data.sources.building import draw_splits
 
 
@@ -20,7 +20,7 @@ class ChosenImages:
     """Some of a split's images, as a split of its own.
 
     Args:
-        images: the images; not files.
+        images: the images; not encoded ones.
         rows: rows of those that belong to it, integers `(n,)`.
 
     Example:
@@ -101,8 +101,6 @@ def chosen_images(images: Images, rows: Sequence[int] | np.ndarray) -> Images:
         images: the images, or their cached features.
         rows: rows of those that are chosen, integers `(n,)`.
     """
-    if isinstance(images, FileImages):
-        return FileImages(tuple(images.paths[row] for row in rows))
-    if isinstance(images, CachedFeatures):
-        return CachedFeatures(images.views, images.rows[np.asarray(rows, np.int64)])
+    if isinstance(images, EncodedImages | CachedFeatures):
+        return images.chosen(rows)
     return ChosenImages(images, rows)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from vse_tf.config import Verify
 from vse_tf.data.cache import read_cached, write_cached
@@ -58,9 +58,21 @@ class Check:
 
     def verdict(self, max_pixels: int) -> str:
         """Why the image cannot be used under this limit; empty if it can."""
-        if not self.reason and self.width * self.height > max_pixels:
-            return f"{self.width * self.height} pixels, more than data.max_pixels={max_pixels}"
-        return self.reason or above_limit(self.width, self.height, self.scans, max_pixels)
+        return self.reason or verdict_of(self.width, self.height, self.scans, max_pixels)
+
+
+def verdict_of(width: int, height: int, scans: int, max_pixels: int) -> str:
+    """Why an image with this header cannot be used; empty if it can.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        scans: number of times that decoding goes over all pixels.
+        max_pixels: `data.max_pixels`.
+    """
+    if width * height > max_pixels:
+        return f"{width * height} pixels, more than data.max_pixels={max_pixels}"
+    return above_limit(width, height, scans, max_pixels)
 
 
 def verify(
@@ -106,7 +118,11 @@ def verify(
         else:
             todo.append(path)
     if todo:
-        check = _decode_check(max_pixels) if how == "decode" else check_header
+        check = check_header
+        if how == "decode":
+            # Traced before the threads need it.
+            decode_check(max_pixels)
+            check = functools.partial(_check_by_decoding, max_pixels=max_pixels)
         try:
             for path, result in _run(check, todo, workers, progress):
                 checks[path] = result
@@ -128,7 +144,16 @@ def check_header(path: str) -> Check:
 
 
 @functools.lru_cache(maxsize=2)
-def _decode_check(max_pixels: int) -> Callable[[str], Check]:
+def decode_check(max_pixels: int) -> Callable[[bytes], tuple[str, bool]]:
+    """A check that decodes an image.
+
+    Args:
+        max_pixels: images with more pixels cannot be used.
+
+    Returns:
+        A function from the contents of an image file to why it cannot be decoded, empty if it can, and whether decoding
+        it again gives the same result.
+    """
     import tensorflow as tf  # noqa: PLC0415
 
     from vse_tf.preprocessing.images import decode  # noqa: PLC0415
@@ -140,48 +165,69 @@ def _decode_check(max_pixels: int) -> Callable[[str], Check]:
 
     size.get_concrete_function()
 
-    def check(path: str) -> Check:
-        header, contents = _check_contents(path, None)
-        if header.verdict(max_pixels):
-            return header
-        reason, lasting = "", True
+    def check(contents: bytes) -> tuple[str, bool]:
         try:
             with tf.device("CPU:0"):
                 size(tf.constant(contents))
         except (tf.errors.OpError, ValueError) as error:
-            reason = tensorflow_reason(error)
-            lasting = isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
-        return dataclasses.replace(header, how="decode", reason=reason, lasting=lasting)
+            return tensorflow_reason(error), isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
+        return "", True
 
     return check
 
 
+def _check_by_decoding(path: str, max_pixels: int) -> Check:
+    header, contents = _check_contents(path, None)
+    if header.verdict(max_pixels):
+        return header
+    reason, lasting = decode_check(max_pixels)(contents)
+    return dataclasses.replace(header, how="decode", reason=reason, lasting=lasting)
+
+
 def _check_contents(path: str, limit: int | None) -> tuple[Check, bytes]:
-    size = mtime_ns = width = height = scans = 0
-    contents, reason = b"", ""
+    size = mtime_ns = 0
     try:
         with open_regular(path) as file:
             stat = os.fstat(file.fileno())
             size, mtime_ns = stat.st_size, stat.st_mtime_ns
-            if size > MAX_BYTES:
-                raise RefusedImageError(BYTES, size)
-            contents = file.read(HEADER_BYTES)
-            try:
-                header = read_header(contents)
-            except RefusedImageError as error:
-                # Metadata of a camera can push the frame header of a JPEG behind the first part.
-                if len(contents) >= size or error.code == NOT_AN_IMAGE:
-                    raise
-                header = None
-            if header is None or not header.complete or limit is None:
-                contents += file.read(size)
-                header = read_header(contents)
-            width, height, scans = header.width, header.height, header.scans
+            header, contents = read_image_header(file, size, complete=limit is None)
     except OSError as error:
         return Check(size, mtime_ns, "headers", 0, 0, 0, f"cannot be read: {error.strerror or error}", False), b""
+    return Check(size, mtime_ns, "headers", *header), contents
+
+
+def read_image_header(file: BinaryIO, size: int, complete: bool = False) -> tuple[tuple[int, int, int, str], bytes]:
+    """Read an image's header.
+
+    Args:
+        file: an open file, at the first byte of the image.
+        size: bytes of the image.
+        complete: read all of it.
+
+    Returns:
+        Width and height in pixels, scans, why the image cannot be used (empty if it can), and the bytes that were read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    contents = b""
+    try:
+        if size > MAX_BYTES:
+            raise RefusedImageError(BYTES, size)
+        contents = file.read(min(HEADER_BYTES, size))
+        try:
+            header = read_header(contents)
+        except RefusedImageError as error:
+            # Metadata of a camera can push the frame header of a JPEG behind the first part.
+            if len(contents) >= size or error.code == NOT_AN_IMAGE:
+                raise
+            header = None
+        if header is None or not header.complete or complete:
+            contents += file.read(size - len(contents))
+            header = read_header(contents)
     except ValueError as error:
-        reason = str(error) if size else "empty file"
-    return Check(size, mtime_ns, "headers", width, height, scans, reason), contents
+        return (0, 0, 0, str(error) if size else "empty file"), contents
+    return (header.width, header.height, header.scans, ""), contents
 
 
 def _run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vse_tf.embedder import Embedder
@@ -14,6 +16,7 @@ from vse_tf.exporting.storage import Storage, recall_loss, store
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.exporting.towers import encoded, image_facts, strings, text_facts
 from vse_tf.models.folding import search_queries
+from vse_tf.models.mixing import Of, Part, mix
 
 RETRIEVAL = "retrieval"
 
@@ -75,7 +78,10 @@ def retrieval_model(
     ]
     if embedder.view.size is not None:
         files = golden_inputs.image_files(embedder.view.max_pixels)
-        requests.append(golden("search_image", {"image_bytes": strings(files)}, encoded(embedder, files)))
+        pictures = encoded(embedder, files)
+        requests.append(golden("search_image", {"image_bytes": strings(files)}, pictures))
+        inputs, query = _mixed(list(golden_inputs.TEXTS), texts, files, pictures, kind, dim)
+        requests.append(golden("search_mixed", inputs, query))
     else:
         features = golden_inputs.features(3, *embedder.image_tower.input_shape[1:])
         requests.append(golden("search_features", {"features": features}, embedder.encode_images(list(features))))
@@ -88,3 +94,24 @@ def retrieval_model(
         queries = None if queries is None else search_queries(queries, kind, dim)
         facts["gallery"]["recall_loss"] = recall_loss(gallery.vectors, stored, k, queries)
     return ExportedModel(RETRIEVAL, module, module.signatures(), tuple(requests), facts)
+
+
+def _mixed(
+    texts: Sequence[str], of_texts: np.ndarray, files: Sequence[bytes], of_files: np.ndarray, kind: str, dim: int
+) -> tuple[Arrays, np.ndarray]:
+    """Inputs of `search_mixed` of every combination of parts, and the queries that they make."""
+    columns: dict[str, list[str | bytes]] = {"text": [], "image_bytes": [], "without": []}
+    queries = []
+    for has_text, has_image, has_without in ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0)):
+        parts = []
+        of: Of
+        for name, given, of, weight, (value, vector) in (
+            ("text", has_text, "captions", 1, (texts[0], of_texts[0])),
+            ("image_bytes", has_image, "images", 1, (files[0], of_files[0])),
+            ("without", has_without, "captions", -1, (texts[3], of_texts[3])),
+        ):
+            columns[name].append(value if given else "")
+            if given:
+                parts.append(Part(vector, of, weight))
+        queries.append(mix(parts, kind, dim).vector)
+    return {name: strings(values) for name, values in columns.items()}, np.stack(queries)

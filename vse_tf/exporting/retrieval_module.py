@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 import keras
@@ -13,12 +14,17 @@ from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
 from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
-from vse_tf.models.folding import own_modality_queries
+from vse_tf.models.folding import SCALE, Modality, own_modality_queries
+from vse_tf.models.mixing import LEAST, without_hubness
 
 # Components of the gallery that are compared at a time: 32 MiB as float32.
 BLOCK = 2**23
 # Limit for the items in the answer to all queries of a request; each has its name and its caption.
 MAX_ITEMS = 2**20
+# Decoded where a query has no image: one pixel.
+NO_IMAGE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+)
 
 
 class RetrievalModule(tf.Module):
@@ -73,6 +79,8 @@ class RetrievalModule(tf.Module):
         found = {"serving_default": by_text, "search_text": by_text}
         if self.image.view.size is not None:
             found["search_image"] = signature(self.search_image, image_bytes=BYTES)
+            strings = tf.TensorSpec([None], tf.string)
+            found["search_mixed"] = signature(self.search_mixed, text=strings, image_bytes=BYTES, without=strings)
         else:
             spec = self.image.signatures()["features"].structured_input_signature[1]["features"]
             found["search_features"] = signature(self.search_features, features=spec)
@@ -89,6 +97,45 @@ class RetrievalModule(tf.Module):
     def search_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to images given by their features."""
         return self.search(self._query(self.image.of_features(features), "images"))
+
+    def search_mixed(self, text: tf.Tensor, image_bytes: tf.Tensor, without: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The items nearest to texts and images together, less what is excluded; see `vse_tf.models.mixing`.
+
+        Args:
+            text: texts `(n,)`; empty: none.
+            image_bytes: image files `(n,)`; empty: none.
+            without: texts `(n,)` for what is not looked for; empty: none.
+        """
+        counts = [tf.shape(each)[0] for each in (text, image_bytes, without)]
+        problem = ["text, image_bytes and without have different lengths: ", *_joined(counts)]
+        text = checked(text, (counts[0] == counts[1]) & (counts[0] == counts[2]), *problem)
+        of_text, of_image, of_without = text != "", image_bytes != "", without != ""
+        text = checked(text, tf.reduce_all(of_text | of_image), "a query has neither text nor image_bytes")
+        files = tf.where(of_image, image_bytes, tf.constant(NO_IMAGE))
+        words, pictures, excluded = self.text.of_text(text), self.image.of_bytes(files), self.text.of_text(without)
+        parts = tf.stack([words, pictures, excluded], 1)
+        signs = tf.stack(
+            [tf.cast(of_text, tf.float32), tf.cast(of_image, tf.float32), -tf.cast(of_without, tf.float32)], 1
+        )
+        total = tf.einsum("np,npd->nd", signs, parts)
+        dim = self._plain_dim
+        width = parts.shape[-1]
+        unit = total if not dim else total[:, :dim] / SCALE
+        length = tf.linalg.norm(unit, axis=1, keepdims=True)
+        number = tf.reduce_sum(tf.abs(signs), 1, keepdims=True)
+        unit = checked(
+            unit, tf.reduce_all(length > LEAST * number), "nothing is left of a query: without excludes it all"
+        )
+        unit /= length
+        if dim:
+            own = tf.expand_dims(~of_image if self._plain_kind == "captions" else of_image & ~of_text & ~of_without, 1)
+            other: Modality = "caption" if self._plain_kind == "images" else "image"
+            as_own = own_modality_queries(tf.concat([SCALE * unit, tf.zeros_like(total[:, dim:])], 1), dim, keras.ops)
+            mixed = tf.where(own, as_own, without_hubness(unit, other, keras.ops))
+            # A single part is that part, with its hubness.
+            alone = tf.where(own, as_own, total)
+            unit = tf.where(number == 1, alone, mixed)
+        return self.search(tf.ensure_shape(unit, [None, width]))
 
     def _query(self, vectors: tf.Tensor, kind: str) -> tf.Tensor:
         return own_modality_queries(vectors, self._plain_dim, keras.ops) if kind == self._plain_kind else vectors
@@ -140,6 +187,11 @@ class RetrievalModule(tf.Module):
             parallel_iterations=1,
         )
         return tf.ensure_shape(scores, [None, self.k]), tf.ensure_shape(rows, [None, self.k])
+
+
+def _joined(counts: Sequence[tf.Tensor]) -> list[str | tf.Tensor]:
+    first, *others = (tf.strings.as_string(count) for count in counts)
+    return [first, *(part for other in others for part in (", ", other))]
 
 
 def _strings(values: Sequence[str]) -> tf.Tensor:

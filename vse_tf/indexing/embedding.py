@@ -12,15 +12,18 @@ from typing import Protocol
 
 import numpy as np
 
-from vse_tf.artifacts.index import Index, Item, Shard
+from vse_tf.artifacts.background import background_texts
+from vse_tf.artifacts.calibration import Calibration
+from vse_tf.artifacts.index import Index, Item, Shard, map_shard
 from vse_tf.artifacts.index_manifest import MANIFEST, Kind
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.artifacts.provenance import software
 from vse_tf.config import OnBad
-from vse_tf.data.records import Problem
+from vse_tf.data.records import EncodedImages, Problem
 from vse_tf.display import phase_if
 from vse_tf.errors import UserError
 from vse_tf.indexing.items import Items
+from vse_tf.indexing.relevance import calibrate
 from vse_tf.indexing.reuse import MISSING, ReuseTable, equal_shard, gather
 from vse_tf.indexing.work_folder import WORK_FOLDER, Part, Span, WorkFolder, locked
 
@@ -48,12 +51,12 @@ class EmbeddingModel(Protocol):
     def plain_dim(self) -> int: ...
 
     def encode_files(
-        self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], object] = ...
+        self, paths: Sequence[str] | EncodedImages, on_bad: OnBad, advance: Callable[[int], object] = ...
     ) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
         """Embed image files.
 
         Args:
-            paths: the files.
+            paths: the files, or encoded images that are parts of larger files.
             on_bad: `skip` or `fail`, for images that cannot be read.
             advance: called with the number of images done since the last call.
 
@@ -166,8 +169,7 @@ class SpanEmbedder:
             vectors = self.model.encode_texts([item.caption or "" for item in items])
             advance(len(items))
             return vectors, np.arange(len(items)), []
-        paths = [str(Path(self.collection.root or "", item.path or "")) for item in items]
-        return self.model.encode_files(paths, self.on_bad, advance)
+        return self.model.encode_files(self.collection.images(items), self.on_bad, advance)
 
     def _write(self, vectors: np.ndarray, items: list[Item]) -> Shard | None:
         if not len(vectors):
@@ -240,9 +242,10 @@ def embed(
                     counts[reuse.status(item)] += 1
                     yield item
 
+        calibration = _calibration(folder, shards, collection.kind, model, earlier, progress)
         writer = IndexWriter(folder, collection.kind, model.dim, model.plain_dim)
         with phase_if(progress, "writing the index"):
-            index = writer.commit(shards, items(), model.identity, collection.root, software())
+            index = writer.commit(shards, items(), model.identity, collection.root, software(), calibration=calibration)
             reuse.close()
             work.remove()
     before = earlier.count if earlier else 0
@@ -292,6 +295,25 @@ def _reusable_shards(
         reuse.add(len(shards), shard_items)
         shards.append(shard)
     return shards, reuse
+
+
+def _calibration(
+    folder: Path, shards: list[Shard], kind: Kind, model: EmbeddingModel, earlier: Index | None, progress: bool
+) -> Calibration:
+    """What a score means in the new index; that of the earlier one if it has the same vectors."""
+    same = earlier is not None and earlier.model.get("id") == model.identity["id"]
+    before = earlier.calibration if earlier is not None and same else None
+    if before is not None and earlier is not None and earlier.shards == shards:
+        return before
+    with phase_if(progress, "measuring the relevance of scores"):
+        texts = None if before is None else before.texts
+        if texts is None and kind == "images":
+            texts = model.encode_texts(background_texts(model.identity))
+
+        def vectors() -> Iterator[np.ndarray]:
+            return (map_shard(folder, shard, model.dim) for shard in shards)
+
+        return calibrate(vectors, sum(shard.rows for shard in shards), kind, model.plain_dim, texts)
 
 
 def _local_runner(progress: bool) -> Runner:

@@ -19,13 +19,11 @@ from vse_tf.artifacts.index_paths import absolute
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.versions import versions
 from vse_tf.config import OnBad
-from vse_tf.data.records import Problem, unreadable
+from vse_tf.data.records import EncodedImages, Problem, as_encoded, unreadable
 from vse_tf.data.sources.files import short_repr
 from vse_tf.display import part
 from vse_tf.errors import UserError, shell_path
-from vse_tf.files import read_regular
 from vse_tf.indexing.embedding import EmbeddingModel
-from vse_tf.preprocessing.image_limits import MAX_BYTES
 from vse_tf.quiet import quiet
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ BATCH = 64
 BATCH_BYTES = 2**28
 # A word of no language, and how far vectors of equal tokens may be apart by rounding.
 NO_WORD, ROUNDING = "\ua66e\ua66e\ua66e", 1e-5
+UNKNOWN = "the model knows no word of {!r}: other unknown words find the same"
 # How an exported image tower names the images that it cannot read.
 _BAD = re.compile(r"image_bytes\[(\d+)\]: ([^;\n\]]+)")
 
@@ -80,7 +79,7 @@ class RunModel:
         return {"kind": "run", "name": path.name, "path": str(path), "checkpoint": self.checkpoint, "id": model_id}
 
     def encode_files(
-        self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], object] = lambda count: None
+        self, paths: Sequence[str] | EncodedImages, on_bad: OnBad, advance: Callable[[int], object] = lambda count: None
     ) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
         """Embed image files; see `EmbeddingModel`."""
         from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
@@ -141,22 +140,36 @@ class ExportedModel:
         return type(self), (self.models, self.batch_size)
 
     def encode_files(
-        self, paths: Sequence[str], on_bad: OnBad, advance: Callable[[int], object] = lambda count: None
+        self, paths: Sequence[str] | EncodedImages, on_bad: OnBad, advance: Callable[[int], object] = lambda count: None
     ) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
         """Embed image files; see `EmbeddingModel`."""
         if not self._takes_images:
             raise UserError("this model takes precomputed features, not image files")
         vectors, positions, problems = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)], []
-        for start, contents in _read_ahead(paths, self.batch_size):
+        images = as_encoded(paths)
+        for start, contents in _read_ahead(images, self.batch_size):
             encoded, readable, reasons = self._encode_images(contents)
             for position, reason in reasons.items():
-                problems.append(Problem(paths[start + position], reason))
+                problems.append(Problem(images.names[start + position], reason))
                 if on_bad == "fail":
                     raise UserError(f"{problems[-1]}; fix it, or skip such images with --on_bad skip")
             vectors.append(encoded)
             positions.append(readable + start)
             advance(len(contents))
         return np.concatenate(vectors), np.concatenate(positions), problems
+
+    def encode_contents(self, contents: Sequence[bytes]) -> np.ndarray:
+        """Embed a batch of image files by their contents.
+
+        Raises:
+            UserError: the model takes features, or one cannot be read.
+        """
+        if not self._takes_images:
+            raise UserError("this model takes precomputed features, not image files")
+        vectors, _, reasons = self._encode_images(list(contents))
+        for position, reason in reasons.items():
+            raise UserError(f"image {position}: {reason}")
+        return vectors
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts; see `EmbeddingModel`."""
@@ -211,19 +224,19 @@ def _newest_version(model: Path) -> Path:
     return model / str(numbers[-1])
 
 
-def _read_ahead(paths: Sequence[str], size: int) -> Iterator[tuple[int, list[bytes | OSError]]]:
+def _read_ahead(images: EncodedImages, size: int) -> Iterator[tuple[int, list[bytes | OSError]]]:
     """Batches of file contents, or of the errors on reading, with their start; a thread reads the next batch."""
 
-    def read(path: str) -> bytes | OSError:
+    def read(row: int) -> bytes | OSError:
         try:
-            return read_regular(path, MAX_BYTES)
+            return images.read(row)
         except OSError as error:
             return error
 
     def read_batch(start: int) -> list[bytes | OSError]:
         batch, total = [], 0
-        for path in paths[start : start + size]:
-            batch.append(contents := read(path))
+        for row in range(start, min(start + size, len(images))):
+            batch.append(contents := read(row))
             total += len(contents) if isinstance(contents, bytes) else 0
             if total >= BATCH_BYTES:
                 break

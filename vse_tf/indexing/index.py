@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vse_tf.artifacts import index as files
-from vse_tf.indexing.embedding_models import RunModel, model_of_index
+from vse_tf.indexing.embedding_models import UNKNOWN, RunModel, model_of_index, unknown_texts
+from vse_tf.indexing.relevance import Relevance
 from vse_tf.indexing.search import ExactSearch, Hit, check_model, hits
+from vse_tf.models.mixing import Part, mix
 
 if TYPE_CHECKING:
     from vse_tf.indexing.embedding import EmbeddingModel
@@ -28,8 +32,9 @@ class Index(files.Index):
     Example:
         index = vse_tf.Index.open("photos.index")
         for hit in index.search("two dogs in the snow", k=2):
-            print(hit.score, hit.path)  # 0.412 /home/ann/photos/beach/0001.jpg
+            print(hit.relevance, hit.path)  # 0.97 /home/ann/photos/beach/0001.jpg
         similar = index.search(image="beach.jpg", k=1)[0].path
+        mixed = index.search("at night", image="beach.jpg", without="people", weights={"image": 0.5})
     """
 
     def search(
@@ -37,38 +42,52 @@ class Index(files.Index):
         text: str | None = None,
         *,
         image: ImageInput | None = None,
+        without: str | None = None,
+        weights: Mapping[str, float] | None = None,
         k: int = 10,
         run: str | Path | None = None,
         models: str | Path | None = None,
     ) -> list[Hit]:
-        """Find the items that are most similar to a text or an image.
+        """Find the items that are most similar to a text, an image, or both together; see `vse_tf.models.mixing`.
 
         Args:
-            text: the text, or
+            text: the text.
             image: the image: a path, the bytes of an image file, a PIL image or a uint8 array `(h, w, 3)`; of a
                 model that `models` names, a path.
+            without: a text for what is not looked for.
+            weights: of `text`, `image` and `without`, each above 0 (default: 1).
             k: maximum number of hits.
             run: run folder of the model (default: the run that made the index).
             models: folder of exported models, instead of a run.
 
         Returns:
-            Hits, the best first, each with `score`, and `path` (of an image) or `caption`.
+            Hits, the best first, each with `score`, `relevance`, and `path` (of an image) or `caption`. A relevance
+            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.05) says that the item does not look like the query.
 
         Raises:
-            TypeError: neither a text nor an image, or both.
-            ValueError: `k` below 1, or an image that cannot be decoded.
+            TypeError: neither a text nor an image.
+            ValueError: `k` below 1, a wrong weight, an image that cannot be decoded, or `without` leaves nothing.
             UserError: there is no such model, or it is not the one that made the index.
         """
-        if (text is None) == (image is None):
-            raise TypeError("give either a text or an image to search for")
-        if text is not None and not isinstance(text, str):
-            raise TypeError(f"the text is of the type {type(text).__name__}; an image is given as image=…")
+        if text is None and image is None:
+            raise TypeError("give a text, an image or both to search for")
+        for name, value in (("text", text), ("without", without)):
+            if not isinstance(value, str | None):
+                raise TypeError(f"{name} is of the type {type(value).__name__}; an image is given as image=…")
+        given = _checked_weights(weights)
         if k < 1:
             raise ValueError(f"k is {k}; give 1 or more")
         model = self._model(None if run is None else str(run), None if models is None else str(models))
-        query = model.encode_texts([text]) if text is not None else _encode_image(model, image)
-        rows, scores = self._exact(query, k)
-        return hits(self, rows[0], scores[0])
+        texts = {name: value for name, value in (("text", text), ("without", without)) if value is not None}
+        vectors = model.encode_texts(list(texts.values())) if texts else np.zeros([0, self.dim], np.float32)
+        parts = [Part(vector, "captions", given[name]) for name, vector in zip(texts, vectors, strict=True)]
+        if image is not None:
+            parts.append(Part(_encode_image(model, image)[0], "images", given["image"]))
+        query = mix(parts, self.kind, self.plain_dim)
+        rows, scores = self._exact(query.vector[np.newaxis], k)
+        for unknown in unknown_texts(model, list(texts.values()), vectors) if texts else []:
+            warnings.warn(UNKNOWN.format(unknown), stacklevel=2)
+        return hits(self, rows[0], scores[0], self._relevance(query, rows[0], scores[0]))
 
     def _model(self, run: str | None, models: str | None) -> EmbeddingModel:
         """The model, loaded once."""
@@ -83,8 +102,24 @@ class Index(files.Index):
         return {}
 
     @cached_property
+    def _relevance(self) -> Relevance:
+        return Relevance(self)
+
+    @cached_property
     def _exact(self) -> ExactSearch:
         return ExactSearch(self)
+
+
+def _checked_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
+    """The weight of each part, that of what is excluded below 0."""
+    given = {"text": 1.0, "image": 1.0, "without": 1.0}
+    for name, weight in (weights or {}).items():
+        if name not in given:
+            raise ValueError(f"weights has the key {name!r}; it takes {', '.join(given)}")
+        if not 0 < weight < np.inf:
+            raise ValueError(f"the weight of {name} is {weight}; give a number above 0")
+        given[name] = float(weight)
+    return {**given, "without": -given["without"]}
 
 
 def _encode_image(model: EmbeddingModel, image: Any) -> np.ndarray:

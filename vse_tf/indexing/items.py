@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from vse_tf.artifacts.index import LINE_BYTES, Item
 from vse_tf.artifacts.index_manifest import Kind
-from vse_tf.data.records import Problem
+from vse_tf.data.records import EncodedImages, Problem
 from vse_tf.data.sources.files import problem_of_text, short_repr
 from vse_tf.errors import UserError
 from vse_tf.files import open_regular
@@ -51,6 +51,10 @@ class Items:
         folder = os.path.join(self.source if self.source.is_dir() else self.source.parent, "")  # noqa: PTH118
         what = problem.what if root in ("", "/") else problem.what.replace(root, "")
         return Problem(problem.where.removeprefix(root).removeprefix(folder), what)
+
+    def images(self, items: Sequence[Item]) -> Sequence[str] | EncodedImages:
+        """The images of some items: their paths, or encoded images that are parts of larger files."""
+        return [str(Path(self.root or "", item.path or "")) for item in items]
 
     def __iter__(self) -> Iterator[Item | Problem]:
         """Each item, or what is wrong with it, in order."""

@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.index import Index, Item, map_shard
 from vse_tf.artifacts.index_paths import absolute, own_file
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors
+from vse_tf.indexing.relevance import calibrate
 
 
 def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
@@ -61,7 +62,16 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
     root, prefixes = _roots(indexes)
     items = _joined_items(indexes, prefixes, root)
     root_name = None if any(prefixes) else first.image_root.name
-    return writer.commit(shards, items, model, root, first.provenance, root_name)
+    texts = next((index.calibration.texts for index in indexes if index.calibration is not None), None)
+    # Shards may be named several times, as often as an index of them is merged.
+    calibration = calibrate(
+        lambda: (map_shard(target, shard, first.dim) for shard in shards),
+        sum(shard.rows for shard in shards),
+        first.kind,
+        first.plain_dim,
+        texts,
+    )
+    return writer.commit(shards, items, model, root, first.provenance, root_name, calibration)
 
 
 def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +28,8 @@ class Hit:
             item are of different modalities (see `vse_tf.models.hubness`).
         item: item of the row.
         path: path of the image; None for a caption.
+        relevance: the share of ordinary queries that find something worse, see `vse_tf.indexing.relevance`; None where
+            the index is not calibrated for such queries.
     """
 
     rank: int
@@ -35,6 +37,7 @@ class Hit:
     score: float
     item: Item
     path: Path | None = None
+    relevance: float | None = None
 
     @property
     def caption(self) -> str | None:
@@ -42,9 +45,10 @@ class Hit:
         return self.item.caption
 
     def to_dict(self) -> dict[str, str | int | float | None]:
-        """The hit as a JSON object: `rank`, `item` (its id), `path` or `caption`, `score`, `row`."""
+        """The hit as a JSON object: `rank`, `item` (its id), `path` or `caption`, `score`, `relevance`, `row`."""
+        scores = {"score": self.score, "relevance": self.relevance}
         content = {"caption": self.item.caption} if self.path is None else {"path": str(self.path)}
-        return {"rank": self.rank, "item": self.item.id, **content, "score": self.score, "row": self.row}
+        return {"rank": self.rank, "item": self.item.id, **content, **scores, "row": self.row}
 
 
 class Search(Protocol):
@@ -107,21 +111,28 @@ class ExactSearch:
         return best.result()
 
 
-def hits(index: Index, rows: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> list[Hit]:
+def hits(
+    index: Index,
+    rows: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    relevance: Sequence[float] | np.ndarray | None = None,
+) -> list[Hit]:
     """The hits of one query.
 
     Args:
         index: the index.
         rows: rows of the hits, best first.
         scores: score of each row.
+        relevance: relevance of each row, if it is known.
 
     Raises:
         UserError: items.jsonl is damaged.
     """
-    results = zip(rows, scores, index.items(rows), strict=True)
+    known = [None] * len(rows) if relevance is None else [round(float(value), 4) for value in relevance]
+    results = zip(rows, scores, index.items(rows), known, strict=True)
     return [
-        Hit(rank, int(row), float(score), item, None if item.path is None else index.path(item))
-        for rank, (row, score, item) in enumerate(results, 1)
+        Hit(rank, int(row), float(score), item, None if item.path is None else index.path(item), value)
+        for rank, (row, score, item, value) in enumerate(results, 1)
     ]
 
 
@@ -150,17 +161,22 @@ def hits_table(hits: Sequence[Hit]) -> str:
         hits: best first.
 
     Returns:
-        Lines without a line break at the end; control characters are replaced by `?`.
+        Lines without a line break at the end: rank, score, relevance in percent if it is known, path or caption.
+        Control characters are replaced by `?`.
 
     Example:
         >>> dog, cat = Item("18", caption="a dog"), Item("4", caption="a cat")
-        >>> print(hits_table([Hit(1, 17, 0.4123, dog), Hit(2, 3, 0.398, cat)]))
-          1  0.412  a dog
-          2  0.398  a cat
+        >>> print(hits_table([Hit(1, 17, 0.4123, dog, relevance=0.97), Hit(2, 3, 0.398, cat, relevance=0.004)]))
+          1  0.412   97 %  a dog
+          2  0.398    0 %  a cat
     """
     lines = []
     for hit in hits:
         text = (hit.item.caption or "") if hit.path is None else str(hit.path)
+        if hit.path is not None and (name := PurePath(hit.item.id).name) != hit.path.name:
+            # An image in a shard, whose path is the shard's.
+            text = f"{text}: {name}"
         printable = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {printable}")
+        relevance = "" if hit.relevance is None else f"{100 * hit.relevance:>3.0f} %  "
+        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {relevance}{printable}")
     return "\n".join(lines)

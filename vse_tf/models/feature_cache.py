@@ -22,7 +22,7 @@ from vse_tf.data.cache import cache_folder
 from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, readable
 from vse_tf.data.image_reader import ImageReader
-from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.data.records import EncodedImages, Images, Split
 from vse_tf.display import phase_if, say
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import backbone_of
@@ -164,7 +164,7 @@ class FeatureCache:
 
 
 class ImageInputs:
-    """Image files as the tower sees them.
+    """Encoded images as the tower sees them.
 
     The views of an image are `centre`, `flip` (the centre view mirrored) and `crop<i>` (a seeded random crop). Images
     that cannot be read leave the split, if `bad` skips them.
@@ -189,15 +189,15 @@ class ImageInputs:
         self._readers: dict[tuple[int, ...], ImageReader] = {}
 
     def items(self, split: Split) -> CacheItems:
-        """The image files of a split."""
-        if not isinstance(split.images, FileImages):
-            raise UserError(f"data.features: needs image files; this source gives {split.images.kind}")
-        paths = split.images.paths
+        """The encoded images of a split."""
+        images = split.images
+        if not isinstance(images, EncodedImages):
+            raise UserError(f"data.features: needs image files; this source gives {images.kind}")
 
         def batches(views: Sequence[str], start: int, end: int) -> Batches:
             crops = tuple(int(view.removeprefix("crop")) for view in views if view.startswith("crop"))
             reader = self._readers.setdefault(crops, ImageReader(self.view, crops=crops))
-            for batch, positions in reader.batches(paths[start:end], IMAGE_BATCH, self.bad):
+            for batch, positions in reader.batches(images.chosen(range(start, end)), IMAGE_BATCH, self.bad):
                 centre = batch[:, 0] if crops else batch
                 pixels = {f"crop{crop}": batch[:, number] for number, crop in enumerate(crops, start=1)}
                 pixels |= {CENTRE: centre} | ({FLIP: tf.reverse(centre, [2])} if FLIP in views else {})
@@ -209,14 +209,15 @@ class ImageInputs:
                         pixels[view] if is_crop else tf.reverse(centre, [2]) if view == FLIP else centre,
                     )
 
-        return CacheItems(_paths_key(paths), np.ones(len(paths), np.int64), batches)
+        return CacheItems(_images_key(images), np.ones(len(images), np.int64), batches)
 
     def attach(self, split: Split, shards: FeatureShards, views: Sequence[str]) -> Split:
         """The split with features in place of its images."""
         stored = [shards.read(view) for view in views]
         rows = readable(stored[0])
         records = [dataclasses.replace(split.records[row], row=i) for i, row in enumerate(rows)]
-        return Split(split.name, tuple(records), CachedFeatures(stored, rows))
+        images = split.images.chosen(rows) if isinstance(split.images, EncodedImages) else None
+        return Split(split.name, tuple(records), CachedFeatures(stored, rows, images))
 
 
 class CaptionInputs:
@@ -357,14 +358,9 @@ def with_features(split: Split, data: DataSettings, tower: keras.Model, view: Im
     return FeatureCache(tower, ImageInputs(view, bad), cache_folder(data), data.cache_size).split(split)
 
 
-def _paths_key(paths: Sequence[str]) -> str:
-    """A hash of the files: path, size and time of the last change."""
+def _images_key(images: EncodedImages) -> str:
+    """A hash of what changes with the images' contents: of a file, path, size and time of the last change."""
     digest = hashlib.sha256()
-    for path in paths:
-        try:
-            stat = Path(path).stat()
-            state = [path, stat.st_size, stat.st_mtime_ns]
-        except OSError:
-            state = [path]
+    for state in images.states():
         digest.update(json.dumps(state).encode())
     return digest.hexdigest()[:24]

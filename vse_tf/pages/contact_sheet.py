@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from vse_tf.files import read_regular
 from vse_tf.indexing.search import Hit
 from vse_tf.pages import html_page
 from vse_tf.pages.pictures import captions_to_images
-from vse_tf.pages.thumbnails import thumbnail
+from vse_tf.pages.thumbnails import thumbnail, thumbnail_of_contents
+from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 _STYLE = """
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem; color: #222; background: #fff; }
@@ -29,20 +30,30 @@ li img, .none { display: block; width: 100%; height: 11rem; object-fit: contain;
 """
 
 
-ImageFile = Callable[[Hit], Path]
+Contents = Callable[[Hit], bytes]
+
+
+def contents_of(hit: Hit) -> bytes:
+    """The contents of a hit's image file; of an image in a shard, `Index.contents` has them."""
+    return read_regular(str(hit.path), MAX_BYTES)
 
 
 def contact_sheet(
-    query: str | Path, hits: Sequence[Hit], side: int = 256, image_file: ImageFile = attrgetter("path")
+    title: str,
+    hits: Sequence[Hit],
+    side: int = 256,
+    contents: Contents = contents_of,
+    image: Path | None = None,
 ) -> str:
     """Show the hits of a query on a self-contained HTML page.
 
     Args:
-        query: the query text, or the path of the query image.
+        title: what was searched for.
         hits: best first.
         side: longer side of a picture in pixels.
-        image_file: returns the file to open for a hit; it may raise OSError or ValueError. For an index from somebody
-            else it should refuse the files that `Index.image` refuses.
+        contents: returns the contents of a hit's image file; it may raise OSError or ValueError. For an index from
+            somebody else it should refuse the files that `Index.contents` refuses.
+        image: path of the image that was searched for.
 
     Returns:
         HTML, with a placeholder for an image that cannot be shown.
@@ -53,9 +64,8 @@ def contact_sheet(
         >>> "a dog runs" in contact_sheet("two dogs in the snow", hits)
         True
     """
-    title = query.name if isinstance(query, Path) else query
-    picture = html_page.picture("query", lambda: thumbnail(query, side)) if isinstance(query, Path) else ""
-    cells = "".join(f"<li>{_cell(hit, side, image_file)}</li>\n" for hit in hits)
+    picture = "" if image is None else html_page.picture("query", lambda: thumbnail(image, side))
+    cells = "".join(f"<li>{_cell(hit, side, contents)}</li>\n" for hit in hits)
     return html_page.page(title, _STYLE, f"<h1>{picture} {html_page.text(title)}</h1>\n<ol>\n{cells}</ol>\n")
 
 
@@ -63,7 +73,7 @@ def hits_picture(
     results: Sequence[tuple[str, Sequence[Hit]]],
     suffix: str = ".png",
     side: int = 160,
-    image_file: ImageFile = attrgetter("path"),
+    contents: Contents = contents_of,
 ) -> bytes:
     """Show several queries, each with its hits below it, best first, in one picture.
 
@@ -71,7 +81,7 @@ def hits_picture(
         results: the text of each query and its hits; a hit without an image is a grey square.
         suffix: `.jpg` or `.jpeg` for a JPEG file, anything else for a PNG file.
         side: longer side of an image in pixels.
-        image_file: see `contact_sheet`.
+        contents: see `contact_sheet`.
 
     Returns:
         Contents of the picture file.
@@ -80,21 +90,24 @@ def hits_picture(
         >>> hits_picture([("two dogs in the snow", [])])[:4]
         b'\\x89PNG'
     """
-    rows = [(query, [(_pixels(hit, side, image_file), hit.score, False) for hit in hits]) for query, hits in results]
+    rows = [(query, [(_pixels(hit, side, contents), hit.score, False) for hit in hits]) for query, hits in results]
     buffer = io.BytesIO()
     file_format = "JPEG" if suffix.lower() in (".jpg", ".jpeg") else "PNG"
     Image.fromarray(captions_to_images(rows)).save(buffer, file_format, optimize=True, quality=85)
     return buffer.getvalue()
 
 
-def _pixels(hit: Hit, side: int, image_file: ImageFile) -> np.ndarray:
+def _pixels(hit: Hit, side: int, contents: Contents) -> np.ndarray:
     with contextlib.suppress(OSError, ValueError):
         if hit.path is not None:
-            return np.asarray(Image.open(io.BytesIO(thumbnail(image_file(hit), side))))
+            return np.asarray(Image.open(io.BytesIO(thumbnail_of_contents(contents(hit), side))))
     return np.full([1, 1, 3], 200, np.uint8)
 
 
-def _cell(hit: Hit, side: int, image_file: ImageFile) -> str:
+def _cell(hit: Hit, side: int, contents: Contents) -> str:
     label = hit.item.caption if hit.path is None else hit.item.id
-    picture = "" if hit.path is None else html_page.picture(hit.item.id, lambda: thumbnail(image_file(hit), side))
-    return f"{picture}{html_page.text(label or '')}<br><small>{hit.rank} · {hit.score:.3f}</small>"
+    picture = ""
+    if hit.path is not None:
+        picture = html_page.picture(hit.item.id, lambda: thumbnail_of_contents(contents(hit), side))
+    relevance = "" if hit.relevance is None else f" · {hit.relevance:.0%}"
+    return f"{picture}{html_page.text(label or '')}<br><small>{hit.rank} · {hit.score:.3f}{relevance}</small>"

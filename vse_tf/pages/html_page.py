@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 # The browser loads nothing and runs nothing, whatever captions and file names contain.
@@ -24,6 +24,20 @@ def page(title: str, style: str, body: str) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>{style}</style>\n{body}</html>\n"
     )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], escaped: bool = False) -> str:
+    """A table with the names of its rows in the first column.
+
+    Args:
+        head: names of the columns, which are escaped here.
+        rows: cells, which are escaped here unless they are HTML.
+        escaped: the cells are HTML.
+    """
+    top = "".join(f"<th>{text(name)}</th>" for name in head)
+    shown = [list(row) if escaped else [text(cell) for cell in row] for row in rows]
+    lines = [f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, *cells in shown]
+    return f'<div class="table"><table><tr>{top}</tr>{"".join(lines)}</table></div>\n'
 
 
 def picture(name: str, jpeg: Callable[[], bytes]) -> str:

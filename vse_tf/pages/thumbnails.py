@@ -6,11 +6,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vse_tf.files import read_regular
-from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.image_limits import MAX_BYTES, above_limit
+from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.preprocessing.small_images import small_image
 
 MAX_PIXELS = 100_000_000
 
@@ -38,24 +38,21 @@ def thumbnail(path: Path, side: int = 256, max_pixels: int = MAX_PIXELS) -> byte
         ...     Image.open(io.BytesIO(thumbnail(Path(file.name)))).size
         (256, 192)
     """
-    contents = read_regular(path, MAX_BYTES)
-    header = read_header(contents)
-    if problem := above_limit(header.width, header.height, header.scans, max_pixels):
-        raise ValueError(problem)
-    try:
-        with Image.open(io.BytesIO(contents[: header.end]), formats=[header.format]) as opened:
-            # JPEGs can be decoded at an eighth of their size.
-            opened.draft("RGB", (2 * side, 2 * side))
-            small = ImageOps.exif_transpose(opened)
-            small.thumbnail((side, side))
-            small = small.convert("RGBA")
-    except OSError:
-        raise
-    except Exception as error:  # on a damaged file Pillow may raise anything
-        raise ValueError(f"{type(error).__name__}: {error}") from None
-    white = Image.new("RGB", small.size, "white")
-    white.paste(small, mask=small.getchannel("A"))
-    return _as_jpeg(white)
+    return thumbnail_of_contents(read_regular(path, MAX_BYTES), side, max_pixels)
+
+
+def thumbnail_of_contents(contents: bytes, side: int = 256, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A small version of an image from the contents of its file; see `thumbnail`.
+
+    Args:
+        contents: contents of the image file.
+        side: as in `thumbnail`.
+        max_pixels: as in `thumbnail`.
+
+    Raises:
+        ValueError: as in `thumbnail`; also `OSError`.
+    """
+    return _as_jpeg(small_image(contents, side, max_pixels))
 
 
 def thumbnail_of_pixels(pixels: np.ndarray, side: int = 256) -> bytes:

@@ -20,12 +20,15 @@ from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.artifacts.versions import versions
 from vse_tf.errors import UserError, shell_path
 from vse_tf.evaluation.similarity import NonFiniteError
+from vse_tf.indexing.relevance import MIN_RELEVANCE, Relevance
 from vse_tf.indexing.search import ExactSearch
-from vse_tf.pages.thumbnails import thumbnail
+from vse_tf.models.mixing import Part, mix
+from vse_tf.pages.thumbnails import thumbnail_of_contents
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 2**20
 MAX_ANSWERS = 1000
+MAX_PARTS = 10
 CAPTION_CHARACTERS = 10_000
 # Pixels of the longer side of the pictures that the page shows, by the address that they are at, and how many of them
 # are kept in memory.
@@ -84,8 +87,10 @@ class GalleryRoute:
     """What the page asks about an index: how large it is, what is nearest to a vector or a row, small pictures.
 
     `GET /gallery` gives kind, count and dim, and which models embed texts and images.
-    `POST /gallery/nearest` takes `{"vector": [...]}` or `{"row": 7}`, and `"k"`, and gives `{"items": [{"row", "id",
-    "caption", "path", "score"}]}`, best first; asked by row it gives the row's own item as `query`.
+    `POST /gallery/nearest` takes `{"vector": [...]}`, `{"row": 7}` or `{"parts": [...]}` with several of these, and
+    `"k"`, and gives `{"items": [{"row", "id", "caption", "path", "score", "relevance"}]}`, best first, the relevance
+    null where it is not known; asked by row it gives the row's own item as `query`. A part may have a `weight`, which
+    is negative for what is excluded (`mix`), and `"of": "images"` says that a vector is that of an image.
     `GET /gallery/thumbnails/7` is a small JPEG of the image of row 7, where it may be opened (`ImageRoot`), and
     `GET /gallery/images/7` a large one.
 
@@ -94,6 +99,7 @@ class GalleryRoute:
         text_model: name of the served model that embeds texts.
         image_model: name of the served model that embeds images.
         full_paths: give the full paths of images that may be opened, to a user at this machine.
+        min_relevance: below it, the page says that nothing looks like the query.
 
     Example:
         make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
@@ -105,12 +111,15 @@ class GalleryRoute:
         text_model: str = "text_tower",
         image_model: str = "image_tower",
         full_paths: bool = False,
+        min_relevance: float = MIN_RELEVANCE,
     ) -> None:
         self.index = index
         self.text_model = text_model
         self.image_model = image_model
         self.full_paths = full_paths
+        self.min_relevance = min_relevance
         self._search = ExactSearch(index)
+        self._relevance = Relevance(index)
         self._pictures = {kind: lru_cache(maxsize=size)(partial(self._make, kind)) for kind, size in KEPT.items()}
         self._one_at_a_time = threading.Lock()
 
@@ -127,19 +136,24 @@ class GalleryRoute:
 
     def _facts(self) -> dict[str, Any]:
         models = {"text": self.text_model, "image": self.image_model}
-        return {"kind": self.index.kind, "count": self.index.count, "dim": self.index.dim, "models": models}
+        facts = {"kind": self.index.kind, "count": self.index.count, "dim": self.index.dim}
+        return {**facts, "min_relevance": self.min_relevance, "models": models}
 
     def _nearest(self, request: Request) -> Response:
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return _refusal(f"the body is above the limit of {MAX_BODY_BYTES} bytes", 413)
         try:
             asked = _question(request.get_data(cache=False))
-            vector, own = self._vector(asked)
-            rows, scores = self._search(vector[None], asked.get("k", 10))
+            parts = asked.get("parts", [asked])
+            query = mix([self._part(part) for part in parts], self.index.kind, self.index.plain_dim)
+            rows, scores = self._search(query.vector[None], asked.get("k", 10))
+            own = next((self.index.item(part["row"]) for part in parts if "row" in part), None)
+            known = self._relevance(query, rows[0], scores[0])
+            relevance = [None] * len(rows[0]) if known is None else known.tolist()
             # One item at a time: each may be large, and only a part of it is sent.
             items = [
-                {"row": int(row), **self._described(self.index.item(row)), "score": float(score)}
-                for row, score in zip(rows[0], scores[0], strict=True)
+                {"row": int(row), **self._described(self.index.item(row)), "score": float(score), "relevance": value}
+                for row, score, value in zip(rows[0], scores[0], relevance, strict=True)
             ]
         except (ValueError, IndexError, RecursionError, OverflowError) as error:
             return _refusal(str(error), 400)
@@ -156,9 +170,10 @@ class GalleryRoute:
                 described["path"] = str(self.index.image(item))
         return described
 
-    def _vector(self, asked: dict[str, Any]) -> tuple[np.ndarray, Item | None]:
+    def _part(self, asked: dict[str, Any]) -> Part:
+        weight = float(asked.get("weight", 1))
         if "row" in asked:
-            return self.index.gather([asked["row"]])[0], self.index.item(asked["row"])
+            return Part(self.index.gather([asked["row"]])[0], self.index.kind, weight)
         vector = np.array(asked["vector"], np.float64)
         if vector.shape != (self.index.dim,):
             raise ValueError(f"vector has shape {vector.shape}; the gallery's have ({self.index.dim},)")
@@ -166,7 +181,7 @@ class GalleryRoute:
             length = float(np.linalg.norm(vector))
         if not 0 < length < np.inf:
             raise NonFiniteError("query", 0, "has no direction" if length == 0 else "is not finite")
-        return (vector / length).astype(np.float32), None
+        return Part((vector / length).astype(np.float32), asked.get("of", "captions"), weight)
 
     def _picture(self, kind: str, row: int) -> Response:
         try:
@@ -180,7 +195,7 @@ class GalleryRoute:
     def _make(self, kind: str, row: int) -> bytes:
         # Decoded, an image takes a hundred times its file.
         with self._one_at_a_time:
-            return thumbnail(self.index.image(self.index.item(row)), SIDES[kind])
+            return thumbnail_of_contents(self.index.contents(self.index.item(row)), SIDES[kind])
 
 
 def _question(body: bytes) -> dict[str, Any]:
@@ -190,20 +205,33 @@ def _question(body: bytes) -> dict[str, Any]:
         ValueError: it is none.
     """
     asked = json.loads(body)
-    if not isinstance(asked, dict) or ("vector" in asked) == ("row" in asked):
-        raise ValueError("give an object with either vector or row")
-    for key in ("row", "k"):
-        if key in asked and (not isinstance(asked[key], int) or isinstance(asked[key], bool)):
-            raise ValueError(f"{key} is not an integer")
-    if not 1 <= asked.get("k", 10) <= MAX_ANSWERS:
-        raise ValueError(f"k is not in 1 to {MAX_ANSWERS}")
-    if not 0 <= asked.get("row", 0) < 2**63:
+    if not isinstance(asked, dict) or sum(key in asked for key in ("vector", "row", "parts")) != 1:
+        raise ValueError("give an object with one of vector, row and parts")
+    if type(asked.get("k", 10)) is not int or not 1 <= asked.get("k", 10) <= MAX_ANSWERS:
+        raise ValueError(f"k is not an integer in 1 to {MAX_ANSWERS}")
+    parts = asked.get("parts", [asked])
+    if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PARTS:
+        raise ValueError(f"parts is not a list of 1 to {MAX_PARTS} objects")
+    for part in parts:
+        _check_part(part)
+    return asked
+
+
+def _check_part(part: object) -> None:
+    if not isinstance(part, dict) or ("vector" in part) == ("row" in part):
+        raise ValueError("a part is no object with either vector or row")
+    if type(part.get("row", 0)) is not int:
+        raise ValueError("row is not an integer")
+    if not 0 <= part.get("row", 0) < 2**63:
         raise ValueError("there is no such row")
-    if "vector" in asked and not (
-        isinstance(asked["vector"], list) and all(type(value) in (int, float) for value in asked["vector"])
+    if "vector" in part and not (
+        isinstance(part["vector"], list) and all(type(value) in (int, float) for value in part["vector"])
     ):
         raise ValueError("vector is not a list of numbers")
-    return asked
+    if type(part.get("weight", 1)) not in (int, float):
+        raise ValueError("weight is not a number")
+    if part.get("of", "captions") not in ("images", "captions"):
+        raise ValueError("of is neither images nor captions")
 
 
 def _shortened(caption: str) -> str:

@@ -125,7 +125,7 @@ class Validation(keras.callbacks.Callback):
         trained = time.perf_counter()
         with self.signals.immediate(), part("validation"):
             self.encoded = parts.embedder.encode_split(parts.validation, parts.bad, progress=True)
-            metrics = measure(self.encoded)
+            metrics = measure(self.encoded).metrics
         measured = time.perf_counter()
         seconds, step = trained - self._begin, progress.position.step
         row = {
@@ -142,7 +142,7 @@ class Validation(keras.callbacks.Callback):
         }
         progress.rows.append(row)
         if train.patience and epoch + 1 - progress.best["epoch"] >= train.patience:
-            progress.stopped = f"no better validation rsum for {train.patience} epochs"
+            progress.stopped = f"no better validation {train.monitor} for {train.patience} epochs"
             self.model.stop_training = True
 
 

@@ -20,6 +20,7 @@ class RunProgress:
     Args:
         position: the finished steps; an epoch counts as finished when the next one begins.
         conditions: settings and data that a resumed run must agree with, see `resume.check_conditions`.
+        monitor: `train.monitor`, the metric that makes an epoch the best one.
         count: number of steps whose logs are in `sums`.
         sums: sums of the unfinished epoch's logs; not means, so that a resumed epoch ends in the same bits.
         rows: the lines of metrics.jsonl, one per measured epoch.
@@ -28,18 +29,19 @@ class RunProgress:
 
     position: Position
     conditions: dict[str, Any]
+    monitor: str = "rsum"
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stopped: str | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, conditions: dict[str, Any]) -> RunProgress:
+    def of(cls, checkpoint: Checkpoint, conditions: dict[str, Any], monitor: str) -> RunProgress:
         """The progress that a checkpoint stored."""
         stored = checkpoint.progress
         figures = stored.get("figures") or {}
         count, sums, rows = figures.get("count", 0), figures.get("sums", {}), stored.get("rows", [])
-        return cls(checkpoint.position, conditions, count, sums, rows, stored.get("stopped"))
+        return cls(checkpoint.position, conditions, monitor, count, sums, rows, stored.get("stopped"))
 
     def stored(self, position: Position) -> dict[str, Any]:
         """What a checkpoint of this position stores, besides the position itself."""
@@ -57,8 +59,10 @@ class RunProgress:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row with the highest rsum, the earliest of equals; there must be one."""
-        return max(self.rows, key=lambda row: row["metrics"]["rsum"])
+        """The row with the best metric, the earliest of equals; there must be one."""
+        # Of ranks the lowest is the best.
+        sign = -1 if self.monitor.endswith(("medr", "meanr")) else 1
+        return max(self.rows, key=lambda row: sign * row["metrics"][self.monitor])
 
     def results(
         self,
@@ -66,6 +70,8 @@ class RunProgress:
         galleries: dict[str, Any] | None = None,
         chance: dict[str, Any] | None = None,
         corrected: dict[str, Any] | None = None,
+        intervals: dict[str, Any] | None = None,
+        intervals_corrected: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The contents of results.json.
 
@@ -74,6 +80,8 @@ class RunProgress:
             galleries: metrics of the best model by split, once the run has finished.
             chance: what a ranking at random reaches, by split.
             corrected: metrics of the best model with the hubness correction, by split, if it has one.
+            intervals: the 95 % intervals of `galleries`.
+            intervals_corrected: those of `corrected`.
         """
         keys = ("epoch", "step", "metrics")
         best = {key: self.best[key] for key in keys}
@@ -82,6 +90,8 @@ class RunProgress:
             "last": {key: self.rows[-1][key] for key in keys},
             "galleries": galleries or {},
             **({"galleries_corrected": corrected} if corrected else {}),
+            **({"intervals": intervals} if intervals else {}),
+            **({"intervals_corrected": intervals_corrected} if intervals_corrected else {}),
             "chance": chance or {},
             "finished": galleries is not None,
             "stopped": self.stopped,

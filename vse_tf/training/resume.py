@@ -24,7 +24,7 @@ from vse_tf.training.schedules import learning_rate
 from vse_tf.training.warm_start import warm_start
 
 # Settings that runs of earlier versions do not have, with what these runs did.
-ADDED = {"image.eval_views": "centre", "train.weight_decay": 0.0}
+ADDED = {"image.eval_views": "centre", "train.weight_decay": 0.0, "train.monitor": "rsum"}
 FREE, RATE = (keys_marked(Settings(), mark) for mark in (OnResume.FREE, OnResume.RATE))
 
 
@@ -120,11 +120,11 @@ def start_or_resume(parts: RunParts) -> RunProgress:
             loaded = warm_start(parts.model, getattr(parts.tokenizer, "vocabulary", None), train.init_from)
             if chief:
                 say(f"init_from {train.init_from}: {loaded}")
-        return RunProgress(Position(0, 0), conditions)
+        return RunProgress(Position(0, 0), conditions, train.monitor)
     if train.resume != "force":
         check_conditions(checkpoint, conditions)
     parts.checkpoints.resume(parts.model, checkpoint, tidy=chief)
-    progress, stored = RunProgress.of(checkpoint, conditions), checkpoint.progress
+    progress, stored = RunProgress.of(checkpoint, conditions, train.monitor), checkpoint.progress
     if stored.get("steps_per_epoch") != conditions["steps_per_epoch"]:
         # Forced: a step in an epoch of another length means nothing.
         progress.position = replace(progress.position, step_in_epoch=0)

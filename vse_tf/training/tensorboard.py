@@ -21,7 +21,7 @@ from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
-from vse_tf.data.records import FileImages, Images, Split
+from vse_tf.data.records import EncodedImages, Split
 from vse_tf.display import part
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
@@ -246,10 +246,8 @@ class Thumbnails:
     """
 
     def __init__(self, split: Split, size: int, max_pixels: int) -> None:
-        images: Images = split.images
-        if isinstance(images, CachedFeatures):
-            images = FileImages(tuple(record.image for record in split.records))
-        self._images = None if images.kind == "features" else images
+        images = split.images.images if isinstance(split.images, CachedFeatures) else split.images
+        self._images = None if images is None or images.kind == "features" else images
         self._reader = ImageReader(ImageView((size, size), resize=size, max_pixels=max_pixels))
         self._bad = BadImages("skip", max_pixels)
         self._white = np.full([size, size, 3], 255, np.uint8)
@@ -259,12 +257,12 @@ class Thumbnails:
         """The thumbnails of some rows, uint8 `(rows, h, w, 3)`; None if the data hold features and no images."""
         if self._images is None:
             return None
-        if not isinstance(self._images, FileImages):
+        if not isinstance(self._images, EncodedImages):
             # They are small, and those who draw them scale them.
             return self._images.load(np.asarray(rows, np.int64))
         missing = [int(row) for row in dict.fromkeys(rows) if row not in self._read]
         self._read |= dict.fromkeys(missing, self._white)
-        for batch, positions in self._reader.batches([self._images.paths[row] for row in missing], 64, self._bad):
+        for batch, positions in self._reader.batches(self._images.chosen(missing), 64, self._bad):
             pixels = tf.cast(tf.round(batch), tf.uint8).numpy()
             self._read |= {missing[position]: each for position, each in zip(positions, pixels, strict=True)}
         return np.stack([self._read[int(row)] for row in rows])

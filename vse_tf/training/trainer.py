@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.artifacts.background import write_background
+from vse_tf.artifacts.model_card import CardData, model_card
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.trained_model import save_model
 from vse_tf.config import Settings
@@ -17,8 +20,9 @@ from vse_tf.data.records import Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.data.training_splits import training_splits
 from vse_tf.display import Phase, phase_if, say
+from vse_tf.evaluation.bootstrap import intervals_of
 from vse_tf.evaluation.chance import chance_metrics
-from vse_tf.evaluation.metrics import measure
+from vse_tf.evaluation.metrics import measure_both
 from vse_tf.setting_types import absolute_paths
 from vse_tf.source_detection import with_source
 from vse_tf.training.auto_settings import keep_choices
@@ -33,8 +37,8 @@ from vse_tf.training.summary import summary
 from vse_tf.training.worker_sync import lost_worker_error
 
 Results = dict[str, Any]
-Galleries = dict[str, dict[str, float]]
-"""Metrics by split."""
+Galleries = dict[str, Mapping[str, Any]]
+"""Metrics, or their intervals, by split."""
 
 
 def train(settings: Settings) -> tuple[RunFolder, Results]:
@@ -108,6 +112,7 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
     if chief:
         # Not earlier: settings that do not fit the data leave no run behind.
         run.create(parts.settings, begun)
+        write_background(run.path, parts.training.captions, train.seed)
         for note in parts.notes:
             print(note)
         if left_out:
@@ -137,33 +142,49 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
             parts.checkpoints.restore(parts.model, "best", training=False)
         # The bank is written before the results: without them the run is not finished.
         correct(parts)
-        results = progress.results(parts.provenance, *_measure(parts, progress))
+        results = progress.results(parts.provenance, **_measure(parts, progress))
         # Before the results: a run that is killed here is not finished, and the next command sweeps again.
         parts.checkpoints.finish()
+        run.write_card(_card(parts, results))
         run.write_results(results)
     # Wait for the chief: a worker that ends early takes the others down.
     worker_sum(strategy, 1)([0.0])
     return (run.read_results() or {}) if chief else {}
 
 
-def _measure(parts: RunParts, progress: RunProgress) -> tuple[Galleries, Galleries, Galleries]:
-    """The best model's metrics on every split but train, those of a ranking at random, and the corrected ones.
+def _measure(parts: RunParts, progress: RunProgress) -> dict[str, Galleries]:
+    """What `RunProgress.results` says of the best model on every split but train.
 
-    The plain ones of val are known.
+    The metrics of val stay those that made it the best one.
     """
-    galleries, chance, corrected = {"val": progress.best["metrics"]}, {"val": chance_of(parts.validation)}, {}
+    keys = ("galleries", "chance", "corrected", "intervals", "intervals_corrected")
+    found: dict[str, Galleries] = {key: {} for key in keys}
     embedder = parts.embedder
     for name, split in {**parts.collection.splits, "val": parts.validation}.items():
-        if name == "train" or (name == "val" and not embedder.corrections):
+        if name == "train":
             continue
         seen = split if name == "val" else parts.with_image_features(split)
         with Phase(f"measuring {name}"):
-            encoded = embedder.encode_split(seen, parts.bad, progress=True)
-            if name != "val":
-                galleries[name], chance[name] = measure(encoded), chance_of(seen)
-            if embedder.corrections:
-                corrected[name] = measure(embedder.corrected(encoded))
-    return galleries, chance, corrected
+            every = measure_both(embedder, embedder.encode_split(seen, parts.bad, progress=True))
+            plain, corrected = every["metrics"], every.get("metrics_corrected")
+            found["galleries"][name] = plain.metrics if name != "val" else progress.best["metrics"]
+            found["intervals"][name] = intervals_of(plain)
+            found["chance"][name] = chance_of(seen)
+            if corrected:
+                found["corrected"][name] = corrected.metrics
+                found["intervals_corrected"][name] = intervals_of(corrected)
+    return found
+
+
+def _card(parts: RunParts, results: Results) -> str:
+    """The model card of the finished run."""
+    splits = {**parts.collection.splits, "train": parts.training, "val": parts.validation}
+    vocabulary = getattr(parts.tokenizer, "vocabulary", None)
+    data = CardData(
+        {name: (len(split), len(split.captions)) for name, split in splits.items()},
+        None if vocabulary is None else len(vocabulary) - 3,  # the markers
+    )
+    return model_card(parts.run.path.absolute().name, parts.settings, results, data, parts.run.read_card())
 
 
 def chance_of(split: Split) -> dict[str, float]:

@@ -21,7 +21,9 @@ def test_shapes_go_to_their_own_room():
 
 
 def test_an_unknown_source_names_those_there_are():
-    with pytest.raises(UserError, match="choose one of shapes, karpathy, coco, table, precomp, tfds"):
+    with pytest.raises(
+        UserError, match="choose one of shapes, karpathy, coco, table, precomp, webdataset, parquet, tfds"
+    ):
         read_quietly(DataSettings(source="flickr"))  # type: ignore[arg-type]
 
 

@@ -352,3 +352,58 @@ def test_mocked_data_that_can_hand_out_encoded_images(tmp_path):
     with tfds.testing.mock_data(num_examples=2):
         collection = load(tmp_path, None, name="coco_captions", download=True, caption_feature="image/filename")
     assert {Path(path).suffix for path in collection.splits["train"].images.paths} == {".jpg"}
+
+
+@pytest.fixture(scope="module")
+def records_dir(tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("records"))
+    builder = tfds.builder("vse_tiny_captions", data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+    return folder
+
+
+def test_array_records_are_read_where_they_are(tmp_path, records_dir, monkeypatch):
+    for _ in range(2):
+        collection = load(tmp_path, records_dir)
+        train, val = collection.splits["train"], collection.splits["val"]
+        found = {train.images.read(row): record.captions for row, record in enumerate(train.records)}
+        assert found == dict(zip(IMAGES, map(tuple, TEXTS), strict=True))
+        assert [val.images.read(row) for row in range(len(val))] == [IMAGES[2]]
+        assert val.images.read(0, -9) == IMAGES[2][-9:] and val.images.sizes().tolist() == [len(IMAGES[2])]
+        # The second time from the cached index.
+        monkeypatch.setattr("vse_tf.data.sources.tfds_records._add", None)
+    assert not list((tmp_path / "cache").glob("tfds/**/*.jpg"))
+
+
+def test_array_records_are_decoded_split_by_split(tmp_path, records_dir):
+    found = load(tmp_path, records_dir, {"verify": "decode"})
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 3, "val": 1}
+    assert len(list((tmp_path / "cache" / "verify").glob("decoded-*"))) == 3
+
+
+@pytest.mark.parametrize("caption", ["inner/title", "image/name", "tags"])
+def test_captions_of_array_records_are_those_of_files(tmp_path, data_dir, records_dir, caption):
+    both = [
+        load(tmp_path / Path(f).name, f, {"on_bad": "skip"}, caption_feature=caption) for f in (data_dir, records_dir)
+    ]
+    assert {name: sorted(each) for name, each in captions(both[0]).items()} == {
+        name: sorted(each) for name, each in captions(both[1]).items()
+    }
+
+
+def test_arrays_in_array_records_become_pngs(tmp_path, records_dir):
+    images = load(tmp_path, records_dir, image_feature="pixels").splits["train"].images
+    found = [np.asarray(Image.open(io.BytesIO(images.read(row)))) for row in range(3)]
+    assert {each.shape for each in found} == {(3, 4, 3)} and {each.max() for each in found} == {0, 1, 2}
+    with pytest.raises(UserError, match="undecodable image: not a JPEG"):
+        load(tmp_path, records_dir, image_feature="image/name", caption_feature="tags")
+
+
+def test_a_damaged_array_record_is_one_line(tmp_path, records_dir):
+    shutil.copytree(records_dir, tmp_path / "broken")
+    load(tmp_path, str(tmp_path / "broken"))
+    for path in (tmp_path / "broken").rglob("*train*.array_record*"):
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "other", str(tmp_path / "broken"))
+    assert "\n" not in str(caught.value)

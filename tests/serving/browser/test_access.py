@@ -40,6 +40,10 @@ def test_the_keyboard_is_enough(page, images):
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "without"
+    page.keyboard.type("and/or")
+    assert page.locator("#without").input_value() == "and/or"
+    page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "image"
 
@@ -92,6 +96,11 @@ def test_axe_finds_no_fault(browser, address, images, width, scheme):
     page.click("#similar")
     page.get_by_text("images like").wait_for()
     check()
+    page.fill("#text", "at night")
+    page.fill("#without", "people")
+    page.keyboard.press("Enter")
+    page.get_by_text("for “at night” and like").wait_for()
+    check()
     upload(page, b"broken")
     failed(page, "cannot be read")
     check()
@@ -107,7 +116,9 @@ def test_it_fits_a_phone(page, tmp_path):
     page.wait_for_timeout(300)
     page.screenshot(path=f"{folder}/phone.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    boxes = [button.bounding_box() for button in page.locator("header button, header .button, li button").all()[:6]]
+    boxes = [
+        button.bounding_box() for button in page.locator("header button:visible, header .button, li button").all()[:6]
+    ]
     assert all(box["height"] >= 40 for box in boxes)
     assert page.evaluate("getComputedStyle(document.getElementById('text')).fontSize") == "16px"
     page.locator("#results button").first.click()
@@ -115,3 +126,12 @@ def test_it_fits_a_phone(page, tmp_path):
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 360 for box in (each.bounding_box() for each in buttons))
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.screenshot(path=f"{folder}/phone-large.png")
+    page.click("#similar")
+    page.fill("#text", "at night")
+    page.fill("#without", "people")
+    page.keyboard.press("Enter")
+    page.get_by_text("for “at night” and like").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.screenshot(path=f"{folder}/phone-mixed.png")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.screenshot(path=f"{folder}/desktop-mixed.png")

@@ -155,6 +155,41 @@ def test_a_chosen_and_a_dropped_image_find_themselves(page, images):
     assert names_of(page)[0] == names[11]
 
 
+def test_words_are_added_to_an_image_and_left_out(page, images):
+    folder, names = images
+    page.set_input_files("#image", folder / names[4])
+    page.get_by_text(f"images like {names[4]}").wait_for()
+    page.fill("#text", "at night")
+    page.fill("#without", "people")
+    page.keyboard.press("Enter")
+    title = f"for “at night” and like {names[4]}, without “people”"
+    page.get_by_text(title).wait_for()
+    photo, words = vector_of((folder / names[4]).read_bytes()), vector_of(b"at night")
+    mixed = ranked(images, words + photo - vector_of(b"people"))
+    assert names_of(page) == mixed
+    page.reload()
+    page.get_by_text(title).wait_for()
+    assert names_of(page) == mixed
+    assert page.locator("#without").input_value() == "people"
+    page.click("#remove")
+    page.get_by_text("images for “at night”, without “people”").wait_for()
+    assert names_of(page) == ranked(images, words - vector_of(b"people"))
+    assert page.locator("#query-picture").is_hidden()
+    page.go_back()
+    page.get_by_text(title).wait_for()
+    # Words are added to a result, too.
+    page.locator("#results button").nth(2).click()
+    page.click("#similar")
+    page.get_by_text(f"images like {mixed[2]}").wait_for()
+    page.fill("#text", "at night")
+    page.keyboard.press("Enter")
+    page.get_by_text(f"for “at night” and like {mixed[2]}").wait_for()
+    assert names_of(page) == ranked(images, words + vector_of((folder / mixed[2]).read_bytes()))
+    page.fill("#text", "")
+    page.click("#remove")
+    page.get_by_text("Type what to look for.").wait_for()
+
+
 def test_an_image_too_large_to_keep_is_asked_for_again(page, images):
     upload(page, (images[0] / images[1][4]).read_bytes() + bytes(5_000_000))
     page.get_by_text("images like photo.png").wait_for()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
+from vse_tf.data_settings import COLLECTIONS
 from vse_tf.display import say
 from vse_tf.errors import UserError
 from vse_tf.setting_types import Paths
@@ -69,29 +71,11 @@ def named_paths(settings: DataSettings) -> list[str]:
 
 def _read(settings: DataSettings, progress: bool) -> Collection:
     # Each source's module is imported only when it is used: some need TensorFlow.
-    match settings.source:
-        case "shapes":
-            from vse_tf.data.shapes import read_shapes  # noqa: PLC0415
+    if settings.source == "shapes":
+        from vse_tf.data.shapes import read_shapes  # noqa: PLC0415
 
-            return read_shapes(settings.shapes)
-        case "karpathy":
-            from vse_tf.data.sources.karpathy import read_karpathy  # noqa: PLC0415
-
-            return read_karpathy(settings, progress)
-        case "coco":
-            from vse_tf.data.sources.coco import read_coco  # noqa: PLC0415
-
-            return read_coco(settings, progress)
-        case "table":
-            from vse_tf.data.sources.table import read_table  # noqa: PLC0415
-
-            return read_table(settings, progress)
-        case "precomp":
-            from vse_tf.data.sources.precomp import read_precomp  # noqa: PLC0415
-
-            return read_precomp(settings, progress)
-        case "tfds":
-            from vse_tf.data.sources.tfds import read_tfds  # noqa: PLC0415
-
-            return read_tfds(settings, progress)
-    raise UserError(f"--data.source {settings.source!r}: choose one of shapes, karpathy, coco, table, precomp, tfds")
+        return read_shapes(settings.shapes)
+    if settings.source not in COLLECTIONS:
+        raise UserError(f"--data.source {settings.source!r}: choose one of {', '.join(('shapes', *COLLECTIONS))}")
+    module = importlib.import_module(f"vse_tf.data.sources.{settings.source}")
+    return getattr(module, f"read_{settings.source}")(settings, progress)

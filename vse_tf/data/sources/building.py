@@ -13,7 +13,7 @@ from pathlib import Path
 from vse_tf.config import DataSettings
 from vse_tf.data.cache import cache_folder
 from vse_tf.data.equal_files import equal_files
-from vse_tf.data.records import Collection, FileImages, Images, Record, Report, Split
+from vse_tf.data.records import Collection, EncodedImages, FileImages, Images, Record, Report, Split
 from vse_tf.data.sources.files import json_type, problem_of_text, short_repr
 from vse_tf.data.verify import verify
 from vse_tf.errors import UserError
@@ -52,6 +52,20 @@ class Entry:
     identities: set[Hashable] = field(default_factory=set)
     image_id: int | None = None
     caption_ids: list[int | None] = field(default_factory=list)
+
+
+def checked_caption(text: object) -> tuple[str, str]:
+    """A caption without surrounding white space, and what is wrong with it; empty if nothing is."""
+    if not isinstance(text, str):
+        return "", f"wrong type: the caption is {json_type(text)}, not a string"
+    if problem := "" if text.isascii() else problem_of_text(text):
+        return "", f"caption unreadable: {problem}"
+    text = text.strip()
+    if not text:
+        return "", "empty caption"
+    if len(text) > LONGEST_CAPTION:
+        return "", f"caption too long: {len(text)} characters, at most {LONGEST_CAPTION} are read"
+    return text, ""
 
 
 class Gathering:
@@ -129,19 +143,9 @@ class Gathering:
                 repeated ones are counted.
             caption_id: its COCO annotation id, if the source has COCO ids.
         """
-        if not isinstance(text, str):
-            self.report.add(where, f"wrong type: the caption is {json_type(text)}, not a string")
-            return
-        problem = "" if text.isascii() else problem_of_text(text)
+        text, problem = checked_caption(text)
         if problem:
-            self.report.add(where, f"caption unreadable: {problem}")
-            return
-        text = text.strip()
-        if not text:
-            self.report.add(where, "empty caption")
-            return
-        if len(text) > LONGEST_CAPTION:
-            self.report.add(where, f"caption too long: {len(text)} characters, at most {LONGEST_CAPTION} are read")
+            self.report.add(where, problem)
             return
         key: Hashable = identity or text
         if key in entry.identities:
@@ -197,10 +201,18 @@ def collect_files(source: str, gathering: Gathering, settings: DataSettings, pro
     collection = collect(
         source, gathering, settings, lambda _, found: FileImages(tuple(entry.image for entry in found))
     )
-    if settings.verify == "none":
-        return collection
-    paths = {name: [record.image for record in split.records] for name, split in collection.splits.items()}
-    equal = equal_files(paths, settings.workers)
+    return collection if settings.verify == "none" else with_equal_note(collection, settings.workers)
+
+
+def with_equal_note(collection: Collection, workers: int | None = None) -> Collection:
+    """The collection with a note of the images that are in more than one split, if there are any.
+
+    Args:
+        collection: a collection of encoded images.
+        workers: number of parallel reads (default: number of CPU cores).
+    """
+    images = {name: split.images for name, split in collection.splits.items()}
+    equal = equal_files({name: each for name, each in images.items() if isinstance(each, EncodedImages)}, workers)
     return dataclasses.replace(collection, notes=(*collection.notes, *_equal_note(equal))) if equal else collection
 
 
@@ -238,7 +250,7 @@ def collect(
             by_split.setdefault(entry.split, []).append(entry)
         else:
             report.add(entry.where, f"image without captions: {entry.image}")
-    skipped = report.settle(settings.on_bad, sum(map(len, by_split.values())), _problems_file(settings))
+    skipped = report.settle(settings.on_bad, sum(map(len, by_split.values())), problems_file(settings))
     names = [name for name in SPLIT_ORDER if name in by_split]
     splits = {}
     for name in [*names, *(name for name in by_split if name not in SPLIT_ORDER)]:
@@ -247,7 +259,7 @@ def collect(
     return Collection(source, splits, skipped, tuple(gathering.notes()))
 
 
-def _problems_file(settings: DataSettings) -> Path:
+def problems_file(settings: DataSettings) -> Path:
     """Where the problems of this source are listed if there are too many for a message."""
     named = settings.tfds.name if settings.source == "tfds" else settings.annotations
     first = (named if isinstance(named, str) else next(iter(named or []), None)) or settings.source

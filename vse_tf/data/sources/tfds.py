@@ -1,15 +1,14 @@
 """The source `tfds`: any TensorFlow Datasets set with an image and captions.
 
-Its images are written to the cache folder once, as encoded files, and are read from there.
+A set that is stored as ArrayRecord is read where it is. The images of others are written to the cache folder once, as
+encoded files, and are read from there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,14 @@ from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.data.sources.files import expanded
+from vse_tf.data.sources.packed import collect_packed
 from vse_tf.data.sources.tfds_folder import check_prepared
+from vse_tf.data.sources.tfds_records import Example, example_readers, record_shards
 from vse_tf.display import phase_if
 from vse_tf.downloads import downloads
 from vse_tf.errors import UserError
 from vse_tf.files import open_regular, read_json, reason_of
-from vse_tf.locks import BusyError, ProcessLock
+from vse_tf.locks import process_lock
 from vse_tf.preprocessing.image_headers import read_header
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
     """Read a TensorFlow Datasets set.
 
     The caption feature may be a string, a sequence of strings or a string in each element of a sequence
-    (`captions/text`). The first time, the images are written to `<cache folder>/tfds/<name>/<version>/<split>/`; only
-    complete splits are there. `validation` is `val`, and `restval` joins `train` unless `restval_as_train` is off.
+    (`captions/text`). A set that is stored as ArrayRecord is read where it is. The images of others are written to
+    `<cache folder>/tfds/<name>/<version>/<split>/` the first time; only complete splits are there. `validation` is
+    `val`, and `restval` joins `train` unless `restval_as_train` is off.
     Equal captions of an image are no problem: users cannot change the set.
 
     Args:
@@ -66,6 +68,10 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
     cache, root = BoundedCache(folder, settings.cache_size), folder / "tfds" / builder.info.full_name
     cache.claim(folder / "tfds" / builder.name)
     if not _is_current(builder, root, features):
+        if builder.is_prepared() and (readers := _readers(builder, features)):
+            names = _split_names(builder, list(readers), settings)
+            shards = record_shards(builder, readers, names, features, folder, progress)
+            return collect_packed("tfds", shards, settings, progress)
         # Before a download of hours.
         check_folder(root, "data.cache_dir")
         try:
@@ -87,9 +93,7 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
     report = Report()
     gathering = Gathering(report)
     splits = _done(root)["splits"]
-    names = split_names(splits, builder.info.full_name)
-    if settings.restval_as_train:
-        names = {name: "train" if split == "restval" else split for name, split in names.items()}
+    names = _split_names(builder, splits, settings)
     for split in splits:
         for number, (file, captions) in enumerate(_written_examples(root / split / CAPTIONS)):
             where = f"{builder.info.full_name}: {split}[{number}]"
@@ -98,6 +102,18 @@ def read_tfds(settings: DataSettings, progress: bool = True) -> Collection:
                 if entry:
                     gathering.caption(entry, caption, where, ("caption", place))
     return collect_files("tfds", gathering, settings, progress)
+
+
+def _readers(builder: DatasetBuilder, features: dict[str, str]) -> dict[str, Callable[[int], Example]] | None:
+    image, caption = (_find_feature(builder, key, path) for key, path in features.items())
+    return example_readers(builder, list(builder.info.splits), image, caption)
+
+
+def _split_names(builder: DatasetBuilder, splits: list[str], settings: DataSettings) -> dict[str, str]:
+    names = split_names(splits, builder.info.full_name)
+    if settings.restval_as_train:
+        names = {name: "train" if split == "restval" else split for name, split in names.items()}
+    return names
 
 
 def _written_examples(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -179,7 +195,7 @@ def _done(folder: Path) -> dict[str, Any]:
 
 def _write_split(builder: DatasetBuilder, split: str, root: Path, features: dict[str, str], progress: bool) -> None:
     """Write the images and captions of a split to a temporary folder, then rename it."""
-    with _process_lock(root / f".{split}.lock"):
+    with process_lock(root / f".{split}.lock", "writes these images"):
         # Another process may have written it meanwhile.
         if _is_written(builder, split, root, features):
             return
@@ -201,21 +217,6 @@ def _write_split(builder: DatasetBuilder, split: str, root: Path, features: dict
         (part / DONE).write_text(json.dumps(features | {"examples": count}))
         shutil.rmtree(root / split, ignore_errors=True)
         part.rename(root / split)
-
-
-@contextlib.contextmanager
-def _process_lock(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; print a message and wait if another process has it."""
-    lock = ProcessLock(path)
-    try:
-        lock.acquire()
-    except BusyError as busy:
-        print(f"{path.parent}: another process ({busy.holder}) writes these images; waiting for it", file=sys.stderr)
-        lock.acquire(wait=True)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _examples(builder: DatasetBuilder, split: str, features: dict[str, str]) -> Iterator[tuple[bytes, list[str]]]:

@@ -3,19 +3,21 @@
 
 const COUNT = 48; // results at a time
 const MOST = 1000; // results that the server gives at most
+const NO_WORD = "\ua66e\ua66e\ua66e"; // of no language
 const STORED = 4_000_000; // characters of an image that outlives a reload
 
 const get = (id) => document.getElementById(id);
-const [form, textInput, imageInput, status, results, more, hint, drop] =
-  ["search", "text", "image", "status", "results", "more", "hint", "drop"].map(get);
-const [queryPicture, queryCaption] = ["query-picture", "query-caption"].map(get);
+const [form, textInput, withoutInput, imageInput, status, results, more, hint, drop] =
+  ["search", "text", "without", "image", "status", "results", "more", "hint", "drop"].map(get);
+const [queryPicture, queryCaption, remove] = ["query-picture", "query-caption", "remove"].map(get);
 const [large, largePicture, largeName, noPicture, path, copied] =
   ["large", "large-picture", "large-name", "no-picture", "path", "copied"].map(get);
 
 let gallery = null;
 let newest = 0; // number of the newest search: results of older ones are ignored
-let shown = { items: [], question: null, title: "" };
+let shown = { items: [], question: null, title: "", unknown: [] };
 let current = 0; // number of the result in the dialog
+let like = {}; // the image or the result that words are added to, as in the address
 const images = new Map(); // uploaded images by their name in the address
 
 function say(text, error = false) {
@@ -90,7 +92,7 @@ const nearest = (question, count) => call("gallery/nearest", { ...question, k: M
 
 // Results stay only as long as their query: they go before anything else happens.
 function clear() {
-  shown = { items: [], question: null, title: "" };
+  shown = { items: [], question: null, title: "", unknown: [] };
   results.replaceChildren();
   more.hidden = true;
   hint.hidden = true;
@@ -101,8 +103,7 @@ function clear() {
 function start() {
   newest += 1;
   clear();
-  showQuery();
-  textInput.value = "";
+  showQuery({});
   hint.hidden = false;
   if (gallery) say(`${gallery.count.toLocaleString("en")} ${gallery.kind}`);
 }
@@ -110,6 +111,8 @@ function start() {
 function fail(error) {
   console.error(error);
   clear();
+  like = {};
+  remove.hidden = true;
   results.setAttribute("aria-busy", "false");
   say(sentence(error), true);
 }
@@ -122,11 +125,11 @@ async function search(title, find, check = () => {}) {
   say("Searching…");
   try {
     gallery ??= await call("gallery");
-    const question = await find();
+    const { unknown, ...question } = await find();
     const answer = await nearest(question, COUNT);
     if (number !== newest) return;
     check(answer);
-    shown = { items: [], question, title };
+    shown = { items: [], question, title, unknown };
     add(answer.items);
     results.setAttribute("aria-busy", "false");
     document.title = `${title} – vse_tf search`;
@@ -156,7 +159,11 @@ function add(items) {
   shown.items.push(...items);
   results.append(...items.map((item, index) => card(item, first + index)));
   more.hidden = shown.items.length >= Math.min(gallery.count, MOST);
-  say(`${shown.items.length} of ${gallery.count.toLocaleString("en")} ${gallery.kind} ${shown.title}`);
+  const best = shown.items[0]?.relevance ?? 1;
+  const notes = shown.unknown.map((words) => `The model knows no word of “${words}”. `);
+  if (best < gallery.min_relevance) notes.push("Nothing looks like it. What comes nearest: ");
+  const count = gallery.count.toLocaleString("en");
+  say(`${notes.join("")}${shown.items.length} of ${count} ${gallery.kind} ${shown.title}`);
 }
 
 function element(name, className, text) {
@@ -178,33 +185,12 @@ function card(item, number) {
     button.append(image);
   }
   button.append(element("span", "name", item.caption ?? item.id));
-  button.append(element("span", "score", `${number + 1} · ${item.score.toFixed(3)}`));
+  const relevance = typeof item.relevance === "number" ? ` · ${Math.round(100 * item.relevance)} %` : "";
+  button.append(element("span", "score", `${number + 1} · ${item.score.toFixed(3)}${relevance}`));
   button.addEventListener("click", () => showLarge(number));
   const entry = element("li");
   entry.append(button);
   return entry;
-}
-
-function showQuery(picture, caption) {
-  queryPicture.hidden = !picture;
-  if (picture) queryPicture.src = picture; else queryPicture.removeAttribute("src");
-  queryCaption.hidden = !caption;
-  queryCaption.textContent = caption ?? "";
-}
-
-function searchText(text) {
-  textInput.value = text;
-  showQuery();
-  search(`for “${text}”`, async () => ({ vector: await embed(gallery.models.text, text) }));
-}
-
-function searchRow(row, id) {
-  textInput.value = "";
-  showQuery();
-  search(gallery?.kind === "captions" ? "like this one" : `like ${id}`, async () => ({ row }), ({ query: found }) => {
-    if (found.id !== id) throw new Error(`“${id}” is no longer in its place; search for it again.`);
-    showQuery(gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", found.caption);
-  });
 }
 
 // The image that outlives a reload, by its name in the address; a browser may forbid to keep any.
@@ -216,44 +202,91 @@ function stored() {
   }
 }
 
-function searchImage(key) {
-  textInput.value = "";
-  const image = images.get(key) ?? stored()[key];
-  showQuery(image?.data);
-  search(`like ${image?.name ?? "an image"}`, async () => {
-    if (!image) throw new Error("The image that was searched for is not kept any longer; choose it again.");
-    return { vector: await embed(gallery.models.image, { b64: image.data.slice(image.data.indexOf(",") + 1) }) };
+// A query, as the address names it: words (q), an image or a result (row, item), and what to leave out.
+function showQuery({ q, without, image, row, item }, picture, caption) {
+  textInput.value = q ?? "";
+  withoutInput.value = without ?? "";
+  like = image ? { image } : row ? { row, item } : {};
+  remove.hidden = !(image || row);
+  queryPicture.hidden = !picture;
+  if (picture) queryPicture.src = picture; else queryPicture.removeAttribute("src");
+  queryCaption.hidden = !caption;
+  queryCaption.textContent = caption ?? "";
+}
+
+function titleOf({ q, without, image, row, item }) {
+  const name = image ? images.get(image)?.name ?? stored()[image]?.name ?? "an image" :
+    gallery?.kind === "captions" ? "this one" : item;
+  const wanted = [q && `for “${q}”`, (image || row) && `like ${name}`].filter(Boolean).join(" and ");
+  return without ? `${wanted}, without “${without}”` : wanted;
+}
+
+function searchFor(query) {
+  const { q, without, image: key, row, item } = query;
+  const image = key && (images.get(key) ?? stored()[key]);
+  showQuery(query, image?.data);
+  const unknown = [];
+  const text = async (words, weight) => {
+    // A text of which no word is known has the vector of as many words of no language.
+    const nonsense = words.match(/[\p{L}\p{M}\p{N}]+/gu)?.map(() => NO_WORD).join(" ") ?? "";
+    const [vector, other] = await Promise.all([words, nonsense].map((each) => embed(gallery.models.text, each)));
+    if (nonsense && vector.every((value, place) => Math.abs(value - other[place]) < 1e-5)) unknown.push(words);
+    return { vector, weight };
+  };
+  search(titleOf(query), async () => {
+    if (key && !image) throw new Error("The image that was searched for is not kept any longer; choose it again.");
+    const parts = [];
+    if (q) parts.push(await text(q, 1));
+    if (image) {
+      const b64 = image.data.slice(image.data.indexOf(",") + 1);
+      parts.push({ vector: await embed(gallery.models.image, { b64 }), of: "images" });
+    }
+    if (row) parts.push({ row: Number(row) });
+    if (without) parts.push(await text(without, -1));
+    return { parts, unknown };
+  }, ({ query: found }) => {
+    if (!row) return;
+    if (found.id !== item) throw new Error(`“${item}” is no longer in its place; search for it again.`);
+    showQuery(query, gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", found.caption);
   });
 }
 
 // The address names the query, so that back, forward and reload work.
 function followAddress() {
-  const parameters = new URLSearchParams(location.hash.slice(1));
-  const row = parameters.get("row") ?? "";
-  if (parameters.get("q")) searchText(parameters.get("q"));
-  else if (/^\d{1,15}$/.test(row)) searchRow(Number(row), parameters.get("item"));
-  else if (parameters.get("image")) searchImage(parameters.get("image"));
-  else start();
+  const query = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  if (!/^\d{1,15}$/.test(query.row ?? "")) delete query.row;
+  if (query.q || query.row || query.image) searchFor(query); else start();
 }
 
-function go(parameters) {
-  const address = `#${new URLSearchParams(parameters)}`;
+function go(query) {
+  const address = `#${new URLSearchParams(Object.entries(query).filter(([, value]) => value !== ""))}`;
   if (location.hash === address) followAddress(); else location.hash = address;
 }
 
 window.addEventListener("hashchange", followAddress);
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = textInput.value.trim();
-  if (text) {
+
+function ask() {
+  const [q, without] = [textInput.value.trim(), withoutInput.value.trim()];
+  if (q || like.image || like.row) {
     // On a touch screen the keyboard covers the results.
-    if (matchMedia("(pointer: coarse)").matches) textInput.blur();
-    go({ q: text });
+    if (matchMedia("(pointer: coarse)").matches) document.activeElement.blur();
+    go({ q, ...like, without });
   } else {
     history.pushState(null, "", location.pathname);
     start();
+    withoutInput.value = without;
     say("Type what to look for.");
   }
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+remove.addEventListener("click", () => {
+  like = {};
+  textInput.focus();
+  ask();
 });
 
 // --- Images that are chosen, dropped or pasted ---
@@ -373,7 +406,7 @@ document.addEventListener("keydown", (event) => {
     if (step && document.activeElement !== path) turn(step);
     return;
   }
-  if (event.key === "/" && document.activeElement !== textInput) {
+  if (event.key === "/" && document.activeElement.type !== "search") {
     event.preventDefault();
     textInput.focus();
     textInput.select();

@@ -1,4 +1,4 @@
-"""The error page: it lists the expected queries in order, and no text in them is interpreted."""
+"""The page of an evaluation: it lists the expected queries in order, and no text in them is interpreted."""
 
 import base64
 import io
@@ -17,9 +17,13 @@ from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.data.sources.precomp import FeatureImages
 from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
-from vse_tf.evaluation.metrics import recalls
-from vse_tf.pages.error_page import error_page, failures
+from vse_tf.evaluation.hubness import split_hubness
+from vse_tf.evaluation.metrics import measure
+from vse_tf.evaluation.split_results import Compared, SplitResults
+from vse_tf.evaluation.word_order import OrderResult, WrongOrder
+from vse_tf.pages.report_page import report_page
 from vse_tf.pages.thumbnails import MAX_PIXELS
+from vse_tf.pages.worst_queries import failures
 
 
 def encoded_split(counts, dim=3, seed=0, values=None, rows=None):
@@ -72,7 +76,7 @@ def test_a_model_without_errors_has_a_page_that_says_so():
     image = np.eye(3, dtype=np.float32)
     encoded = EncodedSplit(image, image, np.arange(3), np.arange(3))
     assert failures(encoded, 5) == ([], [])
-    page = error_page("r", features_split([1, 1, 1]), encoded, metrics_of(encoded), MAX_PIXELS)
+    page = page_of("r", features_split([1, 1, 1]), encoded)
     assert page.count("every query has a correct item first") == 2
 
 
@@ -84,13 +88,13 @@ def features_split(counts, name=EVIL):
     return Split("test", records, FeatureImages(np.zeros([len(counts), 2]), np.arange(len(counts))))
 
 
-def metrics_of(encoded):
-    return recalls(encoded.image, encoded.text, encoded.image_id)
+def page_of(run, split, encoded, max_pixels=MAX_PIXELS, count=50):
+    return report_page(SplitResults(run, split, {"metrics": measure(encoded)}), max_pixels, count)
 
 
 def test_captions_and_names_are_escaped():
     encoded = encoded_split([2] * 6)
-    page = error_page(EVIL, features_split([2] * 6), encoded, metrics_of(encoded), MAX_PIXELS, count=4)
+    page = page_of(EVIL, features_split([2] * 6), encoded, count=4)
     found = read(page)
     assert not {"script", "img", "iframe", "link"} & set(found.tags)
     assert not found.handlers
@@ -102,10 +106,58 @@ def test_captions_and_names_are_escaped():
     assert f"{EVIL} 0.0" in text or f"{EVIL} 1.0" in text
     assert page.count("<article>") == sum(map(len, failures(encoded, 4)))
     assert "date" not in text.lower()
-    for name, value in metrics_of(encoded).items():
+    for name, value in measure(encoded).metrics.items():
         if name in ("i2t_r1", "t2i_r10", "rsum"):
             assert f"{value:.1f}" in text
-    error_page("\ud800", features_split([2] * 6, "\ud800"), encoded, metrics_of(encoded), MAX_PIXELS).encode()
+    page_of("\ud800", features_split([2] * 6, "\ud800"), encoded).encode()
+
+
+def test_everything_that_was_measured_is_on_the_page():
+    """Of evil names too: every section escapes them."""
+    split, first, second = features_split([2] * 6), encoded_split([2] * 6, seed=1), encoded_split([2] * 6, seed=2)
+    results = SplitResults("run", split, {"metrics": measure(first)})
+    results.compared = Compared.of((EVIL, f"other {EVIL}"), results.measured["metrics"], second)
+    results.hubness = {"metrics": split_hubness(first)}
+    results.order = {"nouns": OrderResult(31, 61.5, (55.5, 66.5), 72.5)}
+    results.wrong_order = [WrongOrder(0, "nouns", f"right {EVIL}", f"wrong {EVIL}", 0.25)]
+    page = report_page(results, MAX_PIXELS)
+    found = read(page)
+    assert not {"script", "img", "iframe", "link"} & set(found.tags)
+    assert not found.handlers
+    assert set(found.sources) == {"#i2t", "#t2i", "#compared"}
+    text = "".join(found.texts)
+    for wanted in (
+        f"Compared with other {EVIL}",
+        f"{EVIL}: rank ",
+        "Images that changed most",
+        results.compared.verdict,
+        "72.5 %",
+        f"right {EVIL}",
+        "nearer by 0.250",
+        f"{results.hubness['metrics']['t2i'].most[0][1]} queries",
+        "95 % interval",
+        *(f"{results.intervals['metrics']['rsum'][end]:.1f}" for end in (0, 1)),
+        f"{results.chance['t2i_r5']:.1f}",
+    ):
+        assert wanted in text, wanted
+    # The curve, the differences, and the bars of both directions.
+    assert page.count("<svg") == 4
+    assert "nan" not in page
+
+
+def test_queries_that_changed_are_shown_with_both_ranks(tmp_path):
+    split = file_split(tmp_path, [1] * 8)
+    image = np.eye(8, dtype=np.float32)
+    good = EncodedSplit(image, image, np.arange(8), np.arange(8))
+    text = image.copy()
+    text[[2, 5]] = text[[5, 2]]
+    bad = EncodedSplit(image, text, np.arange(8), np.arange(8))
+    results = SplitResults("good", split, {"metrics": measure(good)})
+    results.compared = Compared.of(("good", "bad"), results.measured["metrics"], bad)
+    page = report_page(results, MAX_PIXELS)
+    section = page.partition("Captions that changed most")[2].partition("</section>")[0]
+    assert re.findall(r"caption (\d)\.0</p>", section) == ["2", "5"]
+    assert re.findall(r"<h3>(\w+): rank <b>(\d)</b>", section) == [("good", "1"), ("bad", "8")] * 2
 
 
 def file_split(folder, counts, names=None):
@@ -128,7 +180,7 @@ def test_pictures_are_those_of_the_rows_that_could_be_read(tmp_path):
     split = file_split(tmp_path, [1, 2, 1, 1, 2])
     # The first and the third image could not be read: positions of embeddings are not rows of the split.
     encoded = encoded_split([2, 1, 2], rows=[1, 3, 4], seed=3)
-    page = error_page("r", split, encoded, metrics_of(encoded), MAX_PIXELS)
+    page = page_of("r", split, encoded)
     found = pictures(page)
     assert {name for name, _ in found} <= {"1.png", "3.png", "4.png"}
     assert found
@@ -155,10 +207,10 @@ def test_a_picture_that_cannot_be_shown_has_a_placeholder(tmp_path):
     (tmp_path / "2.png").unlink()
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
     encoded = encoded_split([1] * 4, seed=1)
-    page = error_page("r", split, encoded, metrics_of(encoded), MAX_PIXELS)
+    page = page_of("r", split, encoded)
     assert {name for name, _ in pictures(page)} == {"0.png"}
     assert "no picture" in page
-    assert not pictures(error_page("r", split, encoded, metrics_of(encoded), 5))
+    assert not pictures(page_of("r", split, encoded, max_pixels=5))
 
 
 def test_the_command_writes_the_page(tiny_run, tmp_path):
