@@ -82,7 +82,7 @@ def measured(run: str, parts: tuple[str, ...]) -> dict[str, dict[str, dict[str, 
     first = np.array([in_first_half(split.records[row].image) for row in encoded.rows])
     galleries = {FIRST: part(encoded, first), SECOND: part(encoded, ~first), WHOLE: encoded}
     both = {name: measure_both(embedder, galleries[name], 1) for name in parts}
-    return {name: {key: metrics for key, (metrics, _) in found.items()} for name, found in both.items()}
+    return {name: {key: each.metrics for key, each in found.items()} for name, found in both.items()}
 
 
 def counted(looks: Path, parts: tuple[str, ...], runs: int) -> dict[str, int]:
