@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -75,7 +76,14 @@ def main(argv: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, before)
     say("stopped")
     if _is_loading():
-        # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
+    if _is_loading():
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(0)
 
 
