@@ -173,7 +173,7 @@ def test_it_ends_while_the_image_tower_is_loading(monkeypatch):
     at_exit = []
     monkeypatch.setattr(serve.atexit, "register", at_exit.append)
     serve.main([])
-    # Whoever calls the function goes on; the interpreter does not wait for the thread.
+    # The caller continues; only the end of the interpreter does not wait for the thread.
     assert codes == []
     at_exit[0]()
     ended.set()

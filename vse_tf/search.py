@@ -132,7 +132,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--min-relevance",
         type=ClosedUnitInterval,
         default=MIN_RELEVANCE,
-        help="below this relevance, from 0 to 1, nothing looks like the query",
+        help="below this relevance, from 0 to 1, there is no relevant result",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--html", type=str | None, help="write a contact sheet with embedded pictures to this file")
@@ -162,7 +162,7 @@ def _title(text: str, image: Path | None, without: str | None) -> str:
 def _queries(
     index: Index, model: EmbeddingModel, texts: list[str], image: str | None, without: str | None
 ) -> tuple[list[Query], list[str]]:
-    """A query for each text, and the texts of which the model knows no word."""
+    """A query for each text, and the texts without a word of the vocabulary."""
     always = []
     if image is not None:
         vectors, _, problems = model.encode_files([image], "skip")

@@ -343,7 +343,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--min-relevance",
         type=Share,
         default=MIN_RELEVANCE,
-        help="below this relevance, from 0 to 1, the page says that nothing looks like the query",
+        help="below this relevance, from 0 to 1, the page reports no relevant result",
     )
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
     parser.add_argument(

@@ -62,7 +62,7 @@ class Index(files.Index):
 
         Returns:
             Hits, the best first, each with `score`, `relevance`, and `path` (of an image) or `caption`. A relevance
-            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.05) says that the item does not look like the query.
+            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.05) means that the item is not a relevant result.
 
         Raises:
             TypeError: neither a text nor an image.

@@ -35,8 +35,8 @@ from vse_tf.models.mixing import Of, Part, Query, mix
 MEASURED = 300
 NEAREST = 20
 MIN_RELEVANCE = 0.05
-"""Below it, nothing looks like the query: of 100 ordinary queries, 95 find something better."""
-NOTHING = "nothing looks like it; what comes nearest:"
+"""Below it, a hit is not relevant: of 100 ordinary queries, 95 find something better."""
+NOTHING = "no relevant result; the nearest:"
 
 
 def calibrate(

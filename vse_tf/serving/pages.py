@@ -99,7 +99,7 @@ class GalleryRoute:
         text_model: name of the served model that embeds texts.
         image_model: name of the served model that embeds images.
         full_paths: give the full paths of images that may be opened, to a user at this machine.
-        min_relevance: below it, the page says that nothing looks like the query.
+        min_relevance: below it, the page reports that there is no relevant result.
 
     Example:
         make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])

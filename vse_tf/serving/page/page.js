@@ -160,8 +160,8 @@ function add(items) {
   results.append(...items.map((item, index) => card(item, first + index)));
   more.hidden = shown.items.length >= Math.min(gallery.count, MOST);
   const best = shown.items[0]?.relevance ?? 1;
-  const notes = shown.unknown.map((words) => `The model knows no word of “${words}”. `);
-  if (best < gallery.min_relevance) notes.push("Nothing looks like it. What comes nearest: ");
+  const notes = shown.unknown.map((words) => `No word of “${words}” is in the vocabulary. `);
+  if (best < gallery.min_relevance) notes.push("No relevant result. The nearest: ");
   const count = gallery.count.toLocaleString("en");
   say(`${notes.join("")}${shown.items.length} of ${count} ${gallery.kind} ${shown.title}`);
 }
