@@ -171,17 +171,18 @@ def _queries(
         always.append(Part(vectors[0], "images"))
     words = [text for text in [*texts, without or ""] if text.strip()]
     encoded = model.encode_texts(words) if words else np.zeros([0, model.dim], np.float32)
+    unknown = unknown_texts(model, words, encoded) if words else []
     vector_of = dict(zip(words, encoded, strict=True))
     if without:
         always.append(Part(vector_of[without], "captions", -1))
     queries = []
     for text in texts:
-        own = [Part(vector_of[text], "captions")] if text in vector_of else []
+        own = [Part(vector_of[text], "captions", known=text not in unknown)] if text in vector_of else []
         try:
             queries.append(mix([*own, *always], index.kind, index.plain_dim))
         except ValueError as error:
             raise UserError(f"--without: {error}") from None
-    return queries, unknown_texts(model, words, encoded) if words else []
+    return queries, unknown
 
 
 def _print(arguments: Namespace, texts: list[str], results: list[list[Hit]]) -> None:

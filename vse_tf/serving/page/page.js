@@ -230,8 +230,9 @@ function searchFor(query) {
     // A text of which no word is known has the vector of as many words of no language.
     const nonsense = words.match(/[\p{L}\p{M}\p{N}]+/gu)?.map(() => NO_WORD).join(" ") ?? "";
     const [vector, other] = await Promise.all([words, nonsense].map((each) => embed(gallery.models.text, each)));
-    if (nonsense && vector.every((value, place) => Math.abs(value - other[place]) < 1e-5)) unknown.push(words);
-    return { vector, weight };
+    const known = !nonsense || vector.some((value, place) => Math.abs(value - other[place]) >= 1e-5);
+    if (!known) unknown.push(words);
+    return { vector, weight, known };
   };
   search(titleOf(query), async () => {
     if (key && !image) throw new Error("The image that was searched for is not kept any longer; choose it again.");
