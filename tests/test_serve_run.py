@@ -171,7 +171,7 @@ def test_it_ends_while_the_image_tower_is_loading(monkeypatch):
     monkeypatch.setattr(serve, "_serve", stopped_at_once)
     monkeypatch.setattr(serve.os, "_exit", codes.append)
     at_exit = []
-    monkeypatch.setattr(serve.atexit, "register", at_exit.append)
+    monkeypatch.setattr(serve.atexit, "register", lambda leave, *given: at_exit.append(lambda: leave(*given)))
     serve.main([])
     # The caller continues; only the end of the interpreter does not wait for the thread.
     assert codes == []
@@ -243,5 +243,9 @@ def test_ctrl_c_before_it_serves_is_one_of_a_command(run, photos, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(serve, "_serve", interrupt)
+    # A server that the process had before is another matter.
+    ended = threading.Event()
+    threading.Thread(target=ended.wait, name=serve.WATCHING, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         serve.main(["--run", str(run), "--images", str(photos)])
+    ended.set()
