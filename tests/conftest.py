@@ -23,9 +23,9 @@ from tests.tiny import arguments
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
-# Rewriting a graph takes longer than running it once or twice on tiny arrays. What prunes it stays: whole graphs, kept
-# as long as the process, take gigabytes. Commands in processes of their own run graphs as users do, and so do the tests
-# with the lowest versions.
+# Rewriting a graph takes longer than running it once or twice on tiny arrays. Pruning stays on: whole graphs stay in
+# memory as long as the process and take gigabytes. Commands in processes of their own run graphs as users do, and so do
+# the tests with the lowest versions.
 SLOW_OPTIMIZERS = (
     "arithmetic_optimization",
     "constant_folding",

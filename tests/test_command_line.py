@@ -102,6 +102,31 @@ def test_values_in_words(kind, words):
     assert values_in_words(kind) == words
 
 
+@pytest.mark.parametrize(
+    ("main", "option", "expected"),
+    [
+        (serve.main, "--workers=0", "--workers: 0 is not a whole number >0"),
+        (serve.main, "--port=abc", "--port: abc is not a whole number >=0 and <65536"),
+        (serve.main, "--versions=no", "--versions: no is not a whole number >0 or all"),
+        (search.main, "--top_k=x", "--top_k: x is not a whole number"),
+        (search.main, "--min_relevance=2", "--min_relevance: 2 is not a number >=0 and <=1"),
+        (train.main, "--image.flip=maybe", "image.flip: maybe is not true or false"),
+        (train.main, "--text.packed=x", "text.packed: x is not true or false or auto"),
+        (train.main, "--train.monitor=x", "train.monitor: x is not one of "),
+        (train.main, "--train.epochs=1.5", "train.epochs: 1.5 is not a whole number from 1 to 1000000"),
+        (train.main, "--train.learning_rate=fast", "train.learning_rate: fast is not a number above 0"),
+        (train.main, "--train.decay_epochs=x", "train.decay_epochs: x is not a list"),
+        (train.main, "--image.crop_scale=1", "image.crop_scale: 1 is not 2 values, each 0 to 1"),
+        (train.main, "--data.split_ids=x", "data.split_ids: x is not a mapping of names to values"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_words(main, option, expected):
+    with pytest.raises(UserError) as caught:
+        main([option])
+    assert str(caught.value).startswith(expected)
+    assert not re.search(r"class|typing|Parser|Literal|Errors", str(caught.value))
+
+
 def test_commands_are_listed_and_found(capsys):
     __main__.main([])
     listed = capsys.readouterr().out

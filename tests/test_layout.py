@@ -23,6 +23,7 @@ LEVELS = [
     ["losses"],
     ["models"],
     ["artifacts"],
+    ["plain_embedder"],
     ["embedder"],
     ["evaluation"],
     ["indexing"],

@@ -112,7 +112,7 @@ def test_the_page_finds_what_the_model_finds(server, run):
         page.set_input_files("#image", files[2])
         page.get_by_text(f"images like {files[2].name}").wait_for(timeout=120_000)
         assert page.locator("#results .name").first.inner_text() == files[2].name
-        assert page.locator("#results .score").first.inner_text() == "1 · 1.000"
+        assert page.locator("#results .score").first.inner_text() == "1 · 1.000 · 100 %"
         page.set_input_files("#image", images / "broken.jpg")
         page.get_by_text("This image cannot be read: not a JPEG, PNG, GIF, BMP or WebP image.").wait_for(timeout=60_000)
         browser.close()
@@ -170,7 +170,12 @@ def test_it_ends_while_the_image_tower_is_loading(monkeypatch):
 
     monkeypatch.setattr(serve, "_serve", stopped_at_once)
     monkeypatch.setattr(serve.os, "_exit", codes.append)
+    at_exit = []
+    monkeypatch.setattr(serve.atexit, "register", lambda leave, *given: at_exit.append(lambda: leave(*given)))
     serve.main([])
+    # The caller continues; only the end of the interpreter does not wait for the thread.
+    assert codes == []
+    at_exit[0]()
     ended.set()
     assert codes == [0]
 
@@ -238,5 +243,9 @@ def test_ctrl_c_before_it_serves_is_one_of_a_command(run, photos, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(serve, "_serve", interrupt)
+    # A server that the process had before is another matter.
+    ended = threading.Event()
+    threading.Thread(target=ended.wait, name=serve.WATCHING, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         serve.main(["--run", str(run), "--images", str(photos)])
+    ended.set()

@@ -17,7 +17,7 @@ from tensorboard.plugins.projector.projector_plugin import _read_tensor_binary_f
 import vse_tf
 from tests.tiny import arguments, rows_of, tiny_settings
 from tests.warm_python import warm_python
-from vse_tf import embedder, evaluate, train
+from vse_tf import evaluate, plain_embedder, train
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.sources import read
 from vse_tf.embedder import load
@@ -361,7 +361,7 @@ def test_provenance_is_complete(run):
 
 
 def test_nothing_is_traced_twice(tmp_path, monkeypatch):
-    traced, step, compiled = [], DualEncoder.train_step, embedder._compiled
+    traced, step, compiled = [], DualEncoder.train_step, plain_embedder._compiled
 
     def counted(tower):
         def call(inputs):
@@ -374,7 +374,7 @@ def test_nothing_is_traced_twice(tmp_path, monkeypatch):
         return call
 
     monkeypatch.setattr(DualEncoder, "train_step", lambda self, data: traced.append("step") or step(self, data))
-    monkeypatch.setattr(embedder, "_compiled", counted)
+    monkeypatch.setattr(plain_embedder, "_compiled", counted)
     train.main(arguments(tmp_path / "run"))
     # Of the captions, each batch has another length; of the images, the last batch has another size.
     assert sorted(traced) == ["image_tower", "step", "text_tower"]

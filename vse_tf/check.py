@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser as PlainParser
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.artifacts.run_folder import settings_of_run
 from vse_tf.atomic import check_file, write_json, write_text
 from vse_tf.config import DataSettings, Settings
 from vse_tf.display import Phase, say
@@ -107,11 +106,7 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings, Settings]:
     parser.add_argument("--output", type=str | None, help="write all that was found to this JSON file")
     parser.add_argument("--page", type=str | None, help="write it to this HTML file, pictures inside")
     parser.add_argument("--page_count", type=int, default=50, help="pairs and captions of each kind on that page")
-    known = PlainParser(add_help=False)
-    known.add_argument("--run", nargs="?")
-    run = known.parse_known_args(argv)[0].run
-    asks_help = {"-h", "--help"} & set(argv)
-    settings = RunFolder(run).settings() if run and not asks_help else Settings()
+    settings = settings_of_run(argv)
     arguments, data = parse_with_data(parser, argv, settings)
     if arguments.page_count < 1:
         raise UserError(f"--page_count: {arguments.page_count} is not above 0")

@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from vse_tf.errors import UserError
-from vse_tf.help_text import help_text
+from vse_tf.help_text import expected_in_words, help_text
 from vse_tf.removed_settings import refuse_removed
 from vse_tf.setting_types import Section, types_of
 
@@ -40,7 +40,7 @@ class CommandParser(ArgumentParser):
         return super().parse_args(args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(f"{message}{self._meant(message)}{more(self.prog)}") from ex
+        raise UserError(f"{self._in_words(message)}{self._meant(message)}{more(self.prog)}") from ex
 
     def help_in_words(self, complete: bool = False) -> str:
         """The help.
@@ -67,6 +67,20 @@ class CommandParser(ArgumentParser):
             f"All settings: {self.prog} --help all" if hidden else "",
         )
 
+    def _in_words(self, message: str) -> str:
+        """The message on a value of another type, without the types of Python."""
+        found = _WRONG_TYPE.search(message)
+        action = next((action for action in self._actions if found and action.dest == found["key"]), None)
+        if found is None or action is None:
+            return message
+        kind = types_of(self.settings).get(action.dest) if self.settings else None
+        expected = expected_in_words(kind or getattr(action, "_typehint", None) or action.type)
+        value = found["given"] or found["restricted"] or found["number"]
+        if not expected or not value:
+            return message
+        name = action.dest if "." in action.dest else max(action.option_strings, key=len, default=action.dest)
+        return f"{message[: found.start()]}{name}: {value} is not {expected}"
+
     def _meant(self, message: str) -> str:
         """The options that the user may have meant by one that does not exist."""
         found = re.search(r"[Uu]nrecognized arguments?: (--[^\s=]+)", message)
@@ -76,6 +90,16 @@ class CommandParser(ArgumentParser):
         same = [option for option in options if option.rpartition(".")[2] == found[1].removeprefix("--")]
         near = same or difflib.get_close_matches(found[1], options, n=1)
         return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+# The key and the value in jsonargparse's messages.
+_WRONG_TYPE = re.compile(
+    r"""Parser\ key\ "(?P<key>[^"]+)":.*?
+    (?: (?:Got|Given)\ value:\ (?P<given>[^\n]*)\Z
+      | Not\ of\ type\ \w+:\ (?P<restricted>\S+)\ does\ not\ conform
+      | (?:base\ 10|to\ float):\ '(?P<number>[^']*)'\Z )""",
+    re.DOTALL | re.VERBOSE,
+)
 
 
 def _is_section(action: Action) -> bool:

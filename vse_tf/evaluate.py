@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser as PlainParser
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from vse_tf.artifacts.run_folder import RunFolder
+from vse_tf.artifacts.run_folder import RunFolder, settings_of_run
 from vse_tf.atomic import check_file, write_json, write_text
-from vse_tf.config import DataSettings, Settings
+from vse_tf.config import DataSettings
 from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
@@ -238,13 +237,7 @@ def _parse(argv: list[str]) -> tuple[Namespace, DataSettings]:
         "--errors", type=str | None, help="write all results and the worst queries to this HTML file, pictures inside"
     )
     parser.add_argument("--errors_count", type=int, default=50, help="worst queries of each direction on that page")
-    known = PlainParser(add_help=False)
-    # Errors are left to the real parser.
-    known.add_argument("--run", nargs="?")
-    run = known.parse_known_args(argv)[0].run
-    asks_help = {"-h", "--help"} & set(argv)
-    settings = RunFolder(run).settings() if run and not asks_help else Settings()
-    arguments, data = parse_with_data(parser, argv, settings)
+    arguments, data = parse_with_data(parser, argv, settings_of_run(argv))
     if arguments.folds < 1:
         raise UserError(f"--folds: {arguments.folds} is not above 0")
     if arguments.errors_count < 1:

@@ -70,6 +70,35 @@ def values_in_words(kind: Any) -> str:
     return f"list of {words}" if origin is list and words else ""
 
 
+def expected_in_words(kind: Any) -> str:
+    """What a value has to be, for error messages.
+
+    Args:
+        kind: a type, as in `values_in_words`.
+
+    Example:
+        >>> expected_in_words(Annotated[int, Range(1)]), expected_in_words(bool | Literal["auto"])
+        ('a whole number from 1 to 2147483647', 'true or false or auto')
+    """
+    origin, parts = get_origin(kind), [part for part in get_args(kind) if part is not type(None)]
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(filter(None, map(expected_in_words, parts))))
+    if origin is Literal:
+        return f"one of {values_in_words(kind)}" if len(parts) > 1 else str(parts[0])
+    if kind is bool or origin is tuple:
+        return values_in_words(kind) or f"{len(parts)} values"
+    if kind in (list, dict) or origin in (list, dict):
+        return "a list" if list in (kind, origin) else "a mapping of names to values"
+    if origin is Annotated:
+        ranges = [f" {mark!r}" for mark in kind.__metadata__ if isinstance(mark, Range) and mark.low > -LARGEST]
+        return f"{expected_in_words(parts[0])}{''.join(ranges)}"
+    name = {int: "a whole number", float: "a number", str: "text"}
+    # jsonargparse's restricted numbers have an expression such as `v>=0 and v<=1`.
+    restricted = getattr(kind, "_expression", "").replace("v", "")
+    base = next((name[base] for base in getattr(kind, "__mro__", ()) if base in name), "")
+    return f"{base} {restricted}".strip() if base else ""
+
+
 def _range(values: Range) -> str:
     low, high = (f"{number:g}" if abs(number) < 1e6 else str(number) for number in (values.low, values.high))
     if values.low <= -LARGEST:

@@ -132,7 +132,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--min-relevance",
         type=ClosedUnitInterval,
         default=MIN_RELEVANCE,
-        help="below this relevance, from 0 to 1, nothing looks like the query",
+        help="below this relevance, from 0 to 1, there is no relevant result",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--html", type=str | None, help="write a contact sheet with embedded pictures to this file")
@@ -162,7 +162,7 @@ def _title(text: str, image: Path | None, without: str | None) -> str:
 def _queries(
     index: Index, model: EmbeddingModel, texts: list[str], image: str | None, without: str | None
 ) -> tuple[list[Query], list[str]]:
-    """A query for each text, and the texts of which the model knows no word."""
+    """A query for each text, and the texts without a word of the vocabulary."""
     always = []
     if image is not None:
         vectors, _, problems = model.encode_files([image], "skip")
@@ -171,17 +171,18 @@ def _queries(
         always.append(Part(vectors[0], "images"))
     words = [text for text in [*texts, without or ""] if text.strip()]
     encoded = model.encode_texts(words) if words else np.zeros([0, model.dim], np.float32)
+    unknown = unknown_texts(model, words, encoded) if words else []
     vector_of = dict(zip(words, encoded, strict=True))
     if without:
         always.append(Part(vector_of[without], "captions", -1))
     queries = []
     for text in texts:
-        own = [Part(vector_of[text], "captions")] if text in vector_of else []
+        own = [Part(vector_of[text], "captions", known=text not in unknown)] if text in vector_of else []
         try:
             queries.append(mix([*own, *always], index.kind, index.plain_dim))
         except ValueError as error:
             raise UserError(f"--without: {error}") from None
-    return queries, unknown_texts(model, words, encoded) if words else []
+    return queries, unknown
 
 
 def _print(arguments: Namespace, texts: list[str], results: list[list[Hit]]) -> None:

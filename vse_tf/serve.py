@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -63,25 +64,33 @@ def main(argv: list[str] | None = None) -> None:
         UserError: nothing to serve, an address that cannot be bound, or a wrong option.
     """
     arguments = _parse(sys.argv[1:] if argv is None else argv)
+    threads = set(threading.enumerate())
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         with contextlib.suppress(_Stopped):
             _serve(arguments)
     except KeyboardInterrupt:
         # Once it serves, Ctrl-C is how it is stopped, and the server returns; before, it is one as in other commands.
-        if not _is_loading():
+        if not _loading(threads):
             raise
     finally:
         signal.signal(signal.SIGTERM, before)
     say("stopped")
-    if _is_loading():
-        # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
+    if loading := _loading(threads):
+        atexit.register(_leave, loading)
+
+
+def _loading(before: Collection[threading.Thread]) -> list[threading.Thread]:
+    """The threads started since that still load a tower: that of a closed registry goes on only while it loads."""
+    return [each for each in threading.enumerate() if each not in before and each.name in (LOADING, WATCHING)]
+
+
+def _leave(loading: Iterable[threading.Thread]) -> None:
+    # TensorFlow aborts a process whose interpreter ends while a thread traces a function.
+    if any(thread.is_alive() for thread in loading):
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(0)
-
-
-def _is_loading() -> bool:
-    # A closed registry's thread goes on only while it loads.
-    return any(thread.name in (LOADING, WATCHING) for thread in threading.enumerate())
 
 
 def _serve(arguments: Namespace) -> None:
@@ -335,7 +344,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--min-relevance",
         type=Share,
         default=MIN_RELEVANCE,
-        help="below this relevance, from 0 to 1, the page says that nothing looks like the query",
+        help="below this relevance, from 0 to 1, the page reports no relevant result",
     )
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on")
     parser.add_argument(

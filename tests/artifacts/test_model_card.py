@@ -24,7 +24,7 @@ def test_a_trained_run_has_a_card_with_its_figures(corrected_run):
     assert "| train | 64 | 320 |" in card
     assert f"- Licence: {LICENCE}" in card
     assert "Small galleries (val, test, hard)" in card
-    assert re.search(r"It knows \d+ words, those seen 1 times or more", card)
+    assert re.search(r"Its vocabulary has \d+ words, those seen 1 times or more", card)
     assert "/" not in re.search(r"Source: (.*)\)", card)[1]
     assert str(corrected_run.parent) not in card
 

@@ -13,10 +13,10 @@ from PIL import Image
 from tests.tiny import arguments
 from vse_tf import evaluate, train
 from vse_tf.data.records import FileImages, Record, Split
-from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError, run_command
 from vse_tf.evaluation.eccv import ECCV_METRICS, EccvBenchmark
 from vse_tf.evaluation.report import benchmarks_table
+from vse_tf.plain_embedder import EncodedSplit
 
 IMAGES, EACH = 12, 5
 IMAGE_IDS = [1000 - 7 * i for i in range(IMAGES)]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vse_tf.embedder import EncodedSplit
 from vse_tf.evaluation.hubness import hubness, occurrences, split_hubness
+from vse_tf.plain_embedder import EncodedSplit
 
 
 @settings(max_examples=20, deadline=None)

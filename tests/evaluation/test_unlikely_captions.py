@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vse_tf.embedder import EncodedSplit
 from vse_tf.evaluation.unlikely_captions import LEAST, UNLIKELY, unlikely_captions
+from vse_tf.plain_embedder import EncodedSplit
 
 
 def encoded(noise, images=300, each=3, seed=0):

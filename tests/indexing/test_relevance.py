@@ -9,7 +9,7 @@ from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
 from vse_tf.indexing.relevance import NEAREST, Relevance, calibrate
 from vse_tf.indexing.search import ExactSearch
-from vse_tf.models.mixing import Query
+from vse_tf.models.mixing import Part, Query, mix
 
 DIM = 12
 
@@ -60,6 +60,17 @@ def test_a_query_that_resembles_nothing_has_no_relevance(tmp_path):
     for query, expected in ((-centre, 0), (vectors[3], 1)):
         rows, scores = ExactSearch(index)(query[None], 1)
         assert Relevance(index)(Query(query, "captions"), rows[0], scores[0])[0] == pytest.approx(expected, abs=0.15)
+
+
+def test_a_query_without_a_known_word_is_not_relevant(tmp_path):
+    index = index_of(tmp_path, unit(60, 0), unit(50, 1))
+    text, image = unit(2, 2)
+    unknown, photo = Part(text, "captions", known=False), Part(image, "images")
+    without = Part(text, "captions", -0.5)
+    for parts, zero in (([unknown], True), ([unknown, without], True), ([unknown, photo], False), ([photo], False)):
+        query = mix(parts, "images", DIM)
+        rows, scores = ExactSearch(index)(query.vector[None], 3)
+        assert (Relevance(index)(query, rows[0], scores[0]) == 0).all() == zero
 
 
 def test_what_was_not_measured_has_none(tmp_path):

@@ -15,7 +15,6 @@ from tests.warm_python import warm_python
 from vse_tf import evaluate, train
 from vse_tf.data.records import FileImages, Record, Split
 from vse_tf.data.sources.precomp import FeatureImages
-from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.hubness import split_hubness
 from vse_tf.evaluation.metrics import measure
@@ -24,6 +23,7 @@ from vse_tf.evaluation.word_order import OrderResult, WrongOrder
 from vse_tf.pages.report_page import report_page
 from vse_tf.pages.thumbnails import MAX_PIXELS
 from vse_tf.pages.worst_queries import failures
+from vse_tf.plain_embedder import EncodedSplit
 
 
 def encoded_split(counts, dim=3, seed=0, values=None, rows=None):

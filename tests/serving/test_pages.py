@@ -171,6 +171,7 @@ def test_captions_are_told(tmp_path, vectors):
         b'{"row": 0, "weight": -1}',
         b'{"row": 0, "weight": "1"}',
         b'{"row": 0, "weight": 1e999}',
+        b'{"row": 0, "known": 1}',
         b'{"parts": []}',
         b'{"parts": {"row": 0}}',
         b'{"parts": [{}]}',

@@ -40,7 +40,7 @@ def model_card(name: str, settings: Settings, results: Mapping[str, Any], data: 
         settings: the run's settings.
         results: the contents of results.json.
         data: what the run was trained on and measured with.
-        before: the card of the same run from earlier, whose licence is kept.
+        before: an earlier card of the same run; its licence is taken over.
 
     Returns:
         Markdown.
@@ -140,14 +140,14 @@ def _limits(settings: Settings, results: Mapping[str, Any], data: CardData) -> I
         yield f"Small galleries ({', '.join(small)}): a few points may be luck, as the intervals show."
     if data.words is not None:
         yield (
-            f"It knows {data.words:,} words, those seen {settings.text.min_count} times or more in the training "
-            "captions; others are all one unknown word, and captions in another language are not understood."
+            f"Its vocabulary has {data.words:,} words, those seen {settings.text.min_count} times or more in the "
+            "training captions; others are all one unknown word, and captions in another language are not understood."
         )
     yield "Similarities rank; they are no probabilities, and what is nearest need not be right."
     if "galleries_corrected" in results:
         yield "Corrected similarities are no cosines: 0 does not mean unrelated."
     if settings.data.source == "shapes":
-        yield "It has seen drawn scenes of two objects only, and says nothing about photos."
+        yield "It was trained on drawn scenes of two objects only and is not meant for photos."
     else:
         yield "It repeats what its images and captions show and leave out, prejudices about people among them."
 

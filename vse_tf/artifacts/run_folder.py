@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,21 @@ class RunFolder:
         lines = [json.dumps({"where": p.where, "what": p.what}, ensure_ascii=False) + "\n" for p in problems]
         with file_errors(self.skipped, "written", ADVICE):
             write_text(self.skipped, "".join(lines))
+
+
+def settings_of_run(argv: list[str]) -> Settings:
+    """The settings of the run that a command line names with `--run`; the defaults where it names none.
+
+    They are read before the other arguments, whose defaults they are.
+
+    Args:
+        argv: the arguments of the command.
+
+    Raises:
+        UserError: the run cannot be read.
+    """
+    # Errors in the arguments are left to the command's own parser.
+    known = ArgumentParser(add_help=False)
+    known.add_argument("--run", nargs="?")
+    run = known.parse_known_args(argv)[0].run
+    return RunFolder(run).settings() if run and not {"-h", "--help"} & set(argv) else Settings()

@@ -23,7 +23,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import file_errors, read_json
 from vse_tf.preprocessing.image_headers import format_of
 
-# What the shards of a folder were written from; a repeated command goes on where it was stopped.
+# What the shards of a folder were written from; a repeated command continues where it stopped.
 PLAN = "pack.json"
 # A member's header, and what its contents are filled up to.
 BLOCK = 512

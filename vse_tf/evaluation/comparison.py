@@ -18,7 +18,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """What tells two models apart, first minus second.
+    """The differences between two models, first minus second.
 
     Args:
         difference: of each of `METRICS`.

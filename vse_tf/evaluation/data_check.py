@@ -16,7 +16,7 @@ from vse_tf.evaluation.near_duplicates import NearDuplicate, near_duplicates
 from vse_tf.evaluation.unlikely_captions import unlikely_captions
 
 if TYPE_CHECKING:
-    from vse_tf.embedder import EncodedSplit
+    from vse_tf.plain_embedder import EncodedSplit
 
 _EXAMPLES = 3
 WEAK = 0.05
@@ -105,7 +105,7 @@ class DataCheck:
                 count = sum(one.split == split for one in self.unlikely)
                 if count > WEAK * each.captions:
                     lines.append(
-                        f"  {count} of {each.captions} captions of {split}: so many say that the model is weak, not "
+                        f"  {count} of {each.captions} captions of {split}: so many indicate a weak model, not "
                         "that the captions are wrong"
                     )
         return lines

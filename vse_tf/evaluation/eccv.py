@@ -16,7 +16,7 @@ from vse_tf.evaluation.metrics import RECALLS_AT
 from vse_tf.evaluation.neighbours import nearest
 
 if TYPE_CHECKING:
-    from vse_tf.embedder import EncodedSplit
+    from vse_tf.plain_embedder import EncodedSplit
 
 DIRECTIONS = ("i2t", "t2i")
 BENCHMARKS = {"eccv": ("map_at_r", "rprecision", "r1"), "cxc": tuple(f"r{k}" for k in RECALLS_AT)}

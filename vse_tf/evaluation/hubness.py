@@ -12,7 +12,7 @@ from vse_tf.evaluation.neighbours import nearest
 from vse_tf.evaluation.similarity import Ints
 
 if TYPE_CHECKING:
-    from vse_tf.embedder import EncodedSplit
+    from vse_tf.plain_embedder import EncodedSplit
 
 NEAREST = 10
 """First items of a query that count as retrieved."""

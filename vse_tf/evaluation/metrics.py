@@ -15,7 +15,8 @@ from vse_tf.evaluation.ranking import Ranks, ranks
 from vse_tf.evaluation.similarity import BLOCK_BYTES, NonFiniteError, check_finite
 
 if TYPE_CHECKING:
-    from vse_tf.embedder import Embedder, EncodedSplit
+    from vse_tf.embedder import Embedder
+    from vse_tf.plain_embedder import EncodedSplit
 
 RECALLS_AT = (1, 5, 10)
 I2T_METRICS = ("i2t_r1", "i2t_r5", "i2t_r10", "i2t_medr", "i2t_meanr")

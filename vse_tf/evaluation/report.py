@@ -56,7 +56,7 @@ def table(
 
 
 def comparison_table(rows: Mapping[str, Mapping[str, float]], comparison: Comparison) -> str:
-    """Align the metrics of two models and what tells them apart as text.
+    """Align the metrics of two models and their differences as text.
 
     Args:
         rows: the metrics of the first and of the second model, by the model's name.

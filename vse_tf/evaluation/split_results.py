@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from vse_tf.data.records import Split
-from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.bootstrap import Intervals, intervals_of
 from vse_tf.evaluation.chance import chance_metrics
@@ -25,6 +24,7 @@ from vse_tf.evaluation.report import (
     table,
 )
 from vse_tf.evaluation.word_order import OrderResult, WrongOrder
+from vse_tf.plain_embedder import EncodedSplit
 
 LIMIT = 0.05
 """Models with a lower p-value are called different."""
@@ -38,7 +38,7 @@ class Compared:
         names: of the model and of the one that it is compared with.
         first: ranks and metrics of the model, over what both could read.
         second: those of the other one.
-        comparison: what tells them apart.
+        comparison: their differences.
     """
 
     names: tuple[str, str]
@@ -68,11 +68,11 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """Whether the two can be told apart, in a sentence."""
+        """Whether the difference is significant, in a sentence."""
         comparison = self.comparison
         p, difference, (low, high) = comparison.p["rsum"], comparison.difference["rsum"], comparison.intervals["rsum"]
         better = self.names[0 if difference > 0 else 1]
-        said = f"{better} is better" if p < LIMIT else "the two models cannot be told apart"
+        said = f"{better} is better" if p < LIMIT else "the difference is not significant"
         return (
             f"by rsum, {said}: difference {difference:+.1f}, 95% interval {low:+.1f} to {high:+.1f}, p {p:.3f} "
             "(permutation of images)"

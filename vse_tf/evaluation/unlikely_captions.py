@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from vse_tf.evaluation.ranking import ranks
 
 if TYPE_CHECKING:
-    from vse_tf.embedder import EncodedSplit
+    from vse_tf.plain_embedder import EncodedSplit
 
 UNLIKELY = 0.02
 """A caption is unlikely if more than this share of the other images is nearer to it than its own one."""
 LEAST = 4
-"""And at least this number of images; more in a small gallery says little."""
+"""And at least this number of images: in a small gallery the share alone is a handful."""
 
 
 @dataclass(frozen=True)

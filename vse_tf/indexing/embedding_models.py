@@ -38,7 +38,7 @@ BATCH = 64
 BATCH_BYTES = 2**28
 # A word of no language, and how far vectors of equal tokens may be apart by rounding.
 NO_WORD, ROUNDING = "\ua66e\ua66e\ua66e", 1e-5
-UNKNOWN = "the model knows no word of {!r}: other unknown words find the same"
+UNKNOWN = "no word of {!r} is in the model's vocabulary; all such queries find the same"
 # How an exported image tower names the images that it cannot read.
 _BAD = re.compile(r"image_bytes\[(\d+)\]: ([^;\n\]]+)")
 

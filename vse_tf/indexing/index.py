@@ -62,7 +62,7 @@ class Index(files.Index):
 
         Returns:
             Hits, the best first, each with `score`, `relevance`, and `path` (of an image) or `caption`. A relevance
-            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.05) says that the item does not look like the query.
+            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.05) means that the item is not a relevant result.
 
         Raises:
             TypeError: neither a text nor an image.
@@ -80,13 +80,17 @@ class Index(files.Index):
         model = self._model(None if run is None else str(run), None if models is None else str(models))
         texts = {name: value for name, value in (("text", text), ("without", without)) if value is not None}
         vectors = model.encode_texts(list(texts.values())) if texts else np.zeros([0, self.dim], np.float32)
-        parts = [Part(vector, "captions", given[name]) for name, vector in zip(texts, vectors, strict=True)]
+        unknown = unknown_texts(model, list(texts.values()), vectors) if texts else []
+        for each in unknown:
+            warnings.warn(UNKNOWN.format(each), stacklevel=2)
+        parts = [
+            Part(vector, "captions", given[name], texts[name] not in unknown)
+            for name, vector in zip(texts, vectors, strict=True)
+        ]
         if image is not None:
             parts.append(Part(_encode_image(model, image)[0], "images", given["image"]))
         query = mix(parts, self.kind, self.plain_dim)
         rows, scores = self._exact(query.vector[np.newaxis], k)
-        for unknown in unknown_texts(model, list(texts.values()), vectors) if texts else []:
-            warnings.warn(UNKNOWN.format(unknown), stacklevel=2)
         return hits(self, rows[0], scores[0], self._relevance(query, rows[0], scores[0]))
 
     def _model(self, run: str | None, models: str | None) -> EmbeddingModel:

@@ -112,7 +112,7 @@ def caption_items(source: str | Path) -> Items:
         >>> with NamedTemporaryFile() as file:
         ...     _ = Path(file.name).write_text("two dogs in the snow")
         ...     list(caption_items(file.name))
-        [Item(id='1', path=None, caption='two dogs in the snow', size=None, mtime_ns=None)]
+        [Item(id='1', path=None, caption='two dogs in the snow', size=None, mtime_ns=None, offset=None)]
     """
     return Items("captions", _readable(Path(source), "captions"), None)
 

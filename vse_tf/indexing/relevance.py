@@ -35,8 +35,8 @@ from vse_tf.models.mixing import Of, Part, Query, mix
 MEASURED = 300
 NEAREST = 20
 MIN_RELEVANCE = 0.05
-"""Below it, nothing looks like the query: of 100 ordinary queries, 95 find something better."""
-NOTHING = "nothing looks like it; what comes nearest:"
+"""Below it, a hit is not relevant: of 100 ordinary queries, 95 find something better."""
+NOTHING = "no relevant result; the nearest:"
 
 
 def calibrate(
@@ -123,11 +123,15 @@ class Relevance:
             scores: their scores, float32 `(k,)`.
 
         Returns:
-            float32 `(k,)` in 0..1; None where the index is not calibrated for such queries.
+            float32 `(k,)` in 0..1, 0 for a query without a known word; None where the index is not calibrated for such
+            queries.
         """
         calibration = self.index.calibration
         if calibration is None or query.of not in calibration.levels or not len(rows):
             return None
+        if not query.known:
+            # All texts of unknown words have one vector, which may be near to anything.
+            return np.zeros(len(rows), np.float32)
         values = scores - hubness(self.index.gather(rows), self._backgrounds[query.of])
         return np.interp(values, calibration.levels[query.of], np.linspace(0, 1, STEPS)).astype(np.float32)
 

@@ -16,10 +16,11 @@ from vse_tf.config import DataSettings
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import EncodedImages, Split
 from vse_tf.display import Phase
-from vse_tf.embedder import EncodedSplit, load
+from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.indexing.embedding_models import ExportedModel
 from vse_tf.models.feature_cache import with_features
+from vse_tf.plain_embedder import EncodedSplit
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,13 @@ class Part:
         vector: float32 `(dim,)` or, with the hubness correction, `(dim + 4,)`; of unit length.
         of: `images` or `captions` (any text).
         weight: its share of the sum; negative: excluded.
+        known: false for a text without a word of the vocabulary.
     """
 
     vector: Floats
     of: Of
     weight: float = 1.0
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class Query:
     Args:
         vector: float32 `(dim,)`, as wide as the index's vectors.
         of: what its parts are of.
+        known: false where all that is looked for is texts without a word of the vocabulary.
     """
 
     vector: Floats
     of: Of
+    known: bool = True
 
 
 def mix(parts: Sequence[Part], kind: str, dim: int) -> Query:
@@ -74,9 +78,10 @@ def mix(parts: Sequence[Part], kind: str, dim: int) -> Query:
     if not any(part.weight > 0 for part in parts):
         raise ValueError("nothing to look for: name a text or an image, not only what to leave out")
     of = parts[0].of if len({part.of for part in parts}) == 1 else "mixed"
+    known = any(part.known for part in parts if part.weight > 0)
     vectors = np.stack([part.vector for part in parts])
     if len(parts) == 1:
-        return Query(vectors[0], of)
+        return Query(vectors[0], of, known)
     # No weight is too large for a float32 of its square.
     largest = max(abs(part.weight) for part in parts)
     weights = np.array([part.weight / largest for part in parts], np.float32)
@@ -88,7 +93,7 @@ def mix(parts: Sequence[Part], kind: str, dim: int) -> Query:
     if vectors.shape[1] != dim:
         # Of the items' modality it would be compared with them in the plain space: only where all its parts are of it.
         unit = without_hubness(unit, "image" if (of == kind) == (kind == "images") else "caption")
-    return Query(unit[0].astype(np.float32), of)
+    return Query(unit[0].astype(np.float32), of, known)
 
 
 def without_hubness(units: Any, modality: Modality, ops: Any = np) -> Any:

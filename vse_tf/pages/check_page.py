@@ -83,7 +83,7 @@ def _counts(found: DataCheck) -> str:
     known = found.statistics
     return (
         html_page.table(head, rows)
-        + "<p><small>Smallest / median / largest. Training knows the "
+        + "<p><small>Smallest / median / largest. The vocabulary has the "
         + f"{known.vocabulary:,} words that are {known.min_count} times or more in train.</small></p>\n"
     )
 

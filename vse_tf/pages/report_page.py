@@ -157,8 +157,8 @@ def _order(results: SplitResults, items: SplitItems) -> str:
     )
     return (
         "<section><h2>Word order</h2>\n<p>How often a caption is nearer to its image than the same words in another "
-        "order; 50 % is chance. Swaps are made by rules, for English, and can often be told from the text alone: the "
-        "last column is what a guesser reaches that sees no image.</p>\n"
+        "order; 50 % is chance. Swaps are made by rules, for English, and can often be recognised from the text alone: "
+        "the last column is what a guesser reaches that sees no image.</p>\n"
         f"{html_page.table(['swap', 'pairs', 'right', '95 % interval', 'text alone'], rows)}{cards}</section>\n"
     )
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from vse_tf.data.features import CachedFeatures
 from vse_tf.data.records import EncodedImages, Record, Split
-from vse_tf.embedder import EncodedSplit
 from vse_tf.pages import html_page
 from vse_tf.pages.thumbnails import thumbnail_of_contents, thumbnail_of_pixels
+from vse_tf.plain_embedder import EncodedSplit
 
 
 class SplitItems:

@@ -14,7 +14,7 @@ from vse_tf.evaluation.ranking import ranks
 from vse_tf.pages.split_items import SplitItems
 
 if TYPE_CHECKING:
-    from vse_tf.embedder import EncodedSplit
+    from vse_tf.plain_embedder import EncodedSplit
 
 LISTED = 5  # number of gallery items in a failure
 

@@ -90,7 +90,8 @@ class GalleryRoute:
     `POST /gallery/nearest` takes `{"vector": [...]}`, `{"row": 7}` or `{"parts": [...]}` with several of these, and
     `"k"`, and gives `{"items": [{"row", "id", "caption", "path", "score", "relevance"}]}`, best first, the relevance
     null where it is not known; asked by row it gives the row's own item as `query`. A part may have a `weight`, which
-    is negative for what is excluded (`mix`), and `"of": "images"` says that a vector is that of an image.
+    is negative for what is excluded (`mix`), `"of": "images"` marks the vector of an image, and `"known": false`
+    that of a text without a word of the vocabulary.
     `GET /gallery/thumbnails/7` is a small JPEG of the image of row 7, where it may be opened (`ImageRoot`), and
     `GET /gallery/images/7` a large one.
 
@@ -99,7 +100,7 @@ class GalleryRoute:
         text_model: name of the served model that embeds texts.
         image_model: name of the served model that embeds images.
         full_paths: give the full paths of images that may be opened, to a user at this machine.
-        min_relevance: below it, the page says that nothing looks like the query.
+        min_relevance: below it, the page reports that there is no relevant result.
 
     Example:
         make_app(api, limit, routes=[page_route, GalleryRoute(Index.open("images.index"))])
@@ -181,7 +182,7 @@ class GalleryRoute:
             length = float(np.linalg.norm(vector))
         if not 0 < length < np.inf:
             raise NonFiniteError("query", 0, "has no direction" if length == 0 else "is not finite")
-        return Part((vector / length).astype(np.float32), asked.get("of", "captions"), weight)
+        return Part((vector / length).astype(np.float32), asked.get("of", "captions"), weight, asked.get("known", True))
 
     def _picture(self, kind: str, row: int) -> Response:
         try:
@@ -232,6 +233,8 @@ def _check_part(part: object) -> None:
         raise ValueError("weight is not a number")
     if part.get("of", "captions") not in ("images", "captions"):
         raise ValueError("of is neither images nor captions")
+    if type(part.get("known", True)) is not bool:
+        raise ValueError("known is neither true nor false")
 
 
 def _shortened(caption: str) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 
 from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.display import Phase, moving, part, say
-from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.metrics import measure
+from vse_tf.plain_embedder import EncodedSplit
 from vse_tf.training.builder import RunParts
 from vse_tf.training.collapse import CollapseWatch
 from vse_tf.training.optimizer import loss_scaling

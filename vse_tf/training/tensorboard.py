@@ -23,11 +23,11 @@ from vse_tf.data.features import CachedFeatures
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.records import EncodedImages, Split
 from vse_tf.display import part
-from vse_tf.embedder import EncodedSplit
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import nearest
 from vse_tf.files import file_errors
 from vse_tf.pages import pictures
+from vse_tf.plain_embedder import EncodedSplit
 from vse_tf.preprocessing.view import ImageView
 from vse_tf.settings_parser import flat
 from vse_tf.training.builder import RunParts

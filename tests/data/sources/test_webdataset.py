@@ -161,7 +161,10 @@ def test_a_broken_header_does_not_end_the_shard_silently(tmp_path):
     assert set(contents(read(tmp_path, on_bad="skip"))) == {"a.jpg", "b.jpg"}
 
 
-@pytest.mark.parametrize("text", [b"", b"no tar", b"\x1f\x8b\x08\0", b"\0" * 1024])
+NO_TARS = {"empty": b"", "text": b"no tar", "gzip": b"\x1f\x8b\x08\0", "zeros": b"\0" * 1024}
+
+
+@pytest.mark.parametrize("text", NO_TARS.values(), ids=NO_TARS)
 def test_what_is_no_shard_is_one_line(tmp_path, text):
     (tmp_path / "train.tar").write_bytes(text)
     with pytest.raises(UserError, match=r"train\.tar: (damaged shard|compressed by gzip)|no usable record") as caught:

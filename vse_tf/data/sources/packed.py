@@ -36,7 +36,7 @@ class Shard:
     Args:
         index: its images and captions.
         file: the file that holds the images: the shard itself, or one in the cache folder.
-        split: the split that its name says; None if it says none.
+        split: the split in its name; None if there is none.
     """
 
     index: ShardIndex

@@ -22,7 +22,7 @@ class Sample:
         scans: number of times that decoding goes over all pixels.
         reason: why its header cannot be used; empty if it can.
         captions: its captions.
-        split: its split, if the shard says it.
+        split: its split, if the shard has one.
         image_id: its COCO id, if the shard has COCO ids.
         caption_ids: the COCO annotation id of each of `captions`; empty if the shard has none.
     """

@@ -1,4 +1,4 @@
-"""Finds the shards that a setting names, and the split that a shard's name says."""
+"""Finds the shards that a setting names, and the split in a shard's name."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def expanded_pattern(pattern: str) -> list[Path]:
 
 
 def splits_of_names(paths: Sequence[Path]) -> list[str | None]:
-    """The split that each shard's name says, as `train-00000.tar` or `val/00000.tar` do; None where it says none.
+    """The split in each shard's name, as in `train-00000.tar` or `val/00000.tar`; None where there is none.
 
     A folder's name counts only if the shards are in several folders.
 

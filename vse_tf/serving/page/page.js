@@ -160,8 +160,8 @@ function add(items) {
   results.append(...items.map((item, index) => card(item, first + index)));
   more.hidden = shown.items.length >= Math.min(gallery.count, MOST);
   const best = shown.items[0]?.relevance ?? 1;
-  const notes = shown.unknown.map((words) => `The model knows no word of “${words}”. `);
-  if (best < gallery.min_relevance) notes.push("Nothing looks like it. What comes nearest: ");
+  const notes = shown.unknown.map((words) => `No word of “${words}” is in the vocabulary. `);
+  if (best < gallery.min_relevance) notes.push("No relevant result. The nearest: ");
   const count = gallery.count.toLocaleString("en");
   say(`${notes.join("")}${shown.items.length} of ${count} ${gallery.kind} ${shown.title}`);
 }
@@ -230,8 +230,9 @@ function searchFor(query) {
     // A text of which no word is known has the vector of as many words of no language.
     const nonsense = words.match(/[\p{L}\p{M}\p{N}]+/gu)?.map(() => NO_WORD).join(" ") ?? "";
     const [vector, other] = await Promise.all([words, nonsense].map((each) => embed(gallery.models.text, each)));
-    if (nonsense && vector.every((value, place) => Math.abs(value - other[place]) < 1e-5)) unknown.push(words);
-    return { vector, weight };
+    const known = !nonsense || vector.some((value, place) => Math.abs(value - other[place]) >= 1e-5);
+    if (!known) unknown.push(words);
+    return { vector, weight, known };
   };
   search(titleOf(query), async () => {
     if (key && !image) throw new Error("The image that was searched for is not kept any longer; choose it again.");
