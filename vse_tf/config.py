@@ -66,6 +66,7 @@ Monitor: TypeAlias = Literal[
     "t2i_meanr",
 ]
 LossName: TypeAlias = str
+Pooling: TypeAlias = Literal["mean", "mean_max", "attention", "attention_max"]
 if not TYPE_CHECKING:
     # One of the registry's names: a type that mypy cannot express.
     LossName = Literal[tuple(LOSSES)]
@@ -103,8 +104,9 @@ class ImageSettings:
         stages: applications, hub only, of convolutional backbones: number of last stages whose maps, concatenated, give
             the feature; 1 takes the last map alone.
         pooling: applications, hub, features only: how a map, tokens or regions become one feature: mean, mean and
-            maximum concatenated (mean_max), or averages with learned weights (attention).
-        queries: attention only: number of averages, concatenated.
+            maximum concatenated (mean_max), averages with learned weights (attention), or these and the maximum
+            (attention_max).
+        queries: attention, attention_max only: number of averages, concatenated.
         units: width of the dense layer between backbone and head; 0 leaves it out.
         channels: cnn only: channels of its strided convolutions.
         eval_views: cnn, applications, hub only: an image's vector is that of its centre view, or the mean of the
@@ -121,8 +123,8 @@ class ImageSettings:
     crop_scale: Annotated[tuple[Unit, Unit], PIXELS] = (0.08, 1.0)
     flip: Annotated[bool, PIXELS] = True
     stages: Annotated[Few, PRETRAINED] = 1
-    pooling: Annotated[Literal["mean", "mean_max", "attention"], POOLED] = "mean"
-    queries: Annotated[Few, POOLED, UsedIf("image.pooling", "attention")] = 4
+    pooling: Annotated[Pooling, POOLED] = "mean"
+    queries: Annotated[Few, POOLED, UsedIf("image.pooling", "attention", "attention_max")] = 4
     units: WidthOrNone = 1024
     channels: Annotated[list[Width], UsedIf("image.encoder", "cnn")] = field(default_factory=lambda: [16, 32, 64, 96])
     eval_views: Annotated[Literal["centre", "centre_flip"], PIXELS] = "centre"
@@ -147,8 +149,8 @@ class TextSettings:
         stages: hub only: number of layers whose states, concatenated, give the feature: the last layer, the word
             embeddings, and others spaced evenly between them; 1 takes the last alone.
         pooling: hub only: how the states at the tokens become one feature: mean, mean and maximum concatenated
-            (mean_max), or averages with learned weights (attention).
-        queries: attention only: number of averages, concatenated.
+            (mean_max), averages with learned weights (attention), or these and the maximum (attention_max).
+        queries: attention, attention_max only: number of averages, concatenated.
         layers: transformer only: number of layers.
         heads: transformer only: number of attention heads.
         dropout: gru, transformer only: dropout on the word embeddings and inside the transformer.
@@ -164,8 +166,8 @@ class TextSettings:
     bidirectional: Annotated[bool, GRU] = False
     packed: Annotated[Kept[bool | Literal["auto"]], GRU] = "auto"
     stages: Annotated[Few, HUB] = 1
-    pooling: Annotated[Literal["mean", "mean_max", "attention"], HUB] = "mean"
-    queries: Annotated[Few, HUB, UsedIf("text.pooling", "attention")] = 4
+    pooling: Annotated[Pooling, HUB] = "mean"
+    queries: Annotated[Few, HUB, UsedIf("text.pooling", "attention", "attention_max")] = 4
     layers: Annotated[Few, TRANSFORMER] = 4
     heads: Annotated[Few, TRANSFORMER] = 8
     dropout: Annotated[Share, WORDS] = 0.0

@@ -46,6 +46,16 @@ def test_averages_are_those_of_the_formula(scale):
     assert not got[3].any()
 
 
+def test_the_maximum_is_that_over_the_vectors_without_padding():
+    layer, items = AttentionPooling(2, maximum=True), padded([6, 1, 4, 0])
+    got = np.asarray(layer(items))
+    assert got.shape == layer.compute_output_shape(items.shape) == (4, 3, 5)
+    np.testing.assert_allclose(got[:, :2], AttentionPooling(2)(items), atol=1e-6)
+    for row, item in zip(got[:, 2], items, strict=True):
+        vectors = item[item.any(axis=1)]
+        np.testing.assert_array_equal(row, vectors.max(axis=0) if len(vectors) else np.zeros(5))
+
+
 def test_queries_begin_with_the_mean_and_padding_changes_nothing():
     layer, items = AttentionPooling(2), padded([3, 2], n=3)
     got = np.asarray(layer(items))
@@ -93,12 +103,14 @@ def test_states_side_by_side_are_zeros_at_padding():
     np.testing.assert_allclose(got[mask], np.concatenate(parts, axis=-1)[mask], atol=1e-6)
 
 
-def test_a_tower_learns_its_queries_and_survives_its_config():
-    settings = ImageSettings(**SETTINGS, stages=2, queries=3)
+@pytest.mark.parametrize(("pooling", "vectors"), [("attention", 3), ("attention_max", 4)])
+def test_a_tower_learns_its_queries_and_survives_its_config(pooling, vectors):
+    settings = ImageSettings(**SETTINGS | {"pooling": pooling}, stages=2, queries=3)
     tower = image_tower_from_settings(settings, ModelSettings(dim=6, head=False))
     backbone, head = backbone_of(tower), head_of(tower)
     assert backbone.output_shape == (None, 4, 1024 + 512)
     assert head.get_layer("pooling").kernel.shape == (1536, 3)
+    assert head.get_layer("pooling").output.shape == (None, vectors, 1536)
     assert tower.trainable_variables[0].path.endswith("pooling/queries")
     head.get_layer("pooling").kernel.assign(RANDOM.normal(size=(1536, 3)))
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(tower))

@@ -21,21 +21,23 @@ class AttentionPooling(keras.layers.Layer):
 
     Args:
         queries: number of queries.
+        maximum: append the maximum of each channel over the vectors.
 
     Call arguments:
         inputs: `(batch, n, d)`, regions of a map or states of tokens.
 
     Call returns:
-        float32 `(batch, queries, d)`.
+        float32 `(batch, queries, d)`, or `(batch, queries + 1, d)` with the maximum.
 
     Example:
         >>> AttentionPooling(4)(regions).shape
         (32, 4, 1408)
     """
 
-    def __init__(self, queries: int = 4, **kwargs: Unpack[LayerOptions]) -> None:
+    def __init__(self, queries: int = 4, maximum: bool = False, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.queries = queries
+        self.maximum = maximum
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.add_weight((input_shape[-1], self.queries), "zeros", name="queries")
@@ -47,13 +49,17 @@ class AttentionPooling(keras.layers.Layer):
         some = ops.any(valid, axis=1, keepdims=True)
         weights = ops.exp(scores - ops.stop_gradient(ops.where(some, ops.max(scores, axis=1, keepdims=True), 0.0)))
         weights = weights / ops.where(some, ops.sum(weights, axis=1, keepdims=True), 1.0)
-        return ops.matmul(ops.transpose(weights, (0, 2, 1)), inputs)
+        averages = ops.matmul(ops.transpose(weights, (0, 2, 1)), inputs)
+        if not self.maximum:
+            return averages
+        highest = ops.max(ops.where(valid, inputs, -np.inf), axis=1, keepdims=True)
+        return ops.concatenate([averages, ops.where(some, highest, 0.0)], axis=1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (input_shape[0], self.queries, input_shape[-1])
+        return (input_shape[0], self.queries + self.maximum, input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "queries": self.queries}
+        return {**super().get_config(), "queries": self.queries, "maximum": self.maximum}
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")

@@ -84,6 +84,7 @@ def image_tower_from_settings(
     head = head_options(model)
     if kind != "cnn":
         head |= {"feature_units": image.units, "normalize": True, "queries": image.queries}
+        head["maximum"] = image.pooling == "attention_max"
     return build_image_tower(encoder, input_shape, model.dim, name=name, **head)
 
 

@@ -39,15 +39,15 @@ def pool(x: keras.KerasTensor, pooling: str = "mean", name: str = "pooling") -> 
 def pool_maps(maps: Sequence[keras.KerasTensor], pooling: str) -> keras.KerasTensor:
     """Pool several maps to one float32 vector: the mean (and maximum) of each, of unit length, concatenated.
 
-    A single mean is not normalised. With `attention` the head pools: see `regions`.
+    A single mean is not normalised. With `attention` and `attention_max` the head pools: see `regions`.
 
     Args:
         maps: maps `(batch, h, w, d)` or tokens `(batch, n, d)`.
-        pooling: `mean`, `mean_max` or `attention`.
+        pooling: `mean`, `mean_max`, `attention` or `attention_max`.
     """
     if len(maps) == 1 and (pooling == "mean" or len(maps[0].shape) == 2):
         return pool(maps[0])
-    if pooling == "attention":
+    if pooling.startswith("attention"):
         return regions(maps)
     return _pool_each(maps, pooling, pool)
 
@@ -58,10 +58,10 @@ def pool_tokens(states: Sequence[keras.KerasTensor], mask: keras.KerasTensor, po
     Args:
         states: the states of each layer.
         mask: bool `(batch, length)`, true at tokens.
-        pooling: `mean`, `mean_max`, or `attention`: the states of all layers, each of unit length, concatenated to
-            `(batch, length, Σd)`, zeros at padding.
+        pooling: `mean`, `mean_max`, or `attention` and `attention_max`: the states of all layers, each of unit length,
+            concatenated to `(batch, length, Σd)`, zeros at padding.
     """
-    if pooling == "attention":
+    if pooling.startswith("attention"):
         parts = [L2Normalize(name=f"states_{number}")(x) for number, x in enumerate(states, start=1)]
         return ZeroPadding(name="states")(_concatenated(parts, "joined_states"), mask)
     if len(states) == 1 and pooling == "mean":

@@ -58,6 +58,7 @@ class HeadOptions(TypedDict, total=False):
     feature_units: int
     normalize: bool
     queries: int
+    maximum: bool
     dropout: float
     precision: str
 
@@ -70,6 +71,7 @@ def build_head(
     feature_units: int = 0,
     normalize: bool = False,
     queries: int = 4,
+    maximum: bool = False,
     dropout: float = 0.0,
     precision: str = "float32",
     tail: keras.Model | None = None,
@@ -88,6 +90,7 @@ def build_head(
         feature_units: width of the linear layer before the head; 0 for none.
         normalize: scale the feature to unit length first, as the method does for a pretrained image backbone.
         queries: number of averages of vectors `(n, d)`.
+        maximum: pool vectors `(n, d)` to their maximum too.
         dropout: dropout rate before the head.
         precision: numeric precision, a Keras dtype policy.
         tail: trained part of the backbone, which comes first; `feature_shape` is that of its input.
@@ -104,7 +107,7 @@ def build_head(
     if tail is not None:
         x = tail(x)
     if len(x.shape) > 2:
-        x = L2Normalize(name="pooling_norm")(AttentionPooling(queries, name="pooling")(x))
+        x = L2Normalize(name="pooling_norm")(AttentionPooling(queries, maximum, name="pooling")(x))
         x = keras.layers.Flatten(dtype="float32", name="pooled")(x)
     if normalize:
         x = L2Normalize(name="feature_norm")(x)

@@ -56,5 +56,5 @@ def text_tower_from_settings(text: TextSettings, model: ModelSettings, vocabular
     """
     module, (_, preset) = encoder_module(text.encoder, "text.encoder"), split_encoder(text.encoder, "text.encoder")
     encoder = module.text_encoder(preset, text, vocabulary_size, model.precision)
-    head = head_options(model) | {"queries": text.queries}
+    head = head_options(model) | {"queries": text.queries, "maximum": text.pooling == "attention_max"}
     return build_text_tower(encoder, model.dim, **head)
