@@ -50,6 +50,8 @@ def test_the_table_of_objectives_is_made_and_continued(tmp_path, monkeypatch, ca
     for name, runs in found["runs"]["objectives"].items():
         expected = {"mean": runs["0"]["metrics"]["rsum"], "sd": 0.0}
         assert found["summary"]["objectives"][name]["rsum"] == expected
+        gain = runs["0"]["metrics_corrected"]["rsum"] - runs["0"]["metrics"]["rsum"]
+        assert found["summary"]["objectives"][name]["gain"] == {"mean": gain, "sd": 0.0}
     folders = {path.name for path in (tmp_path / "runs").iterdir()}
     assert folders == {"objectives-convse-0", "objectives-convsepp-both-0", "objectives-convsepp-both-0-base"}
     config = (tmp_path / "runs" / "objectives-convsepp-both-0" / "config.yaml").read_text()
