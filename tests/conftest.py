@@ -10,6 +10,7 @@ from zlib import crc32
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the package does before it imports TensorFlow
 
 import numpy as np
 import pytest

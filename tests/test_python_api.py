@@ -1,6 +1,9 @@
 """Use from Python: what the encoders take, what a model says of itself, training and searching in one call each."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -184,3 +187,12 @@ def test_wrong_searches_are_pythons_errors(index, photos, tmp_path):
         opened.search(image=[photos / "a.png", photos / "b.png"])
     with pytest.raises(vse_tf.UserError, match="no run here"):
         opened.search("dogs", run=tmp_path)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_onednn_is_on_unless_the_environment_says_otherwise(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {"TF_ENABLE_ONEDNN_OPTS": given} if given else {}
+    code = "import os, sys, vse_tf; print(os.environ['TF_ENABLE_ONEDNN_OPTS'], 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected, "False"]

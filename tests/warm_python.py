@@ -36,6 +36,7 @@ def _address() -> str:
         folder = tempfile.TemporaryDirectory(prefix="warm-python-")
         address = f"{folder.name}/socket"
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the package does before it imports TensorFlow
         environment.pop("PYTHONPATH", None)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         server = subprocess.Popen([sys.executable, __file__, address, "--server"], env=environment, **pipes)
