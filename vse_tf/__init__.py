@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vse_tf.models.dual_encoder import DualEncoder
 
 __version__ = "0.1.0"
-# TensorFlow reads this when it is imported. Without it, processors that have AVX2 but not AVX-512 do without oneDNN, and
+# TensorFlow reads this when it is imported. Without it, processors with AVX2 but not AVX-512 do without oneDNN, and
 # a convolutional backbone takes twice the time. Exported models and other programs are not concerned.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 __all__ = [
