@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vse_tf.artifacts.storage import Storage, store
 from vse_tf.embedder import Embedder
 from vse_tf.exporting import golden_inputs
 from vse_tf.exporting.exported_model import Arrays, ExportedModel, GoldenRequest
 from vse_tf.exporting.gallery import Gallery
 from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.retrieval_module import RetrievalModule
-from vse_tf.exporting.storage import Storage, recall_loss, store
+from vse_tf.exporting.storage import recall_loss
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.exporting.towers import encoded, image_facts, strings, text_facts
 from vse_tf.models.folding import search_queries

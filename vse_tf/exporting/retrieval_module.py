@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.artifacts.storage import Stored
 from vse_tf.exporting.image_module import BYTES, ImageModule
 from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
-from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.models.folding import SCALE, Modality, own_modality_queries
 from vse_tf.models.mixing import LEAST, without_hubness
