@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,12 @@ import numpy as np
 from vse_tf.artifacts.index_manifest import AGAIN
 from vse_tf.artifacts.index_paths import own_file
 from vse_tf.errors import UserError
-from vse_tf.files import open_array, reason_of
+from vse_tf.files import open_array, open_regular, reason_of
+
+# Where the data of files begin whose place and header were checked: a search maps every file again, since thousands
+# cannot stay open, and the checks take longer than the mapping.
+_CHECKED: dict[tuple[Any, ...], int] = {}
+MOST_CHECKED = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,23 @@ def map_file(folder: Path, shard: Shard, shape: tuple[int, ...], dtype: np.dtype
     """
     path = folder / shard.name
     try:
+        # That of a link, not of what it leads to: links are checked each time.
+        about = os.lstat(path)
+        seen = (path, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, shape, dtype)
+        if seen in _CHECKED:
+            with open_regular(path) as file:
+                if os.path.samestat(os.fstat(file.fileno()), about):
+                    return np.memmap(file, dtype, "r", _CHECKED[seen], shape)
         mapped = open_array(own_file(folder, shard.name))
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: unreadable vectors ({reason_of(error)}); {AGAIN}") from None
     if mapped.shape != shape or mapped.dtype != dtype:
         expected = f"{dtype if dtype.names is None else 'compact'} {shape}"
         raise UserError(f"{path}: not the {expected} vectors that the manifest names; {AGAIN}")
+    if isinstance(mapped, np.memmap) and mapped.flags.c_contiguous:
+        if len(_CHECKED) >= MOST_CHECKED:
+            _CHECKED.clear()
+        _CHECKED[seen] = mapped.offset
     return mapped
 
 
