@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.validation import encoded_validation
 from vse_tf.errors import run_command
 
 if TYPE_CHECKING:
@@ -66,19 +67,9 @@ def part(encoded: EncodedSplit, chosen: np.ndarray) -> EncodedSplit:
 
 def measured(run: str, parts: tuple[str, ...]) -> dict[str, dict[str, dict[str, float]]]:
     """The metrics of a run on parts of its validation split: `{part: {"metrics": …}}`, corrected ones too."""
-    import vse_tf  # noqa: PLC0415
-    from vse_tf.data.bad_images import BadImages  # noqa: PLC0415
-    from vse_tf.data.sources import read  # noqa: PLC0415
-    from vse_tf.data.training_splits import training_splits  # noqa: PLC0415
     from vse_tf.evaluation.metrics import measure_both  # noqa: PLC0415
-    from vse_tf.models.feature_cache import with_features  # noqa: PLC0415
 
-    embedder = vse_tf.load(run)
-    data = embedder.settings.data
-    split = training_splits(read(data), data).split("val")
-    bad = BadImages(data.on_bad, data.max_pixels)
-    split = with_features(split, data, embedder.image_tower, embedder.view, bad)
-    encoded = embedder.encode_split(split, bad)
+    embedder, split, encoded = encoded_validation(run)
     first = np.array([in_first_half(split.records[row].image) for row in encoded.rows])
     galleries = {FIRST: part(encoded, first), SECOND: part(encoded, ~first), WHOLE: encoded}
     both = {name: measure_both(embedder, galleries[name], 1) for name in parts}

@@ -1,11 +1,12 @@
 """Searching an index on disk against its limit, the bare matrix product of the same vectors, in the same run.
 
-    python -m benchmarks.search [--vectors N ...] [--dim D] [--queries Q] [--search NAME ...] [--folder DIR]
+    python -m benchmarks.search [--vectors N ...] [--dim D] [--queries Q] [--search NAME ...]
+        [--storage FORM] [--folder DIR]
 
 Prints one JSON line for each number of vectors and way to search: queries a second one at a time and in a batch, the
-ratio to the bare product (the shards mapped and multiplied, nothing done with the scores), recall@10 against exact
-search, and resident memory beyond what the process held before. Vectors are drawn around cluster centres; queries are
-vectors with noise.
+ratio to the bare product (the shards mapped and multiplied, nothing done with the scores), the same with the relevance
+of each hit, recall@10 against exact search, and resident memory beyond what the process held before. Vectors are drawn
+around cluster centres; queries are vectors with noise.
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ranking import Peak, resident_mb, timed, unit
+from vse_tf.artifacts.compact import Form
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.artifacts.shards import map_shard
+from vse_tf.indexing.compacting import compacted
+from vse_tf.indexing.relevance import Relevance, calibrate
+from vse_tf.models.mixing import Query
 
 CLUSTERS = 1000
 SHARD_ROWS = 16384
+TEXTS = 1000
 
 
 def draw(rows: int, centres: np.ndarray, noise: float, random: np.random.Generator) -> np.ndarray:
@@ -36,16 +43,24 @@ def draw(rows: int, centres: np.ndarray, noise: float, random: np.random.Generat
     return unit(vectors)
 
 
-def make_index(folder: Path, rows: int, dim: int, shard_rows: int = SHARD_ROWS) -> Index:
+def make_index(
+    folder: Path, rows: int, dim: int, shard_rows: int = SHARD_ROWS, calibrated: bool = False, storage: str = "float32"
+) -> Index:
     """An index of synthetic vectors, written shard by shard; one that is there is taken."""
     if (folder / "manifest.json").exists():
         return Index.open(folder)
     random = np.random.default_rng(0)
     centres = unit(random.standard_normal((CLUSTERS, dim), dtype=np.float32))
-    writer = IndexWriter(folder, "captions", dim)
+    writer = IndexWriter(folder, "images", dim)
     shards = [writer.write(draw(min(shard_rows, rows - at), centres, 0.6, random)) for at in range(0, rows, shard_rows)]
-    items = (Item(str(row), caption=f"vector {row}") for row in range(rows))
-    return writer.commit(shards, items, {"kind": "run", "path": "synthetic", "id": "synthetic"})
+    items = (Item(str(row), path=f"{row}.jpg") for row in range(rows))
+    model = {"kind": "run", "path": "synthetic", "id": "synthetic"}
+    if not calibrated:
+        return writer.commit(shards, items, model)
+    texts = draw(TEXTS, centres, 0.9, random)
+    calibration = calibrate(lambda: (map_shard(folder, shard, dim) for shard in shards), rows, "images", dim, texts)
+    compact = compacted(writer, shards, Form.of(storage, dim, dim), calibration)
+    return writer.commit(shards, items, model, calibration=calibration, compact=compact)
 
 
 def queries_of(index: Index, count: int) -> np.ndarray:
@@ -77,7 +92,8 @@ def compared(search: Callable, index: Index, query: np.ndarray, batch: int, repe
 
 def measure(index: Index, name: str, queries: int, batch: int, repeat: int) -> dict[str, object]:
     """One line of the benchmark."""
-    from vse_tf.indexing.faiss import recall, search_backend  # noqa: PLC0415
+    from vse_tf.indexing.faiss import search_backend  # noqa: PLC0415
+    from vse_tf.indexing.recall import recall  # noqa: PLC0415
     from vse_tf.indexing.search import ExactSearch  # noqa: PLC0415
 
     query = queries_of(index, queries)
@@ -88,8 +104,16 @@ def measure(index: Index, name: str, queries: int, batch: int, repeat: int) -> d
     ready = time.perf_counter() - started
     with Peak() as peak:
         search(query[:batch], 10)
+    relevance = Relevance(index)
+
+    def with_relevance(part: np.ndarray, k: int) -> None:
+        relevance.of_all([Query(one, "captions") for one in part], *search(part, k))
+
+    with_relevance(query[:1], 10)
     single, ratio = compared(search, index, query[: max(1, queries // 8)], 1, repeat)
     batched, batched_ratio = compared(search, index, query, batch, repeat)
+    relevance_ratio = compared(with_relevance, index, query[: max(1, queries // 8)], 1, repeat)[1]
+    batched_relevance_ratio = compared(with_relevance, index, query, batch, repeat)[1]
     return {
         "vectors": index.count,
         "dim": index.dim,
@@ -99,6 +123,8 @@ def measure(index: Index, name: str, queries: int, batch: int, repeat: int) -> d
         "batch": batch,
         "batched_queries_per_s": round(batched, 1),
         "batched_ratio": round(batched_ratio, 3),
+        "relevance_ratio": round(relevance_ratio, 3),
+        "batched_relevance_ratio": round(batched_relevance_ratio, 3),
         "recall_at_10": 1.0 if name == "exact" else round(recall(search, ExactSearch(index), query), 4),
         "ready_s": round(ready, 2),
         "resident_mb": round(peak.mb - before, 1),
@@ -113,12 +139,14 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--search", nargs="+", default=["exact"], help="exact, faiss-flat, faiss-ivf, faiss-hnsw")
+    parser.add_argument("--search", nargs="+", default=["exact"], help="auto, exact, faiss-flat, faiss-ivf, faiss-hnsw")
+    parser.add_argument("--storage", default="float32", help="compact vectors, for --search auto: int8:128")
     parser.add_argument("--folder", type=Path, help="keep the indexes here (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for vectors in args.vectors:
-            index = make_index((args.folder or Path(temporary)) / f"{vectors}x{args.dim}", vectors, args.dim)
+            folder = (args.folder or Path(temporary)) / f"{vectors}x{args.dim}-{args.storage.replace(':', '-')}"
+            index = make_index(folder, vectors, args.dim, calibrated=True, storage=args.storage)
             for name in args.search:
                 print(json.dumps(measure(index, name, args.queries, args.batch, args.repeat)), flush=True)
 

@@ -74,11 +74,16 @@ class BadAnswerError(ServingError):
 
 
 class Hit(NamedTuple):
-    """One item of the gallery that was found."""
+    """One item of the gallery that was found.
+
+    The relevance is the share of ordinary queries that find something worse, from 0 to 1; below 0.05 the item is not a
+    relevant result. It is None where the gallery is not calibrated for such queries, as in exports of earlier versions.
+    """
 
     id: str
     score: float
     caption: str
+    relevance: float | None = None
 
 
 class Client:
@@ -366,7 +371,11 @@ class Client:
         found = self.predict(self.retrieval_model, inputs, signature)
         try:
             columns = (found["ids"][0], found["scores"][0], found["captions"][0])
-            hits = [Hit(str(item), float(score), str(caption)) for item, score, caption in zip(*columns, strict=True)]
+            relevance = found["relevance"][0] if "relevance" in found else [None] * len(columns[0])
+            hits = [
+                Hit(str(item), float(score), str(caption), None if known is None else float(known))
+                for item, score, caption, known in zip(*columns, relevance, strict=True)
+            ]
         except (KeyError, IndexError, TypeError, ValueError):
             raise BadAnswerError(f"{self.url}: not the answer of a retrieval model: {_short(found)}") from None
         return hits[:top]
@@ -470,8 +479,8 @@ def _lines(client: Client, arguments: argparse.Namespace) -> Iterator[dict[str, 
         for text, row in zip(arguments.texts, client.embed_texts(arguments.texts), strict=True):
             yield {"text": text, "score": sum(a * b for a, b in zip(image or [], row, strict=True))}
     else:
-        found = _found(client, arguments)
-        yield from (hit._asdict() for hit in found)
+        for hit in _found(client, arguments):
+            yield {key: value for key, value in hit._asdict().items() if value is not None}
 
 
 def _found(client: Client, arguments: argparse.Namespace) -> list[Hit]:

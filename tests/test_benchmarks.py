@@ -3,33 +3,42 @@
 import dataclasses
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import vse_tf
 from benchmarks import __main__ as all_benchmarks
 from benchmarks import (
     amplification,
     cold_start,
+    composed,
     features,
     growth,
     halves,
+    index_size,
     objectives,
     packed,
+    relevance,
     replicas,
     serving_soak,
     soak,
     towers,
     waiting,
 )
+from benchmarks import search as search_benchmark
 from benchmarks.objectives import MASK_OFF, PLUS_PLUS, TABLES, Variant, slug
+from benchmarks.validation import encoded_validation
 from tests.serving import models
 from tests.tiny import TINY
 from tests.warm_python import warm_python
 from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.data.shape_drawing import Scene, ShapeObject
 from vse_tf.embedder import EncodedSplit
+from vse_tf.errors import UserError
 
 SHAPES = {**TINY, "data.source": "shapes", "data.features": "false", "train.batch_size": "16"}
 
@@ -330,3 +339,63 @@ def test_the_halves_are_those_of_the_file_names():
     found = halves.part(encoded, np.array([True, False, True]))
     assert found.image_id.tolist() == [0, 0, 1, 1] and found.text.ravel().tolist() == [0, 1, 3, 4]
     np.testing.assert_array_equal(found.image, np.eye(3)[[0, 2]])
+
+
+def test_recall_is_measured_against_the_size_of_an_index(corrected_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(index_size, "SMALLEST", 4)
+    index_size.main(["--run", str(corrected_run), "--output", str(tmp_path)])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1:3] for row in rows] == [
+        ["float32", "48"], ["float16:8", "32"], ["float16:4", "24"], ["int8:8", "28"], ["int8:4", "24"]
+    ]  # fmt: skip
+    embedder, _, encoded = encoded_validation(str(corrected_run))
+    encoded = embedder.corrected(encoded)
+    expected = vse_tf.recalls(encoded.image, encoded.text, encoded.image_id)
+    assert [float(value) for value in rows[0][3:7]] == pytest.approx(
+        [expected[key] for key in ("t2i_r1", "t2i_r5", "t2i_r10", "rsum")], abs=0.06
+    )
+    # All rows are candidates, so nothing is lost where the float32 vectors are there.
+    assert all(row[7:11] == rows[0][3:7] and float(row[11].rstrip(" |")) == 100 for row in rows)
+    assert "int8:4" in (tmp_path / "index_size.md").read_text()
+    drawn = (tmp_path / "index_size.svg").read_text()
+    assert drawn.count("<circle") == 1 + 2 * 4 and "int8, with float32" in drawn
+
+
+def test_relevance_is_measured_against_the_bare_score(tiny_run, capsys):
+    relevance.main(["--run", str(tiny_run), "--splits", "1", "--queries", "20"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "20 images, a half of them in each gallery; queries: 40 in, 40 out, 40 salad"
+    found = json.loads(lines[-1])
+    assert all(0 <= area <= 1 for areas in found["auc"].values() for area in areas)
+    shares = np.array([found["above"][str(least)] for least in relevance.THRESHOLDS])
+    assert (np.diff(shares, axis=0) <= 0).all()
+    random = np.random.default_rng(0)
+    positive, negative = random.integers(0, 9, 30), random.integers(0, 7, 20)
+    slow = np.mean([(a > b) + (a == b) / 2 for a in positive for b in negative])
+    assert relevance.auc(positive, negative) == pytest.approx(slow)
+
+
+def test_a_photo_and_words_are_measured_together(tiny_run, capsys, monkeypatch):
+    red, blue, star = (ShapeObject("big", *each) for each in (("red", "circle"), ("blue", "circle"), ("red", "star")))
+    scenes = [Scene("horizontal", red, star), Scene("horizontal", blue, star), Scene("vertical", blue, star)]
+    assert list(composed.changes(scenes)) == [(0, 1, blue, red), (1, 0, red, blue)]
+    # The photo itself does not count, and an equal score counts against the target.
+    images = np.float32([[1, 0], [0.6, 0.8], [0.6, 0.8]])
+    assert composed.ranks(images[:1], images, [(0, 1, blue, red)]).tolist() == [2]
+    monkeypatch.setattr(composed, "changes", lambda scenes: [(0, 3, scenes[3].first, scenes[0].first)])
+    composed.main(["--run", str(tiny_run)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "20 scenes, 1 changes" and len(json.loads(lines[-1])) == 4
+    monkeypatch.setattr(composed, "changes", lambda scenes: [])
+    with pytest.raises(UserError, match="more gallery scenes"):
+        composed.main(["--run", str(tiny_run)])
+
+
+def test_searches_are_compared_with_the_product(monkeypatch, capsys):
+    options = ["--vectors", "300", "--dim", "32", "--queries", "8", "--batch", "4", "--repeat", "1"]
+    monkeypatch.setattr(sys, "argv", ["search", *options, "--search", "auto", "exact", "--storage", "int8:16"])
+    search_benchmark.main()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["search"] for each in found] == ["auto", "exact"] and found[1]["recall_at_10"] == 1
+    for each in found:
+        assert min(each["ratio"], each["relevance_ratio"], each["batched_relevance_ratio"]) > 0

@@ -198,3 +198,11 @@ def test_help_and_mistakes_need_no_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."}
     )
     assert found.stdout.strip() == "False"
+
+
+def test_a_form_of_vectors_that_there_is_not(tiny_run, images, tmp_path):
+    argv = ["--run", str(tiny_run), "--images", str(images), "--output", str(tmp_path / "index")]
+    for storage, problem in (("int9", "'int9' is not float32, float16 or int8"), ("int8:9", "9 is not a number")):
+        with pytest.raises(UserError, match=f"--storage: {problem}"):
+            embed.main([*argv, "--storage", storage])
+    assert not (tmp_path / "index").exists()

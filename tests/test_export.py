@@ -114,6 +114,9 @@ def test_a_process_without_this_package_gets_the_same_vectors(run, models, files
     exact = -np.sort(-texts @ photos.T, axis=1)[:, :4]
     np.testing.assert_allclose(nearest["scores"], exact, atol=0.02)
     assert nearest_image["ids"][:, 0].tolist() == [path.name for path in files]
+    for answer in (nearest, nearest_image):
+        assert answer["relevance"].shape == answer["scores"].shape
+        assert ((answer["relevance"] >= 0) & (answer["relevance"] <= 1)).all()
     assert (nearest_image["captions"] == nearest_image["ids"]).all()
 
 

@@ -120,6 +120,46 @@ def test_many_queries_and_their_picture(folder, tmp_path, capsys):
     assert lines[5] == "a blue star"
 
 
+@pytest.fixture
+def compact(folder, tmp_path):
+    """The index with compact vectors of half of the dimensions."""
+    shutil.copytree(folder, tmp_path / "all")
+    argv = ["--run", str(tmp_path / "all" / "run"), "--images", str(tmp_path / "all" / "images")]
+    embed.main([*argv, "--output", str(tmp_path / "all" / "images.index"), "--storage", "int8:4"])
+    return tmp_path / "all"
+
+
+def test_compact_vectors_find_the_same_and_may_be_alone(folder, compact, capsys):
+    index = vse_tf.Index.open(compact / "images.index")
+    assert str(index.compact.form) == "int8:4" and index.complete
+    image = str(folder / "images" / "07.png")
+    queries = (["a red circle"], ["--image", image], ["a red circle", "--image", image, "--without", "a star"])
+    for argv in queries:
+        answers = answers_of(folder, capsys, *argv)
+        for backend in ("auto", "exact"):
+            found = answers_of(compact, capsys, *argv, "--backend", backend)
+            assert [answer["item"] for answer in found] == [answer["item"] for answer in answers]
+            assert [answer["relevance"] for answer in found] == [answer["relevance"] for answer in answers]
+    assert [hit.item.id for hit in index.search("a red circle")] == [
+        each["item"] for each in answers_of(folder, capsys, "a red circle")
+    ]
+    for shard in index.shards:
+        (index.folder / shard.name).unlink()
+    alone = vse_tf.Index.open(compact / "images.index")
+    model = vse_tf.load(folder / "run")
+    photos, words = (
+        each[:, :4] / np.linalg.norm(each[:, :4], axis=1, keepdims=True)
+        for each in (model.encode_images(sorted((folder / "images").iterdir())), model.encode_texts(["a red circle"]))
+    )
+    scores = -np.sort(-(photos @ words[0]))[:10]
+    for argv in queries:
+        found = answers_of(compact, capsys, *argv)
+        assert len(found) == 10 and all(0 <= answer["relevance"] <= 1 for answer in found)
+    found = answers_of(compact, capsys, "a red circle")
+    np.testing.assert_allclose([answer["score"] for answer in found], scores, atol=0.02)
+    assert [hit.item.id for hit in alone.search("a red circle")] == [answer["item"] for answer in found]
+
+
 def test_faiss_answers_like_exact_search(folder, capsys):
     pytest.importorskip("faiss")
     argv = ("a red circle", "--top_k", "4")

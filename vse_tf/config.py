@@ -213,6 +213,8 @@ class LossSettings:
         hardest: convse++ only: number of hardest negatives of each anchor whose mean counts; null takes all.
         hardness_epochs: convse++ only: begin with the mean over all negatives and reach that over the hardest in this
             number of epochs, fractions allowed.
+        nested_dims: numbers of first dimensions, in rising order, on which the objective is trained too: an index may
+            then keep these alone (embed --storage int8:256) at a small loss of recall.
     """
 
     name: LossName = "convse"
@@ -227,6 +229,7 @@ class LossSettings:
     multiple_positives: Annotated[bool, _losses_with("multiple_positives")] = False
     hardest: Annotated[Count | None, _losses_with("hardest")] = 1
     hardness_epochs: Annotated[float, Range(0, 10**6), _losses_with("hardness_epochs")] = 0.0
+    nested_dims: list[Width] = field(default_factory=list)
 
     @property
     def learned(self) -> bool:

@@ -10,6 +10,7 @@ from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
 from vse_tf.display import say
 from vse_tf.errors import UserError, run_command, shell_path
+from vse_tf.indexing.compacting import compact_summary
 from vse_tf.indexing.embedding import SHARD_ROWS, embed
 from vse_tf.indexing.embedding_models import named_model
 from vse_tf.indexing.items import Items, caption_items, image_items
@@ -42,6 +43,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--on_bad", choices=["skip", "fail"], default="skip", help="on images that cannot be read")
     parser.add_argument("--batch_size", type=int | None, help="number of items per batch (default: the run's)")
     parser.add_argument("--shard_rows", type=int, default=SHARD_ROWS, help="rows per shard; one shard is in memory")
+    parser.add_argument(
+        "--storage",
+        type=str | None,
+        help="int8, float16 or, for the first 256 dimensions, int8:256: store vectors in this form too; it is searched "
+        "first, and the best hits by the float32 ones, which may be deleted (default: as before, else float32)",
+    )
     parser.add_argument("--runner", type=str | None, help="Apache Beam runner that embeds, e.g. DirectRunner; [beam]")
     parser.add_argument("--runner_options", type=str, default="", help="options of the Beam runner, in one string")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
@@ -49,7 +56,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("name what to embed: either --images or --captions, or --merge with indexes")
     check_folder(Path(arguments.output), "--output")
     if arguments.merge is not None:
-        _print_index(merge(arguments.merge, arguments.output))
+        index = merge(arguments.merge, arguments.output, arguments.storage)
+        if index.compact is not None:
+            say(compact_summary(index), sys.stderr)
+        _print_index(index)
         return
     for option in ("batch_size", "shard_rows"):
         if (value := arguments[option]) is not None and value < 1:
@@ -73,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.output,
         on_bad=arguments.on_bad,
         shard_rows=arguments.shard_rows,
+        storage=arguments.storage,
         runner=runner,
         progress=True,
         note=lambda line: say(line, sys.stderr),

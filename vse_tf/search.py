@@ -59,11 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     with Phase("searching"):
         queries, unknown = _queries(index, model, texts, arguments.image, arguments.without)
         found = search(np.stack([query.vector for query in queries]), arguments.top_k)
-        relevance = Relevance(index)
-        results = [
-            hits(index, rows, scores, relevance(query, rows, scores))
-            for query, rows, scores in zip(queries, *found, strict=True)
-        ]
+        relevance = Relevance(index).of_all(queries, *found)
+        results = [hits(index, *each) for each in zip(*found, relevance, strict=True)]
     for title, result in zip(titles, results, strict=True):
         best = result[0].relevance if result else None
         if best is not None and best < arguments.min_relevance:
@@ -137,7 +134,12 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--html", type=str | None, help="write a contact sheet with embedded pictures to this file")
     parser.add_argument("--picture", type=str | None, help="write queries and hits to this PNG or JPEG file")
-    parser.add_argument("--backend", choices=list(BACKENDS), default="exact", help="faiss-…: approximate, [faiss]")
+    parser.add_argument(
+        "--backend",
+        choices=list(BACKENDS),
+        default="auto",
+        help="exact: by all vectors, not by compact ones first; faiss-…: approximate, [faiss]",
+    )
     arguments = parser.parse_args(argv)
     text = " ".join(arguments.query or []).strip()
     if not (text or arguments.image or arguments.queries):
@@ -168,11 +170,11 @@ def _queries(
         vectors, _, problems = model.encode_files([image], "skip")
         if problems:
             raise UserError(f"--image: {problems[0]}")
-        always.append(Part(vectors[0], "images"))
+        always.append(Part(index.fitted(vectors)[0], "images"))
     words = [text for text in [*texts, without or ""] if text.strip()]
     encoded = model.encode_texts(words) if words else np.zeros([0, model.dim], np.float32)
     unknown = unknown_texts(model, words, encoded) if words else []
-    vector_of = dict(zip(words, encoded, strict=True))
+    vector_of = dict(zip(words, index.fitted(encoded), strict=True))
     if without:
         always.append(Part(vector_of[without], "captions", -1))
     queries = []

@@ -240,6 +240,9 @@ def check(settings: Settings) -> Settings:
     train, text, image = settings.train, settings.text, settings.image
     _check_batch(train)
     _check_loss(settings.loss)
+    nested = settings.loss.nested_dims
+    if sorted(set(nested)) != nested or (nested and nested[-1] >= settings.model.dim):
+        raise UserError(f"loss.nested_dims: {nested} are not rising numbers below model.dim ({settings.model.dim})")
     if not text.buckets or sorted(set(text.buckets)) != text.buckets:
         raise UserError(f"text.buckets: {text.buckets} are not rising lengths above 0")
     low, high = image.crop_scale

@@ -194,7 +194,7 @@ DAMAGE = {
     "manifest empty": (lambda f: (f / MANIFEST).write_text(""), "manifest.json: Expecting value"),
     "manifest a list": (lambda f: (f / MANIFEST).write_text("[]"), "manifest.json: not an index's manifest"),
     "manifest not UTF-8": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json"),
-    "later format": (lambda f: edit(f, format=3), "manifest.json: written by a newer version"),
+    "later format": (lambda f: edit(f, format=4), "manifest.json: written by a newer version"),
     "another plain space": (lambda f: edit(f, plain_dim=2), "manifest.json: plain_dim is 2"),
     "unknown kind": (lambda f: edit(f, kind="songs"), "manifest.json: kind is 'songs'"),
     "no dim": (lambda f: edit(f, dim=None), "manifest.json: dim"),

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 import vse_tf
 from vse_tf import export
-from vse_tf.exporting.storage import recall_loss, store
+from vse_tf.artifacts.storage import store
+from vse_tf.exporting.storage import recall_loss
 from vse_tf.indexing.embedding_models import ExportedModel
 from vse_tf.models.folding import fold
 from vse_tf.models.inference_tower import inference_tower

@@ -1,6 +1,7 @@
 """The towers as graphs: what they answer is what the live model answers."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.slices import SLICE_SIZE
 from vse_tf.exporting.text_module import MAX_TEXT_BYTES, TextModule, TokenIdsModule
 from vse_tf.exporting.towers import text_model, text_module, tower_models
+from vse_tf.indexing.embedding_models import unknown_texts
 from vse_tf.models.projection import head_of
 
 
@@ -83,6 +85,16 @@ def test_sentences_are_the_live_models_blank_and_broken_ones_too(embedder, text)
     assert np.isfinite(broken).all()
     # The vector of a text does not depend on the others of its batch.
     np.testing.assert_allclose(run(text=tf.constant(["dog"]))["embedding"], embedder.encode_texts(["dog"]), atol=1e-6)
+
+
+def test_texts_of_unknown_words_are_told_from_others(embedder, text):
+    texts = ["xyzzy", "Xyzzy, plugh!", "a xyzzy", "dog", "", " ?!", "狗 🐕", "xyzzy " * 80 + "dog"]
+    model = SimpleNamespace(encode_texts=embedder.encode_texts)
+    unknown = unknown_texts(model, texts, embedder.encode_texts(texts))
+    assert [
+        each for each, known in zip(texts, text.known(tf.constant(texts)).numpy(), strict=True) if not known
+    ] == unknown
+    assert unknown == ["xyzzy", "Xyzzy, plugh!", "狗 🐕", "xyzzy " * 80 + "dog"]
 
 
 def test_token_ids_with_any_mask_are_the_sentences(embedder, text):

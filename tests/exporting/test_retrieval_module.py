@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vse_tf.artifacts.storage import store
 from vse_tf.exporting import retrieval_module
 from vse_tf.exporting.retrieval_module import RetrievalModule
-from vse_tf.exporting.storage import store
 from vse_tf.models.folding import EXTRA, fold, search_queries
 from vse_tf.models.mixing import Part, mix
 from vse_tf.preprocessing.view import ImageView

@@ -338,3 +338,52 @@ def test_one_shard_at_a_time_is_in_memory(folder, monkeypatch):
     monkeypatch.setattr(IndexWriter, "write", noted)
     run(folder, BytesModel(), shard_rows=3)
     assert seen == [(3, DIM), (3, DIM), (3, DIM), (2, DIM), (len(CAPTIONS), DIM)]
+
+
+def compact_files(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder.parent / "index").glob("compact-*.npy")}
+
+
+def test_compact_vectors_are_made_kept_and_removed(folder):
+    notes = []
+    index = run(folder, BytesModel(), storage="int8:4", note=notes.append).index
+    assert str(index.compact.form) == "int8:4" and len(index.compact.shards) == 3
+    assert [note for note in notes if note.startswith("int8:4: 8 bytes a vector instead of 24; recall@10")]
+    before = compact_files(folder)
+    # Nothing asked for: as before. Of unchanged shards they are not made again.
+    (folder / "10.png").unlink()
+    index = run(folder, BytesModel()).index
+    assert str(index.compact.form) == "int8:4" and index.compact.levels
+    assert len(before.items() & compact_files(folder).items()) == 2
+    index.verify()
+    assert str(run(folder, BytesModel(), storage="float16").index.compact.form) == f"float16:{DIM}"
+    assert run(folder, BytesModel(), storage="float32").index.compact is None
+    check(folder)
+
+
+def test_nothing_changes_where_all_is_as_it_was(folder):
+    run(folder, BytesModel(), storage="int8")
+    before, notes = compact_files(folder), []
+    manifest = (folder.parent / "index" / MANIFEST).read_text()
+    run(folder, BytesModel(), storage="int8", note=notes.append)
+    assert compact_files(folder) == before and not notes
+    assert json.loads((folder.parent / "index" / MANIFEST).read_text()) == json.loads(manifest)
+
+
+def test_without_float32_vectors_everything_is_embedded_again(folder):
+    index, notes = run(folder, BytesModel(), storage="int8:4").index, []
+    for shard in index.shards:
+        (index.folder / shard.name).unlink()
+    model = BytesModel()
+    again = run(folder, model, note=notes.append).index
+    assert len(model.encoded) == 11 and again.complete
+    assert notes[0] == "embedding everything again: the index has no float32 vectors"
+    assert str(again.compact.form) == "int8:4" and again.compact.levels == index.compact.levels
+    assert again.calibration.levels == index.calibration.levels
+
+
+def test_a_wrong_form_is_refused_before_anything_is_embedded(folder):
+    model = BytesModel()
+    with pytest.raises(UserError, match="from 1 to the model's 6"):
+        run(folder, model, storage="int8:7")
+    assert model.encoded == []

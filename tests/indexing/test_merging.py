@@ -9,6 +9,7 @@ from tests.indexing.test_search import unit
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
+from vse_tf.indexing.compact_search import default_search
 from vse_tf.indexing.merging import merge
 from vse_tf.indexing.search import ExactSearch
 
@@ -111,3 +112,23 @@ def test_indexes_that_cannot_be_merged_are_one_line(tmp_path):
         merge([tmp_path / "a", tmp_path / "missing"], tmp_path / "all")
     with pytest.raises(UserError, match="name the indexes"):
         merge([], tmp_path / "all")
+
+
+def test_a_merged_index_has_compact_vectors(tmp_path):
+    vectors = unit(np.random.default_rng(0).standard_normal((50, 6)))
+    write(tmp_path / "a", vectors[:20])
+    write(tmp_path / "b", vectors[20:])
+    folders = [tmp_path / "a", tmp_path / "b"]
+    index = merge(folders, tmp_path / "all", "int8:4")
+    assert str(index.compact.form) == "int8:4" and len(index.compact.shards) == 4
+    for ours, expected in zip(default_search(index)(vectors, 7), ExactSearch(index)(vectors, 7), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    # Without an option it has those of the first.
+    assert merge([tmp_path / "all", tmp_path / "a"], tmp_path / "more").compact.form == index.compact.form
+    with pytest.raises(UserError, match="from 1 to the model's 6"):
+        merge(folders, tmp_path / "wrong", "int8:7")
+    assert not (tmp_path / "wrong").exists()
+    for shard in index.shards:
+        (index.folder / shard.name).unlink()
+    with pytest.raises(UserError, match="all: its float32 vectors are gone"):
+        merge([tmp_path / "a", tmp_path / "all"], tmp_path / "gone")

@@ -7,6 +7,7 @@ from vse_tf.artifacts.calibration import STEPS
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
+from vse_tf.indexing import relevance
 from vse_tf.indexing.relevance import NEAREST, Relevance, calibrate
 from vse_tf.indexing.search import ExactSearch
 from vse_tf.models.mixing import Part, Query, mix
@@ -71,6 +72,18 @@ def test_a_query_without_a_known_word_is_not_relevant(tmp_path):
         query = mix(parts, "images", DIM)
         rows, scores = ExactSearch(index)(query.vector[None], 3)
         assert (Relevance(index)(query, rows[0], scores[0]) == 0).all() == zero
+
+
+def test_many_queries_have_each_what_it_has_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(relevance, "BATCH", 4)
+    index = index_of(tmp_path, unit(60, 0), unit(50, 1))
+    kinds = ("captions", "images", "mixed")
+    queries = [Query(each, kinds[n % 3], known=n != 5) for n, each in enumerate(unit(11, 2))]
+    rows, scores = ExactSearch(index)(np.stack([query.vector for query in queries]), 7)
+    found = Relevance(index).of_all(queries, rows, scores)
+    for query, *each, together in zip(queries, rows, scores, found, strict=True):
+        np.testing.assert_allclose(together, Relevance(index)(query, *each), atol=1e-4)
+    assert (found[5] == 0).all() and found[4].any()
 
 
 def test_what_was_not_measured_has_none(tmp_path):

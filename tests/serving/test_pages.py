@@ -14,9 +14,12 @@ from werkzeug.wrappers import Request, Response
 
 from vse_tf import serve
 from vse_tf.artifacts import manifest
+from vse_tf.artifacts.calibration import Calibration
+from vse_tf.artifacts.compact import Form
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
+from vse_tf.indexing.compacting import compacted
 from vse_tf.serving.pages import GalleryRoute, check_towers, page_route
 
 DIM = 4
@@ -111,6 +114,23 @@ def test_parts_are_added_and_subtracted(client, vectors):
     assert answer["query"] == {"id": "<3>.png"}
     alone = ask(client, parts=[{"row": 3, "weight": 1e300}]).json
     assert alone["items"] == ask(client, row=3).json["items"]
+
+
+def test_compact_vectors_alone_answer_the_models_vectors(tmp_path, vectors):
+    writer = IndexWriter(tmp_path / "index", "images", DIM)
+    shards = [writer.write(vectors)]
+    compact = compacted(writer, shards, Form("int8", 2), Calibration(None, {}))
+    index = writer.commit(shards, [Item(str(i), path=str(i)) for i in range(6)], {"id": "a"}, tmp_path, compact=compact)
+    (index.folder / shards[0].name).unlink()
+    client = app_of(GalleryRoute(Index.open(tmp_path / "index")))
+    assert client.get("/gallery").json["dim"] == DIM
+    query = np.array([1.0, -2.0, 0.5, 3.0])
+    answer = ask(client, parts=[{"vector": query.tolist()}, {"row": 3}], k=6).json
+    first = vectors[:, :2] / np.linalg.norm(vectors[:, :2], axis=1, keepdims=True)
+    mixed = query[:2] / np.linalg.norm(query[:2]) + first[3]
+    scores = first @ (mixed / np.linalg.norm(mixed))
+    np.testing.assert_allclose([item["score"] for item in answer["items"]], -np.sort(-scores), atol=0.02)
+    assert ask(client, row=3).json["items"][0]["row"] == 3
 
 
 def test_full_paths_are_those_that_may_be_opened(tmp_path, vectors):

@@ -138,6 +138,14 @@ def test_search(client, photos):
     assert [hit.id for hit in client.search_image(photos["blue"], top=1)] == ["blue.png"]
 
 
+def test_hits_have_their_relevance_where_it_is_known():
+    columns = {"ids": [["a", "b"]], "scores": [[0.5, 0.4]], "captions": [["x", "y"]]}
+    for relevance, expected in (([[0.9, 0]], [0.9, 0.0]), (None, [None, None])):
+        outputs = columns if relevance is None else {**columns, "relevance": relevance}
+        with Faulty((200, {"outputs": outputs})) as faulty:
+            assert [hit.relevance for hit in Client(faulty.url).search_text("x")] == expected
+
+
 def test_mixed_search(client, photos):
     hits = client.search_mixed("green", photos["blue"], without="red")
     assert [(hit.id, hit.score) for hit in hits] == [("green.png", 1), ("blue.png", 1), ("red.png", -1)]

@@ -58,6 +58,9 @@ def test_the_hardness_rises_with_the_optimizers_steps():
         ({"name": "convse++", "learn_temperature": True}, r"loss\.learn_temperature: convse\+\+ .*a larger one"),
         ({"name": "triplet_max", "learn_temperature": True}, r"loss\.learn_temperature: triplet_max .*has none"),
         ({"learn_temperature": True, "temperature": 2}, r"loss\.temperature_limits: .*\(2\.0\)"),
+        ({"nested_dims": "[4, 2]"}, r"loss\.nested_dims: \[4, 2\] are not rising numbers below model\.dim \(8\)"),
+        ({"nested_dims": "[4, 8]"}, r"loss\.nested_dims: \[4, 8\] are not rising numbers below model\.dim \(8\)"),
+        ({"nested_dims": "[0, 4]"}, r"loss\.nested_dims"),
         ({"name": "sigmoid", "temperature_limits": "[0.2, 0.1]"}, r"loss\.temperature_limits: 0\.2, 0\.1"),
     ],
 )

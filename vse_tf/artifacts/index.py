@@ -2,6 +2,7 @@
 
 `*.npy` shards hold float32 unit rows, `items.jsonl` one line per row in the same order, `manifest.json` the list of the
 files and the model that made them. The manifest is written last: files that it does not name are not part of the index.
+Compact vectors may accompany the float32 ones or, where these are gone, take their place (`vse_tf.artifacts.compact`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vse_tf.artifacts.calibration import Calibration
+from vse_tf.artifacts.compact import Compact
 from vse_tf.artifacts.index_manifest import AGAIN, NAME_CHARACTERS, Kind, read_manifest
 from vse_tf.artifacts.index_paths import ImageRoot, own_file
+from vse_tf.artifacts.shards import Shard, by_shard, map_shard
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
-from vse_tf.files import file_errors, open_array, open_regular, reason_of, sha256_of
+from vse_tf.files import file_errors, open_regular, sha256_of
+from vse_tf.models.folding import Floats, truncated
 from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 ITEMS = "items.jsonl"
@@ -84,21 +88,6 @@ class Item:
         return cls(**known)
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A file of vectors.
-
-    Args:
-        name: of the file in the index's folder.
-        rows: number of its vectors.
-        sha256: of the file.
-    """
-
-    name: str
-    rows: int
-    sha256: str
-
-
 class Index:
     """An index, opened for reading. Vectors are memory-mapped, items are read when they are requested.
 
@@ -111,8 +100,11 @@ class Index:
         kind: `images` or `captions`.
         dim: dimensions of the vectors.
         plain_dim: dimensions of the space; fewer than `dim` where the vectors have a hubness correction.
+        model_dim: dimensions of the model's vectors; more than `dim` where only shorter compact ones are left.
         count: number of rows.
-        shards: the files of vectors, in row order.
+        shards: the files of float32 vectors, in row order.
+        compact: the compact vectors, if there are any.
+        complete: the float32 vectors are there; if not, `vectors` and `gather` give the compact ones.
         background: the file of the captions that calibrate it, if there is one.
         image_root: the image folder, and which of its files may be opened.
         model: the model that made the vectors: `kind` (`run` or `models`), `name`, `path` relative to the folder, `id`.
@@ -133,10 +125,15 @@ class Index:
     def __init__(self, folder: Path, manifest: Mapping[str, Any], root: str | Path | None = None) -> None:
         self.folder = folder
         self.kind: Kind = manifest["kind"]
-        self.dim: int = manifest["dim"]
-        self.plain_dim: int = manifest.get("plain_dim", self.dim)
+        self.model_dim = self.dim = int(manifest["dim"])
+        self._model_plain_dim = self.plain_dim = int(manifest.get("plain_dim", self.dim))
         self.count: int = manifest["count"]
-        self.shards = [_shard(shard) for shard in manifest["shards"]]
+        self.shards = [Shard.of(shard) for shard in manifest["shards"]]
+        described = manifest.get("compact")
+        self.compact = None if described is None else Compact.of(folder, described, self.dim != self.plain_dim)
+        self.complete = self.compact is None or any(os.path.lexists(folder / shard.name) for shard in self.shards)
+        if self.compact is not None and not self.complete:
+            self.dim, self.plain_dim = self.compact.form.dim, self.compact.form.dims
         self.model: dict[str, Any] = manifest["model"]
         self.provenance: dict[str, Any] = manifest["provenance"]
         self.image_root = ImageRoot(folder, manifest.get("root"), root, manifest.get("root_name"))
@@ -144,7 +141,7 @@ class Index:
         relevance = manifest.get("relevance") or {}
         self._levels = relevance.get("levels")
         background = relevance.get("background")
-        self.background = None if background is None else _shard(background)
+        self.background = None if background is None else Shard.of(background)
 
     @classmethod
     def open(cls, folder: str | Path, root: str | Path | None = None) -> Index:
@@ -164,15 +161,20 @@ class Index:
         path = folder / ITEMS
         if size != index._items["bytes"]:
             raise UserError(f"{path}: {size} bytes where the manifest says {index._items['bytes']}; {AGAIN}")
-        for shard in [*index.shards, *filter(None, [index.background])]:
-            map_shard(folder, shard, index.dim)
+        for shard in [*(index.shards if index.complete else []), *filter(None, [index.background])]:
+            map_shard(folder, shard, index.model_dim)
+        if index.compact is not None:
+            index.compact.check()
         return index
 
     def __len__(self) -> int:
         return self.count
 
     def vectors(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The shards in row order: the first row, and the vectors, memory-mapped float32 `(rows, dim)`."""
+        """The vectors in row order, in parts: the first row, and float32 `(rows, dim)`, memory-mapped if complete."""
+        if self.compact is not None and not self.complete:
+            yield from self.compact.vectors()
+            return
         start = 0
         for shard in self.shards:
             yield start, map_shard(self.folder, shard, self.dim)
@@ -184,8 +186,13 @@ class Index:
         if self._levels is None:
             return None
         background = self.background
-        texts = None if background is None else np.array(map_shard(self.folder, background, self.dim))
-        return Calibration(texts, self._levels)
+        texts = None if background is None else self.fitted(map_shard(self.folder, background, self.model_dim))
+        levels = self._levels if self.compact is None or self.complete else self.compact.levels
+        return Calibration(None if texts is None else np.array(texts), levels)
+
+    def fitted(self, vectors: Floats) -> Floats:
+        """Vectors of the model, float32 `(n, model_dim)`, as vectors of the index `(n, dim)`."""
+        return truncated(vectors, self.plain_dim, self._model_plain_dim)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The vectors of these rows, float32 `(len(rows), dim)`.
@@ -194,12 +201,11 @@ class Index:
             IndexError: there is no such row.
         """
         wanted = self._checked(rows)
+        if self.compact is not None and not self.complete:
+            return self.compact.gather(wanted)
         found = np.empty([len(wanted), self.dim], np.float32)
-        starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
-        of = np.searchsorted(starts, wanted, side="right") - 1
-        for number in np.unique(of):
-            here = np.flatnonzero(of == number)
-            found[here] = map_shard(self.folder, self.shards[number], self.dim)[wanted[here] - starts[number]]
+        for shard, here, within in by_shard(self.shards, wanted):
+            found[here] = map_shard(self.folder, shard, self.dim)[within]
         return found
 
     def matrix(self) -> np.ndarray:
@@ -290,13 +296,19 @@ class Index:
         Raises:
             UserError: a file is damaged; the message names it.
         """
-        named = [(shard.name, shard.sha256) for shard in [*self.shards, *filter(None, [self.background])]]
+        named = [(shard.name, shard.sha256) for shard in self.files]
         for name, expected in [*named, (ITEMS, self._items["sha256"])]:
             path = self.folder / name
             with file_errors(path):
                 found = sha256_of(own_file(self.folder, name))
             if found != expected:
                 raise UserError(f"{path}: damaged: its contents have changed since it was written; {AGAIN}")
+
+    @property
+    def files(self) -> list[Shard]:
+        """The files of vectors that are there: float32 and compact ones, and those of the background."""
+        compact = [] if self.compact is None else self.compact.shards
+        return [*(self.shards if self.complete else []), *compact, *filter(None, [self.background])]
 
     def _open_items(self) -> BinaryIO:
         with file_errors(self.folder / ITEMS):
@@ -331,32 +343,6 @@ class Index:
         if lines != self.count:
             found = f"{lines} lines" if lines >= 0 else "a truncated last line"
             raise UserError(f"{self.folder / ITEMS}: {found} where the manifest counts {self.count} rows; {AGAIN}")
-
-
-def map_shard(folder: Path, shard: Shard, dim: int) -> np.ndarray:
-    """The vectors of a shard, memory-mapped.
-
-    Args:
-        folder: the index's folder.
-        shard: the shard.
-        dim: dimensions of the space.
-
-    Raises:
-        UserError: the file is missing, truncated or another one.
-    """
-    path = folder / shard.name
-    try:
-        mapped = open_array(own_file(folder, shard.name))
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: unreadable vectors ({reason_of(error)}); {AGAIN}") from None
-    if mapped.shape != (shard.rows, dim) or mapped.dtype != np.float32:
-        expected = f"float32 ({shard.rows}, {dim})"
-        raise UserError(f"{path}: not the {expected} vectors that the manifest names; {AGAIN}")
-    return mapped
-
-
-def _shard(described: Mapping[str, Any]) -> Shard:
-    return Shard(described["name"], described["rows"], described["sha256"])
 
 
 def _image_path(item: Item) -> str:

@@ -18,7 +18,8 @@ Kind = Literal["images", "captions"]
 
 MANIFEST = "manifest.json"
 # Format 2 has the dimensions of the plain space too, where vectors have those of a hubness correction after them.
-FORMAT = 2
+# Format 3 has compact vectors, which may be the only ones.
+FORMAT = 3
 # A billion rows in shards of 16,384 need 11 MB.
 MANIFEST_BYTES = 2**26
 NAME_CHARACTERS = 8192
@@ -77,6 +78,8 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError("shards without name, rows and sha256")
     if (rows := sum(shard["rows"] for shard in shards)) != manifest["count"]:
         raise ValueError(f"count is {manifest['count']}, the shards hold {rows} rows")
+    if "compact" in manifest:
+        _check_compact(manifest["compact"], plain, [shard["rows"] for shard in shards])
     # Shards may be named several times, so that this alone bounds the rows by a file's size.
     if manifest["count"] * _LEAST_LINE > manifest["items"]["bytes"]:
         raise ValueError(f"{manifest['items']['bytes']} bytes of items cannot be {manifest['count']} lines")
@@ -85,6 +88,19 @@ def _check(manifest: dict[str, Any]) -> None:
 def _check_relevance(value: Any) -> None:
     if not isinstance(value, dict) or not (value.get("background") is None or _is_shard(value["background"])):
         raise ValueError("relevance without levels")
+    check_levels(value.get("levels"))
+
+
+def _check_compact(value: Any, plain_dim: int, rows: list[int]) -> None:
+    if not isinstance(value, dict) or value.get("storage") not in ("float16", "int8"):
+        raise ValueError("compact.storage is neither float16 nor int8")
+    if not _is_int(value.get("dims"), 1) or value["dims"] > plain_dim:
+        raise ValueError(f"compact.dims is not an integer from 1 to {plain_dim}")
+    shards = value.get("shards")
+    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
+        raise ValueError("compact.shards without name, rows and sha256")
+    if [shard["rows"] for shard in shards] != rows:
+        raise ValueError("compact.shards have other rows than the shards")
     check_levels(value.get("levels"))
 
 

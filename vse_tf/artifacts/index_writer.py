@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from vse_tf.artifacts.calibration import Calibration
-from vse_tf.artifacts.index import ITEMS, Index, Item, Shard
+from vse_tf.artifacts.compact import Compact, Form
+from vse_tf.artifacts.index import ITEMS, Index, Item
 from vse_tf.artifacts.index_manifest import FORMAT, MANIFEST, Kind
 from vse_tf.artifacts.index_paths import relative
+from vse_tf.artifacts.shards import Shard, map_shard
 from vse_tf.atomic import atomic_file, remove_leftovers, write_json
 from vse_tf.files import file_errors, sha256_of
 
@@ -68,6 +70,21 @@ class IndexWriter:
         wrong = np.flatnonzero(~(np.abs(np.einsum("ij,ij->i", values, values) - 1) < 1e-2))
         if wrong.size:
             raise ValueError(f"the vector in row {wrong[0]} is not of unit length")
+        return self._save(values, name)
+
+    def write_compact(self, shard: Shard, form: Form) -> Shard:
+        """Write the compact vectors of a shard.
+
+        Args:
+            shard: the shard, in the index's folder.
+            form: how to store them.
+
+        Raises:
+            UserError: the shard cannot be read, or the file not be written.
+        """
+        return self._save(form.encode(map_shard(self.folder, shard, self.dim), self.plain_dim), "compact")
+
+    def _save(self, values: np.ndarray, name: str) -> Shard:
         buffer = io.BytesIO()
         np.save(buffer, values, allow_pickle=False)
         contents = buffer.getbuffer()
@@ -90,6 +107,7 @@ class IndexWriter:
         provenance: Mapping[str, Any] | None = None,
         root_name: str | None = None,
         calibration: Calibration | None = None,
+        compact: Compact | None = None,
     ) -> Index:
         """Make these shards the index and remove those that it no longer names.
 
@@ -102,6 +120,7 @@ class IndexWriter:
             provenance: versions and settings, for JSON.
             root_name: name of the image folder, if its path is not known.
             calibration: what a score means in it.
+            compact: the compact vectors of these shards.
 
         Returns:
             The new index.
@@ -129,8 +148,8 @@ class IndexWriter:
             if Path(made_by.get("path") or "").is_absolute():
                 made_by["path"] = relative(made_by["path"], self.folder)
             manifest = {
-                # Earlier versions read what has no correction.
-                "format": FORMAT if self.plain_dim != self.dim else 1,
+                # Earlier versions read what has no correction and no compact vectors.
+                "format": FORMAT if compact is not None else 2 if self.plain_dim != self.dim else 1,
                 "kind": self.kind,
                 "dim": self.dim,
                 **({"plain_dim": self.plain_dim} if self.plain_dim != self.dim else {}),
@@ -139,14 +158,15 @@ class IndexWriter:
                 "root_name": root_name if root is None else Path(root).name,
                 "items": {"bytes": size, "sha256": digest.hexdigest()},
                 "shards": [asdict(shard) for shard in shards],
+                **({} if compact is None else {"compact": compact.described()}),
                 **relevance,
                 "model": {key: value for key, value in made_by.items() if value is not None},
                 "provenance": dict(provenance or {}),
             }
             write_json(self.folder / MANIFEST, manifest)
             index = Index.open(self.folder)
-            named = {shard.name for shard in [*index.shards, *filter(None, [index.background])]}
-            for pattern in ("vectors-*.npy", "background-*.npy"):
+            named = {shard.name for shard in index.files}
+            for pattern in ("vectors-*.npy", "background-*.npy", "compact-*.npy"):
                 remove_leftovers(self.folder, pattern)
                 for path in self.folder.glob(pattern):
                     if path.name not in named:

@@ -170,7 +170,8 @@ def block_memory(block_bytes: int) -> Floats:
 
 def blocks(first: Floats, second: Floats, block_bytes: int) -> Iterator[tuple[slice, slice, Floats]]:
     """Row range, column range and float32 product of every block; each is valid until the next one is made."""
-    memory = block_memory(block_bytes)
+    # No more than is needed: the system zeroes a large allocation in huge pages, at its first use.
+    memory = block_memory(min(block_bytes, 4 * len(first) * len(second)))
     for rows, columns in block_slices(len(first), len(second), block_bytes):
         yield rows, columns, product_into(memory, first[rows], second[columns])
 

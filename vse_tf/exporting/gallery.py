@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vse_tf.artifacts.calibration import Calibration
 from vse_tf.artifacts.index import LINE_BYTES, Index, Item
 from vse_tf.artifacts.index_manifest import MANIFEST
 from vse_tf.artifacts.index_paths import relative
@@ -37,12 +38,14 @@ class Gallery:
         ids: the name of each row's item.
         captions: text to display for each item: its caption, or else its path.
         facts: kind, number and source of the items, as JSON.
+        calibration: what a score means in it, if it is an index that was calibrated.
     """
 
     vectors: np.ndarray
     ids: list[str]
     captions: list[str]
     facts: dict[str, Any]
+    calibration: Calibration | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,7 +116,8 @@ def _of_index(path: Path, embedder: Embedder, model_id: str | None) -> Gallery:
         raise UserError(f"{path}: the index is empty")
     index.verify()
     facts = {"kind": index.kind, "source": path.name, "index_model": index.model.get("id")}
-    return _gallery(index.matrix(), [_without_folders(item, path) for item in index.all_items()], facts)
+    gallery = _gallery(index.matrix(), [_without_folders(item, path) for item in index.all_items()], facts)
+    return replace(gallery, calibration=index.calibration)
 
 
 def _without_folders(item: Item, index: Path) -> Item:

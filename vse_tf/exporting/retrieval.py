@@ -6,15 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vse_tf.artifacts.background import background_texts
+from vse_tf.artifacts.storage import Storage, store
 from vse_tf.embedder import Embedder
 from vse_tf.exporting import golden_inputs
 from vse_tf.exporting.exported_model import Arrays, ExportedModel, GoldenRequest
 from vse_tf.exporting.gallery import Gallery
 from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.retrieval_module import RetrievalModule
-from vse_tf.exporting.storage import Storage, recall_loss, store
+from vse_tf.exporting.served_relevance import ServedRelevance, item_hubness
+from vse_tf.exporting.storage import recall_loss
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.exporting.towers import encoded, image_facts, strings, text_facts
+from vse_tf.indexing.relevance import calibrate
 from vse_tf.models.folding import search_queries
 from vse_tf.models.mixing import Of, Part, mix
 
@@ -44,6 +48,12 @@ def retrieval_model(
     k = min(top_k, len(gallery))
     kind, dim = gallery.facts["kind"], embedder.plain_dim
     stored = store(gallery.vectors, storage, dim)
+    calibration = gallery.calibration
+    if calibration is None:
+        source = {} if embedder.run is None else {"kind": "run", "path": str(embedder.run)}
+        texts = embedder.encode_texts(background_texts(source)) if kind == "images" else None
+        calibration = calibrate(lambda: [gallery.vectors], len(gallery), kind, dim, texts)
+    hubness = item_hubness(gallery.vectors, calibration, kind, dim)
     module = RetrievalModule(
         image,
         text,
@@ -52,6 +62,7 @@ def retrieval_model(
         gallery.captions,
         k,
         (kind, dim) if embedder.corrections else None,
+        ServedRelevance(hubness, calibration.levels),
     )
     restored = stored.restored()
     rows: dict[str, list[int]] = {}
@@ -68,6 +79,8 @@ def retrieval_model(
                 differences += [
                     np.abs(line[rows[n.decode()]] - score).min() for n, score in zip(names, scores, strict=True)
                 ]
+            if "relevance" in answer:
+                differences.append(float(not ((answer["relevance"] >= 0) & (answer["relevance"] <= 1)).all()))
             return float(np.max(differences))
 
         return GoldenRequest(signature, inputs, difference)

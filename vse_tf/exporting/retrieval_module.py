@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.artifacts.storage import Stored
 from vse_tf.exporting.image_module import BYTES, ImageModule
+from vse_tf.exporting.served_relevance import ServedRelevance
 from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
-from vse_tf.exporting.storage import Stored
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.models.folding import SCALE, Modality, own_modality_queries
-from vse_tf.models.mixing import LEAST, without_hubness
+from vse_tf.models.mixing import LEAST, Of, without_hubness
 
 # Components of the gallery that are compared at a time: 32 MiB as float32.
 BLOCK = 2**23
 # Limit for the items in the answer to all queries of a request; each has its name and its caption.
 MAX_ITEMS = 2**20
+# All queries are of a kind.
+ALL = np.ones([1, 1], bool)
 # Decoded where a query has no image: one pixel.
 NO_IMAGE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
@@ -43,6 +46,7 @@ class RetrievalModule(tf.Module):
         k: number of items in an answer; at most the gallery's size.
         plain_of: where vectors have a hubness correction, the gallery's kind (`images` or `captions`) and the
             dimensions of the plain space; queries of that kind are compared in it.
+        relevance: gives the relevance of hits; None: answers have none.
 
     Example:
         >>> module = RetrievalModule(image, text, store(vectors, "float32"), ids, captions, k=10)
@@ -59,6 +63,7 @@ class RetrievalModule(tf.Module):
         captions: Sequence[str],
         k: int,
         plain_of: tuple[str, int] | None = None,
+        relevance: ServedRelevance | None = None,
     ) -> None:
         super().__init__(name="retrieval_module")
         if not 1 <= k <= len(ids):
@@ -66,6 +71,7 @@ class RetrievalModule(tf.Module):
         self.image = image
         self.text = text
         self.k = k
+        self.relevance = relevance
         self._plain_kind, self._plain_dim = plain_of or ("", 0)
         self.candidates = tf.Variable(stored.values, trainable=False, name="candidates")
         self.scales = None if stored.scales is None else tf.Variable(stored.scales, trainable=False, name="scales")
@@ -88,15 +94,16 @@ class RetrievalModule(tf.Module):
 
     def search_text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to texts `(n,)`."""
-        return self.search(self._query(self.text.of_text(text), "captions"))
+        known = None if self.relevance is None else self.text.known(text)
+        return self.search(self._query(self.text.of_text(text), "captions"), {"captions": ALL}, known)
 
     def search_image(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to the images in image files `(n,)`."""
-        return self.search(self._query(self.image.of_bytes(image_bytes), "images"))
+        return self.search(self._query(self.image.of_bytes(image_bytes), "images"), {"images": ALL})
 
     def search_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to images given by their features."""
-        return self.search(self._query(self.image.of_features(features), "images"))
+        return self.search(self._query(self.image.of_features(features), "images"), {"images": ALL})
 
     def search_mixed(self, text: tf.Tensor, image_bytes: tf.Tensor, without: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to texts and images together, less what is excluded; see `vse_tf.models.mixing`.
@@ -135,15 +142,31 @@ class RetrievalModule(tf.Module):
             # A single part is that part, with its hubness.
             alone = tf.where(own, as_own, total)
             unit = tf.where(number == 1, alone, mixed)
-        return self.search(tf.ensure_shape(unit, [None, width]))
+        photo_alone = of_image & ~of_text & ~of_without
+        of: dict[Of, tf.Tensor] = {
+            "images": photo_alone[:, None],
+            "captions": ~of_image[:, None],
+            "mixed": (of_image & ~photo_alone)[:, None],
+        }
+        known = None if self.relevance is None else of_image | self.text.known(text)
+        return self.search(tf.ensure_shape(unit, [None, width]), of, known)
 
     def _query(self, vectors: tf.Tensor, kind: str) -> tf.Tensor:
         return own_modality_queries(vectors, self._plain_dim, keras.ops) if kind == self._plain_kind else vectors
 
-    def search(self, query: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The items nearest to query vectors `(n, dim)`: ids, scores and captions, each `(n, k)`, best first.
+    def search(
+        self, query: tf.Tensor, of: Mapping[Of, tf.Tensor] | None = None, known: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The items nearest to query vectors.
 
-        More than `MAX_ITEMS` items in all are an error.
+        Args:
+            query: float32 `(n, dim)`; more than `MAX_ITEMS` items in all are an error.
+            of: what each query may be of, and whether it is, see `ServedRelevance`.
+            known: whether it has a word of the vocabulary, bool `(n,)`.
+
+        Returns:
+            ids, scores, captions and, where the gallery is calibrated for such queries, relevance, each `(n, k)`, best
+            first.
         """
         count = tf.shape(query)[0]
         most = max(1, MAX_ITEMS // self.k)
@@ -155,7 +178,9 @@ class RetrievalModule(tf.Module):
             lambda start, end: self._nearest(query[start:end]),
             [tf.TensorSpec([self.k], tf.float32), tf.TensorSpec([self.k], tf.int32)],
         )
-        return {"ids": tf.gather(self.ids, rows), "scores": scores, "captions": tf.gather(self.captions, rows)}
+        answer = {"ids": tf.gather(self.ids, rows), "scores": scores, "captions": tf.gather(self.captions, rows)}
+        relevance = None if self.relevance is None or of is None else self.relevance(rows, scores, of, known)
+        return answer if relevance is None else {**answer, "relevance": relevance}
 
     def _nearest(self, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         size, dim = self.candidates.shape

@@ -8,7 +8,9 @@ from vse_tf.config import TextSettings
 from vse_tf.exporting.frozen_tower import FrozenTower
 from vse_tf.exporting.signature import Signatures, checked, signature
 from vse_tf.exporting.slices import SLICE_SIZE, in_slices
-from vse_tf.preprocessing.text import Tokenizer, pad
+from vse_tf.indexing.embedding_models import NO_WORD
+from vse_tf.preprocessing.text import PADDING, Tokenizer, pad
+from vse_tf.preprocessing.words import normalise
 
 # Splitting a text into words takes 30 times its size: a few hundred MB for a slice.
 MAX_TEXT_BYTES = 2**17
@@ -55,6 +57,24 @@ class TextModule(tf.Module):
 
         (vectors,) = in_slices(tf.shape(text)[0], SLICE_SIZE, encode, [self._encode.output_spec])
         return vectors
+
+    def known(self, text: tf.Tensor) -> tf.Tensor:
+        """Whether the tokens of texts `(n,)` differ from those of as many words that nobody knows, bool `(n,)`.
+
+        A text without words is known: there is none that could be unknown.
+        """
+
+        def compare(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
+            words = normalise(text[start:end])
+            nonsense = tf.strings.regex_replace(words, r"\S+", NO_WORD)
+            found, other = (
+                self.tokenizer(each).to_tensor(PADDING, shape=[None, self._lengths[1]])
+                for each in (text[start:end], nonsense)
+            )
+            return [(words == "") | tf.reduce_any(found != other, axis=1)]
+
+        (known,) = in_slices(tf.shape(text)[0], SLICE_SIZE, compare, [tf.TensorSpec([], tf.bool)])
+        return known
 
 
 class TokenIdsModule(tf.Module):

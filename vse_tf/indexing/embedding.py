@@ -14,14 +14,17 @@ import numpy as np
 
 from vse_tf.artifacts.background import background_texts
 from vse_tf.artifacts.calibration import Calibration
-from vse_tf.artifacts.index import Index, Item, Shard, map_shard
+from vse_tf.artifacts.compact import Form
+from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_manifest import MANIFEST, Kind
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.artifacts.provenance import software
+from vse_tf.artifacts.shards import Shard, map_shard
 from vse_tf.config import OnBad
 from vse_tf.data.records import EncodedImages, Problem
 from vse_tf.display import phase_if
 from vse_tf.errors import UserError
+from vse_tf.indexing.compacting import compact_summary, compacted
 from vse_tf.indexing.items import Items
 from vse_tf.indexing.relevance import calibrate
 from vse_tf.indexing.reuse import MISSING, ReuseTable, equal_shard, gather
@@ -190,6 +193,7 @@ def embed(
     *,
     on_bad: OnBad = "skip",
     shard_rows: int = SHARD_ROWS,
+    storage: str | None = None,
     runner: Runner | None = None,
     progress: bool = False,
     note: Callable[[str], object] = lambda line: None,
@@ -207,25 +211,30 @@ def embed(
         on_bad: skip images that cannot be read (`skip`) or raise (`fail`).
         shard_rows: maximum number of rows per shard: this many vectors are in memory at a time, and a killed call
             loses at most this many.
+        storage: store the vectors in a smaller form too, which is then searched first, see
+            `vse_tf.artifacts.compact.Form.of` (default: as before, or else `float32`: they are not).
         runner: embeds the spans and returns the names of their parts in order (default: one span after another in this
             process).
         progress: show a progress bar.
         note: called with each message for the user.
 
     Raises:
-        UserError: nothing to embed, a bad image and `on_bad` is `fail`, or a folder that holds something else or cannot
-            be written.
+        UserError: nothing to embed, a bad image and `on_bad` is `fail`, a wrong `storage`, or a folder that holds
+            something else or cannot be written.
 
     Example:
         embed(image_items("holiday"), RunModel("runs/shapes-convse-0"), "holiday.index").index.count  # 8091
     """
     folder = Path(folder)
     _check_output(folder)
+    form = None if storage is None else Form.of(storage, model.dim, model.plain_dim)
     with locked(folder):
         work = WorkFolder(folder, model.identity["id"])
         with phase_if(progress, f"looking for {collection.kind}"):
             earlier = _earlier_index(folder, collection.kind, note)
             sources, reuse = _reusable_shards(work, earlier, model, note)
+            if storage is None and earlier is not None and earlier.model_dim == model.dim:
+                form = None if earlier.compact is None else earlier.compact.form
             spans = work.scan(collection, reuse, shard_rows, on_bad == "fail")
         embedder = SpanEmbedder(folder, collection, tuple(sources), model, on_bad)
         parts = [work.part(name) for name in (runner or _local_runner(progress))(embedder, spans)] if spans else []
@@ -244,10 +253,15 @@ def embed(
 
         calibration = _calibration(folder, shards, collection.kind, model, earlier, progress)
         writer = IndexWriter(folder, collection.kind, model.dim, model.plain_dim)
+        compact = compacted(writer, shards, form, calibration, earlier, progress)
         with phase_if(progress, "writing the index"):
-            index = writer.commit(shards, items(), model.identity, collection.root, software(), calibration=calibration)
+            index = writer.commit(
+                shards, items(), model.identity, collection.root, software(), calibration=calibration, compact=compact
+            )
             reuse.close()
             work.remove()
+            if compact is not None and (earlier is None or compact is not earlier.compact):
+                note(compact_summary(index))
     before = earlier.count if earlier else 0
     deleted = max(0, before - counts["unchanged"] - counts["changed"])
     return EmbeddingResult(index, counts["unchanged"], counts["changed"], counts["new"], deleted, skipped)
@@ -284,8 +298,10 @@ def _reusable_shards(
     """The shards with vectors of this model, and the table of their items."""
     reuse, shards = ReuseTable(work.table), []
     if earlier:
-        usable = earlier.model.get("id") == model.identity["id"] and earlier.dim == model.dim
-        if not usable:
+        usable = earlier.model.get("id") == model.identity["id"] and earlier.dim == model.dim and earlier.complete
+        if not earlier.complete:
+            note("embedding everything again: the index has no float32 vectors")
+        elif not usable:
             note("embedding everything again: another model made this index")
         items = earlier.all_items()
         for number, shard in enumerate(earlier.shards):
@@ -301,7 +317,7 @@ def _calibration(
     folder: Path, shards: list[Shard], kind: Kind, model: EmbeddingModel, earlier: Index | None, progress: bool
 ) -> Calibration:
     """What a score means in the new index; that of the earlier one if it has the same vectors."""
-    same = earlier is not None and earlier.model.get("id") == model.identity["id"]
+    same = earlier is not None and earlier.complete and earlier.model.get("id") == model.identity["id"]
     before = earlier.calibration if earlier is not None and same else None
     if before is not None and earlier is not None and earlier.shards == shards:
         return before

@@ -1,4 +1,4 @@
-"""Search backends by name: exact, or FAISS (extra `faiss`) on a file that is built once from the index's vectors."""
+"""Search backends by name; those of FAISS (extra `faiss`) search a file that is built once from the index's vectors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from vse_tf.artifacts.index_paths import own_file
 from vse_tf.atomic import write_text
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, read_json
+from vse_tf.indexing.compact_search import default_search
+from vse_tf.indexing.recall import recall, sample_queries
 from vse_tf.indexing.search import ExactSearch, Search
-from vse_tf.models.folding import fold, search_queries
+from vse_tf.models.folding import search_queries
 
-BACKENDS = ("exact", "faiss", "faiss-flat", "faiss-ivf", "faiss-hnsw")
-QUERIES = 200
+BACKENDS = ("auto", "exact", "faiss", "faiss-flat", "faiss-ivf", "faiss-hnsw")
 TRAINING_ROWS = 100_000
 
 
@@ -40,13 +41,16 @@ def search_backend(name: str, index: Index, note: Callable[[str], object] = lamb
     """The search backend of that name.
 
     Args:
-        name: one of `BACKENDS`; `faiss` is `faiss-hnsw`.
+        name: one of `BACKENDS`; `auto` takes the compact vectors where there are any, else `exact`; `faiss` is
+            `faiss-hnsw`.
         index: the index.
         note: called with each message while a FAISS index is built.
 
     Raises:
         UserError: FAISS is not installed, or its index cannot be written.
     """
+    if name == "auto":
+        return default_search(index)
     return ExactSearch(index) if name == "exact" else FaissSearch.of(index, name.partition("-")[2] or "hnsw", note)
 
 
@@ -113,7 +117,7 @@ class FaissSearch:
             known = read_json(own_file(self.index.folder, beside.name))["recall_at_10"]
             if 0 <= known <= 1:
                 return float(known)
-        measured = recall(self, ExactSearch(self.index), _queries(self.index))
+        measured = recall(self, ExactSearch(self.index), sample_queries(self.index))
         with contextlib.suppress(OSError):
             write_text(beside, json.dumps({"recall_at_10": measured}))
         return measured
@@ -157,28 +161,6 @@ def build(index: Index, kind: str) -> FaissIndex:
     for _, vectors in index.vectors():
         built.add(np.ascontiguousarray(vectors))
     return built
-
-
-def recall(search: Search, exact: Search, query: np.ndarray, k: int = 10) -> float:
-    """The share of the exact k best rows that a search finds, averaged over the queries."""
-    expected, rows = exact(query, k)[0], search(query, k)[0]
-    shares = [len(set(a) & set(b)) / max(1, len(a)) for a, b in zip(expected.tolist(), rows.tolist(), strict=True)]
-    return float(np.mean(shares)) if shares else 1.0
-
-
-def _queries(index: Index) -> np.ndarray:
-    """Unit vectors between two random vectors of the index: similar to its vectors, but not in it.
-
-    With a hubness correction they are queries of the other modality, whose hits are corrected.
-    """
-    random = np.random.default_rng(1)
-    pairs = random.integers(0, index.count, [2, min(QUERIES, index.count)])
-    mixed = 0.7 * index.gather(pairs[0])[:, : index.plain_dim] + 0.3 * index.gather(pairs[1])[:, : index.plain_dim]
-    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
-    queries = (mixed / np.maximum(lengths, 1e-6)).astype(np.float32)
-    if index.plain_dim == index.dim:
-        return queries
-    return fold(queries, np.zeros(len(queries), np.float32), "caption" if index.kind == "images" else "image")
 
 
 def _faiss() -> ModuleType:

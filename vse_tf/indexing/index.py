@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vse_tf.artifacts import index as files
+from vse_tf.indexing.compact_search import default_search
 from vse_tf.indexing.embedding_models import UNKNOWN, RunModel, model_of_index, unknown_texts
 from vse_tf.indexing.relevance import Relevance
-from vse_tf.indexing.search import ExactSearch, Hit, check_model, hits
+from vse_tf.indexing.search import Hit, Search, check_model, hits
 from vse_tf.models.mixing import Part, mix
 
 if TYPE_CHECKING:
@@ -79,18 +80,18 @@ class Index(files.Index):
             raise ValueError(f"k is {k}; give 1 or more")
         model = self._model(None if run is None else str(run), None if models is None else str(models))
         texts = {name: value for name, value in (("text", text), ("without", without)) if value is not None}
-        vectors = model.encode_texts(list(texts.values())) if texts else np.zeros([0, self.dim], np.float32)
+        vectors = model.encode_texts(list(texts.values())) if texts else np.zeros([0, self.model_dim], np.float32)
         unknown = unknown_texts(model, list(texts.values()), vectors) if texts else []
         for each in unknown:
             warnings.warn(UNKNOWN.format(each), stacklevel=2)
         parts = [
             Part(vector, "captions", given[name], texts[name] not in unknown)
-            for name, vector in zip(texts, vectors, strict=True)
+            for name, vector in zip(texts, self.fitted(vectors), strict=True)
         ]
         if image is not None:
-            parts.append(Part(_encode_image(model, image)[0], "images", given["image"]))
+            parts.append(Part(self.fitted(_encode_image(model, image))[0], "images", given["image"]))
         query = mix(parts, self.kind, self.plain_dim)
-        rows, scores = self._exact(query.vector[np.newaxis], k)
+        rows, scores = self._search(query.vector[np.newaxis], k)
         return hits(self, rows[0], scores[0], self._relevance(query, rows[0], scores[0]))
 
     def _model(self, run: str | None, models: str | None) -> EmbeddingModel:
@@ -110,8 +111,8 @@ class Index(files.Index):
         return Relevance(self)
 
     @cached_property
-    def _exact(self) -> ExactSearch:
-        return ExactSearch(self)
+    def _search(self) -> Search:
+        return default_search(self)
 
 
 def _checked_weights(weights: Mapping[str, float] | None) -> dict[str, float]:

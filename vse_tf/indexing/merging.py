@@ -8,20 +8,24 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vse_tf.artifacts.index import Index, Item, map_shard
+from vse_tf.artifacts.compact import Form
+from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_paths import absolute, own_file
 from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.artifacts.shards import map_shard
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors
+from vse_tf.indexing.compacting import compacted
 from vse_tf.indexing.relevance import calibrate
 
 
-def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
+def merge(folders: Sequence[str | Path], output: str | Path, storage: str | None = None) -> Index:
     """Concatenate indexes: shards are hard-linked, or copied if the output is on another file system.
 
     Args:
         folders: the indexes, in order; of the same model and kind.
         output: folder of the new index.
+        storage: of compact vectors, see `vse_tf.indexing.embedding.embed` (default: that of the first index).
 
     Returns:
         The new index. Its image paths are relative to the folder that contains the images of all indexes. If an index
@@ -29,7 +33,8 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         of its image folder.
 
     Raises:
-        UserError: a folder is not an index, the models or kinds differ, or the output is not empty.
+        UserError: a folder is not an index or has no float32 vectors, the models or kinds differ, or the output is not
+            empty.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -44,12 +49,18 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         raise UserError("--merge: name the indexes to merge")
     indexes = [Index.open(folder) for folder in folders]
     first, target = indexes[0], Path(output)
+    for index in indexes:
+        if not index.complete:
+            raise UserError(f"{index.folder}: its float32 vectors are gone, and without them it cannot be merged")
     for index in indexes[1:]:
         spaces = [(each.kind, each.dim, each.plain_dim, each.model.get("id")) for each in (index, first)]
         if spaces[0] != spaces[1]:
             raise UserError(f"{index.folder}: its kind or model differs from that of {first.folder}")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"--output: {target} is not empty; choose another folder")
+    form = None if first.compact is None else first.compact.form
+    if storage is not None:
+        form = Form.of(storage, first.dim, first.plain_dim)
     writer = IndexWriter(target, first.kind, first.dim, first.plain_dim)
     for index in indexes:
         for shard in index.shards:
@@ -71,7 +82,8 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Index:
         first.plain_dim,
         texts,
     )
-    return writer.commit(shards, items, model, root, first.provenance, root_name, calibration)
+    compact = compacted(writer, shards, form, calibration)
+    return writer.commit(shards, items, model, root, first.provenance, root_name, calibration, compact)
 
 
 def _roots(indexes: Sequence[Index]) -> tuple[str | None, list[str]]:

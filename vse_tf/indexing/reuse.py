@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from vse_tf.artifacts.index import Item, Shard, map_shard
+from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.shards import Shard, map_shard
 from vse_tf.errors import UserError
 
 Status = Literal["unchanged", "changed", "new"]

@@ -14,7 +14,8 @@ from typing import IO
 
 import numpy as np
 
-from vse_tf.artifacts.index import Item, Shard, map_shard
+from vse_tf.artifacts.index import Item
+from vse_tf.artifacts.shards import Shard, map_shard
 from vse_tf.atomic import atomic_file, write_text
 from vse_tf.data.records import Problem
 from vse_tf.errors import UserError

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vse_tf.losses.base import PairLoss
     from vse_tf.losses.contrastive import ConVSE, convse
     from vse_tf.losses.contrastive_hinge import ConVSEPlusPlus, convse_plus_plus
+    from vse_tf.losses.nested import Nested
     from vse_tf.losses.sigmoid import SigmoidPairwise, sigmoid_pairwise
     from vse_tf.losses.simclr import NTXent, nt_xent
     from vse_tf.losses.statistics import batch_statistics
@@ -28,6 +29,7 @@ __all__ = [
     "ConVSEPlusPlus",
     "NPairsAngular",
     "NTXent",
+    "Nested",
     "PairLoss",
     "SigmoidPairwise",
     "TripletMax",
@@ -44,7 +46,7 @@ __all__ = [
     "triplet_sum",
 ]
 
-_MODULES = {"PairLoss": "base", "batch_statistics": "statistics"}
+_MODULES = {"Nested": "nested", "PairLoss": "base", "batch_statistics": "statistics"}
 _MODULES |= {name: entry.module for entry in LOSSES.values() for name in (entry.class_name, entry.function)}
 
 
@@ -64,6 +66,7 @@ def import_losses() -> dict[str, type[PairLoss]]:
         >>> import_losses()["convse++"](margin=0.2).margin
         0.2
     """
+    __getattr__("Nested")
     return {name: __getattr__(entry.class_name) for name, entry in LOSSES.items()}
 
 

@@ -70,6 +70,30 @@ def plain(vectors: Any, dim: int) -> Any:
     return vectors if vectors.shape[1] == dim else vectors[:, :dim] / np.float32(SCALE)
 
 
+def truncated(vectors: Floats, dims: int, plain_dim: int) -> Floats:
+    """The first dimensions of vectors, of unit length in the plain space again, with the correction after them.
+
+    Args:
+        vectors: float32 `(n, plain_dim)` or, folded, `(n, plain_dim + EXTRA)`.
+        dims: number of dimensions, at most `plain_dim`.
+        plain_dim: dimensions of the space.
+
+    Returns:
+        float32 `(n, dims)` or `(n, dims + EXTRA)`. A vector whose first dimensions are 0 has them still.
+
+    Example:
+        >>> truncated(np.float32([[0.6, 0.0, 0.8]]), dims=2, plain_dim=3)
+        array([[1., 0.]], dtype=float32)
+    """
+    if dims == plain_dim:
+        return vectors
+    first = vectors[:, :dims]
+    lengths = np.linalg.norm(first, axis=1, keepdims=True)
+    folded = vectors.shape[1] != plain_dim
+    first = first * np.divide(SCALE if folded else 1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return np.concatenate([first, vectors[:, plain_dim:]], axis=1).astype(np.float32, copy=False)
+
+
 def search_queries(queries: Floats, kind: str, dim: int) -> Floats:
     """Queries as they search items of a kind: those of the items' own modality by their plain coordinates.
 

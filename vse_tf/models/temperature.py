@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import keras
 import tensorflow as tf
 
+from vse_tf.losses.nested import Nested
 from vse_tf.models.layer_types import LayerOptions
 
 
@@ -79,6 +80,7 @@ class LearnedTemperature(keras.layers.Layer):
         Raises:
             ValueError: the loss has no such argument.
         """
+        loss = loss.loss if isinstance(loss, Nested) else loss
         values = {"temperature": self.now} | ({} if self.bias is None else {"bias": self.bias_now})
         for name, value in values.items():
             if not hasattr(loss, name):

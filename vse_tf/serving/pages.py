@@ -20,8 +20,8 @@ from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.artifacts.versions import versions
 from vse_tf.errors import UserError, shell_path
 from vse_tf.evaluation.similarity import NonFiniteError
+from vse_tf.indexing.compact_search import default_search
 from vse_tf.indexing.relevance import MIN_RELEVANCE, Relevance
-from vse_tf.indexing.search import ExactSearch
 from vse_tf.models.mixing import Part, mix
 from vse_tf.pages.thumbnails import thumbnail_of_contents
 
@@ -119,7 +119,7 @@ class GalleryRoute:
         self.image_model = image_model
         self.full_paths = full_paths
         self.min_relevance = min_relevance
-        self._search = ExactSearch(index)
+        self._search = default_search(index)
         self._relevance = Relevance(index)
         self._pictures = {kind: lru_cache(maxsize=size)(partial(self._make, kind)) for kind, size in KEPT.items()}
         self._one_at_a_time = threading.Lock()
@@ -137,7 +137,7 @@ class GalleryRoute:
 
     def _facts(self) -> dict[str, Any]:
         models = {"text": self.text_model, "image": self.image_model}
-        facts = {"kind": self.index.kind, "count": self.index.count, "dim": self.index.dim}
+        facts = {"kind": self.index.kind, "count": self.index.count, "dim": self.index.model_dim}
         return {**facts, "min_relevance": self.min_relevance, "models": models}
 
     def _nearest(self, request: Request) -> Response:
@@ -176,13 +176,14 @@ class GalleryRoute:
         if "row" in asked:
             return Part(self.index.gather([asked["row"]])[0], self.index.kind, weight)
         vector = np.array(asked["vector"], np.float64)
-        if vector.shape != (self.index.dim,):
-            raise ValueError(f"vector has shape {vector.shape}; the gallery's have ({self.index.dim},)")
+        if vector.shape != (self.index.model_dim,):
+            raise ValueError(f"vector has shape {vector.shape}; the gallery's have ({self.index.model_dim},)")
         with np.errstate(over="ignore"):
             length = float(np.linalg.norm(vector))
         if not 0 < length < np.inf:
             raise NonFiniteError("query", 0, "has no direction" if length == 0 else "is not finite")
-        return Part((vector / length).astype(np.float32), asked.get("of", "captions"), weight, asked.get("known", True))
+        unit = self.index.fitted((vector / length).astype(np.float32)[None])[0]
+        return Part(unit, asked.get("of", "captions"), weight, asked.get("known", True))
 
     def _picture(self, kind: str, row: int) -> Response:
         try:

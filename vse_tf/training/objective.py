@@ -19,7 +19,7 @@ def make_loss(loss: LossSettings, iterations: keras.Variable, steps_per_epoch: i
         steps_per_epoch: optimizer steps in an epoch.
     """
     rise = round(loss.hardness_epochs * steps_per_epoch)
-    return losses.build(
+    objective = losses.build(
         loss.name,
         temperature=loss.temperature,
         bias=loss.bias,
@@ -29,6 +29,7 @@ def make_loss(loss: LossSettings, iterations: keras.Variable, steps_per_epoch: i
         hardest=loss.hardest,
         hardness=Hardness(iterations, rise) if rise else 1.0,
     )
+    return losses.Nested(objective, loss.nested_dims) if loss.nested_dims else objective
 
 
 def make_temperature(loss: LossSettings) -> LearnedTemperature | None:
