@@ -12,7 +12,7 @@ from tests.indexing.test_search import index_of, unit
 from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.errors import UserError
-from vse_tf.indexing.faiss import BACKENDS, FaissSearch, _queries, search_backend
+from vse_tf.indexing.faiss import BACKENDS, FaissSearch, recall_queries, search_backend
 from vse_tf.indexing.search import ExactSearch
 from vse_tf.models.folding import fold, search_queries
 
@@ -77,7 +77,7 @@ def test_corrected_vectors_are_searched_as_exact_search_does(tmp_path, kind):
             return np.take_along_axis(scores, rows, axis=1), rows
 
     of_others = fold(unit(rng.standard_normal((5, 6))), np.float32(rng.uniform(0, 0.9, 5)), other)
-    measured = _queries(index)
+    measured = recall_queries(index)
     assert (search_queries(measured, kind, 6) == measured).all(), "the recall is not that of corrected scores"
     for queries in (vectors[:5], of_others, measured):
         (rows, scores), (exact, exact_scores) = FaissSearch(index, Flat())(queries, 40), ExactSearch(index)(queries, 40)

@@ -113,7 +113,7 @@ class FaissSearch:
             known = read_json(own_file(self.index.folder, beside.name))["recall_at_10"]
             if 0 <= known <= 1:
                 return float(known)
-        measured = recall(self, ExactSearch(self.index), _queries(self.index))
+        measured = recall(self, ExactSearch(self.index), recall_queries(self.index))
         with contextlib.suppress(OSError):
             write_text(beside, json.dumps({"recall_at_10": measured}))
         return measured
@@ -166,7 +166,7 @@ def recall(search: Search, exact: Search, query: np.ndarray, k: int = 10) -> flo
     return float(np.mean(shares)) if shares else 1.0
 
 
-def _queries(index: Index) -> np.ndarray:
+def recall_queries(index: Index) -> np.ndarray:
     """Unit vectors between two random vectors of the index: similar to its vectors, but not in it.
 
     With a hubness correction they are queries of the other modality, whose hits are corrected.

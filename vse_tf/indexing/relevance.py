@@ -28,6 +28,7 @@ import numpy as np
 
 from vse_tf.artifacts.calibration import STEPS, Calibration
 from vse_tf.artifacts.index import Index
+from vse_tf.artifacts.index_base import IndexBase
 from vse_tf.evaluation.neighbours import Nearest
 from vse_tf.models.folding import Floats, search_queries
 from vse_tf.models.mixing import Of, Part, Query, mix
@@ -111,7 +112,7 @@ class Relevance:
         Relevance(index)(query, rows[0], scores[0])  # [0.93, 0.88, …]
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: IndexBase) -> None:
         self.index = index
 
     def __call__(self, query: Query, rows: np.ndarray, scores: np.ndarray) -> Floats | None:
@@ -126,21 +127,30 @@ class Relevance:
             float32 `(k,)` in 0..1, 0 for a query without a known word; None where the index is not calibrated for such
             queries.
         """
+        assert isinstance(self.index, Index)
+        return self.of_vectors(query, self.index.gather(rows), scores)
+
+    def of_vectors(self, query: Query, vectors: Floats, scores: np.ndarray) -> Floats | None:
+        """The relevance of hits by their vectors, float32 `(k, dim)`; otherwise as a call."""
         calibration = self.index.calibration
-        if calibration is None or query.of not in calibration.levels or not len(rows):
+        if calibration is None or query.of not in calibration.levels or not len(vectors):
             return None
         if not query.known:
             # All texts of unknown words have one vector, which may be near to anything.
-            return np.zeros(len(rows), np.float32)
-        values = scores - hubness(self.index.gather(rows), self._backgrounds[query.of])
+            return np.zeros(len(vectors), np.float32)
+        values = scores - hubness(vectors, self._backgrounds[query.of])
         return np.interp(values, calibration.levels[query.of], np.linspace(0, 1, STEPS)).astype(np.float32)
+
+    def own(self) -> Floats:
+        """The rows of the index that are background queries."""
+        assert isinstance(self.index, Index)
+        return self.index.gather(sample(self.index.count))
 
     @cached_property
     def _backgrounds(self) -> dict[Of, Floats]:
         index, calibration = self.index, self.index.calibration
         assert calibration is not None
-        own = index.gather(sample(index.count))
-        found = backgrounds(own, calibration.texts, index.kind, index.plain_dim)
+        found = backgrounds(self.own(), calibration.texts, index.kind, index.plain_dim)
         return {of: search_queries(queries, index.kind, index.plain_dim) for of, queries in found.items()}
 
 
