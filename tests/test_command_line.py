@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from vse_tf import __main__, check, embed, evaluate, export, pack, search, serve, train
+from vse_tf import __main__, check, embed, evaluate, export, pack, publish, search, serve, train
 from vse_tf.config import Settings
 from vse_tf.errors import UserError
 from vse_tf.help_text import values_in_words
@@ -22,6 +22,7 @@ MODULES = {
     "evaluate": evaluate,
     "pack": pack,
     "embed": embed,
+    "publish": publish,
     "search": search,
     "export": export,
     "serve": serve,

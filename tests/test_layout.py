@@ -27,11 +27,12 @@ LEVELS = [
     ["embedder"],
     ["evaluation"],
     ["indexing"],
+    ["stores"],
     ["pages"],
     ["exporting", "training", "serving"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-COMMANDS = {"__main__", "check", "train", "evaluate", "export", "pack", "embed", "search", "serve"}
+COMMANDS = {"__main__", "check", "train", "evaluate", "export", "pack", "embed", "publish", "search", "serve"}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
 
 

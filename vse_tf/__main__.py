@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "look for what is wrong with a data set",
     "pack": "write images and captions as tar shards",
     "embed": "embed a collection of images or captions into an index",
+    "publish": "fill a vector store with an index: Parquet, LanceDB, PostgreSQL",
     "search": "find items of an index by words or by an image",
     "export": "write a run as SavedModels for TensorFlow Serving",
     "serve": "serve exported models and a search page on this machine",

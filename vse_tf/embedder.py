@@ -18,7 +18,8 @@ from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.trained_model import StoredModel, TrainedModel
 from vse_tf.config import Settings
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.records import EncodedImages, FileImages, as_encoded
+from vse_tf.data.photo_images import PhotoImages
+from vse_tf.data.records import EncodedImages
 from vse_tf.display import phase_if
 from vse_tf.errors import tensorflow_reason
 from vse_tf.models.folding import EXTRA, Modality, plain
@@ -35,6 +36,7 @@ from vse_tf.preprocessing.image_inputs import (
     pixels,
     raise_unreadable,
 )
+from vse_tf.preprocessing.photo_formats import as_decodable
 
 # Batches of images that `encode_images` takes from a sequence at a time.
 AHEAD = 16
@@ -156,7 +158,7 @@ class Embedder(PlainEmbedder):
         Example:
             >>> vectors, rows = model.encode_files(["a.jpg", "cut.jpg"], BadImages("skip", 10**8))
         """
-        vectors, rows = self._encode_readable(as_encoded(paths), bad, batch_size, advance)
+        vectors, rows = self._encode_readable(PhotoImages(paths, self.view.max_pixels), bad, batch_size, advance)
         return self._corrected(vectors, "image"), rows
 
     def encode_texts(
@@ -230,7 +232,7 @@ class Embedder(PlainEmbedder):
         files = [number for number, image in enumerate(images) if is_path(image)] if self.view.size else []
         if files:
             bad = BadImages("skip", self.view.max_pixels, lambda problem: raise_unreadable(problem.where, problem.what))
-            paths = FileImages([os.fspath(images[i]) for i in files])
+            paths = PhotoImages([os.fspath(images[i]) for i in files], self.view.max_pixels)
             result[files] = self._encode_readable(paths, bad, size, advance)[0]
         others = sorted(set(range(len(images))) - set(files))
         for first in range(0, len(others), size):
@@ -248,7 +250,7 @@ class Embedder(PlainEmbedder):
         if contents is None:
             return self.view.of_pixels(tf.constant(pixels(image, name)), None)
         try:
-            return self.view.of_file(tf.constant(contents), None)
+            return self.view.of_file(tf.constant(as_decodable(contents, self.view.max_pixels)), None)
         except (tf.errors.OpError, ValueError) as error:
             raise ValueError(f"{name} cannot be decoded: {tensorflow_reason(error)}") from None
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jsonargparse import Namespace
 from jsonargparse.typing import ClosedUnitInterval
 
-from vse_tf.artifacts.index import Index
+from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.index_base import IndexBase
 from vse_tf.artifacts.index_paths import OutsideError
 from vse_tf.atomic import atomic_file, check_file
 from vse_tf.command_line import command_parser
@@ -20,7 +23,7 @@ from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command
 from vse_tf.files import file_errors
 from vse_tf.indexing.embedding import EmbeddingModel
-from vse_tf.indexing.embedding_models import UNKNOWN, model_of_index, unknown_texts
+from vse_tf.indexing.embedding_models import UNKNOWN, model_of_index, named_model, unknown_texts
 from vse_tf.indexing.faiss import BACKENDS, search_backend
 from vse_tf.indexing.items import read_queries
 from vse_tf.indexing.relevance import MIN_RELEVANCE, NOTHING, Relevance
@@ -28,6 +31,7 @@ from vse_tf.indexing.search import Hit, check_model, hits, hits_table
 from vse_tf.models.mixing import Part, Query, mix
 from vse_tf.pages.contact_sheet import contact_sheet, hits_picture
 from vse_tf.startup import starting_tensorflow
+from vse_tf.stores.address import TABLE, address_of, check_table
 
 PROG = "python -m vse_tf.search"
 EXAMPLES = (
@@ -50,17 +54,13 @@ def main(argv: list[str] | None = None) -> None:
     texts = read_queries(arguments.queries) if arguments.queries else [" ".join(arguments.query or [])]
     titles = [_title(text, image, arguments.without) for text in texts]
     with Phase("opening the index"):
-        index = Index.open(arguments.index, arguments.root)
-        model = model_of_index(index, arguments.run, arguments.models)
+        index, model, find = _opened(arguments)
         check_model(index, model.identity)
-        search = search_backend(arguments.backend, index, note=lambda line: say(line, sys.stderr))
     with starting_tensorflow():
         import tensorflow  # noqa: F401, PLC0415
     with Phase("searching"):
         queries, unknown = _queries(index, model, texts, arguments.image, arguments.without)
-        found = search(np.stack([query.vector for query in queries]), arguments.top_k)
-        relevance = Relevance(index).of_all(queries, *found)
-        results = [hits(index, *each) for each in zip(*found, relevance, strict=True)]
+        results = find(queries)
     for title, result in zip(titles, results, strict=True):
         best = result[0].relevance if result else None
         if best is not None and best < arguments.min_relevance:
@@ -82,17 +82,53 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(files.refused)} images are not shown; {files.reason}", file=sys.stderr)
 
 
+Find: TypeAlias = Callable[[Sequence[Query]], list[list[Hit]]]
+
+
+def _opened(arguments: Namespace) -> tuple[IndexBase, EmbeddingModel, Find]:
+    """The index, the model that made it, and what searches it."""
+    note = partial(say, file=sys.stderr)
+    address = address_of(arguments.index)
+    if address is None:
+        index = Index.open(arguments.index, arguments.root)
+        model = model_of_index(index, arguments.run, arguments.models)
+        search, relevance = search_backend(arguments.backend or "auto", index, note), Relevance(index)
+
+        def find(queries: Sequence[Query]) -> list[list[Hit]]:
+            found = search(np.stack([query.vector for query in queries]), arguments.top_k)
+            shares = relevance.of_all(queries, *found)
+            return [hits(index, *each) for each in zip(*found, shares, strict=True)]
+
+        return index, model, find
+    from vse_tf.stores.published import PublishedIndex  # noqa: PLC0415 (Arrow)
+
+    if arguments.backend not in (None, "exact"):
+        raise UserError(
+            f"--backend: {arguments.backend} searches an index's folder; a store takes exact, or its own index"
+        )
+    check_table(arguments.table)
+    published = PublishedIndex.open(address, arguments.table, arguments.root)
+    if published.about.recall is not None and arguments.backend is None:
+        note(f"approximate: recall@10 against exact search {published.about.recall:.3f}")
+    exact = arguments.backend == "exact"
+    return (
+        published,
+        named_model(arguments.run, arguments.models, published.model.get("checkpoint", "best")),
+        lambda queries: published.search(queries, arguments.top_k, exact),
+    )
+
+
 class _ImageFiles:
     """Returns the contents of a hit's image file; counts those that must not be opened.
 
     Attributes:
-        refused: rows of the images that must not be opened.
+        refused: the images that must not be opened.
         reason: why the first of them must not be opened.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: IndexBase) -> None:
         self.index = index
-        self.refused: set[int] = set()
+        self.refused: set[Item] = set()
         self.reason = ""
 
     def missing(self, found: Sequence[Hit]) -> list[Path]:
@@ -109,14 +145,17 @@ class _ImageFiles:
             return self.index.contents(hit.item)
         except OutsideError as error:
             self.reason = self.reason or f"{error.filename}: {error.strerror}"
-            self.refused.add(hit.row)
+            self.refused.add(hit.item)
             raise
 
 
 def _parse(argv: list[str]) -> Namespace:
     parser = command_parser(PROG, "Find items of an index by a text, an image, or both together.", examples=EXAMPLES)
     parser.add_argument("query", nargs="*", type=str, help="text to search for")
-    parser.add_argument("--index", type=str, required=True, help="folder written by python -m vse_tf.embed")
+    parser.add_argument("--index", type=str, required=True, help="folder written by python -m vse_tf.embed, or a store")
+    parser.add_argument(
+        "--table", type=str, default=TABLE, help="table of a store that python -m vse_tf.publish filled"
+    )
     parser.add_argument("--image", type=str | None, help="search for this image; with a text, for both together")
     parser.add_argument("--without", type=str | None, help="a text for what the items shall not show")
     parser.add_argument("--queries", type=str | None, help="search for each line of this text file")
@@ -136,9 +175,9 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--picture", type=str | None, help="write queries and hits to this PNG or JPEG file")
     parser.add_argument(
         "--backend",
-        choices=list(BACKENDS),
-        default="auto",
-        help="exact: by all vectors, not by compact ones first; faiss-…: approximate, [faiss]",
+        type=Literal[BACKENDS] | None,
+        help="exact: by all vectors, not by compact ones first; faiss-…: approximate, [faiss] (default: auto; of a "
+        "store, its index if it has one)",
     )
     arguments = parser.parse_args(argv)
     text = " ".join(arguments.query or []).strip()
@@ -162,7 +201,7 @@ def _title(text: str, image: Path | None, without: str | None) -> str:
 
 
 def _queries(
-    index: Index, model: EmbeddingModel, texts: list[str], image: str | None, without: str | None
+    index: IndexBase, model: EmbeddingModel, texts: list[str], image: str | None, without: str | None
 ) -> tuple[list[Query], list[str]]:
     """A query for each text, and the texts without a word of the vocabulary."""
     always = []

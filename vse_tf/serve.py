@@ -111,13 +111,15 @@ def _serve(arguments: Namespace) -> None:
         )
     from vse_tf.serving.http import make_app, make_server  # noqa: PLC0415
     from vse_tf.serving.pages import GalleryRoute, page_route  # noqa: PLC0415
+    from vse_tf.serving.photos import PhotoRoute  # noqa: PLC0415
     from vse_tf.serving.registry import Registry  # noqa: PLC0415
     from vse_tf.serving.rest import RestApi  # noqa: PLC0415
 
     registry = Registry(lambda: _models(arguments), _load_version, say)
     limit = arguments.max_body_bytes
     routes: list[Route] = []
-    app = make_app(RestApi(registry), limit, routes, names)
+    api = RestApi(registry)
+    app = make_app(api, limit, routes, names)
     server = make_server(app, arguments.host, arguments.port, arguments.workers, limit, arguments.timeout)
     try:
         # The port is taken, but nothing is accepted before the first versions answer: as the real server has it.
@@ -131,7 +133,7 @@ def _serve(arguments: Namespace) -> None:
             raise UserError(f"no model could be loaded: {'; '.join(registry.problems())}")
         if index is not None:
             gallery = GalleryRoute(index, full_paths=local, min_relevance=arguments.min_relevance)
-            routes += [page_route, gallery]
+            routes += [page_route, PhotoRoute(api, gallery.image_model, limit), gallery]
         address = f"http://{arguments.host}:{server.effective_port}"
         if run is not None:
             say(f"{address}/v1/models/text_tower:predict and {address}/v1/models/image_tower:predict")

@@ -8,6 +8,7 @@ from PIL import Image
 from vse_tf.data.records import Problem
 from vse_tf.indexing.image_files import OTHER_SUFFIXES, SUFFIXES, refused_file
 from vse_tf.indexing.items import Item, image_items
+from vse_tf.preprocessing import photo_formats
 from vse_tf.preprocessing.image_headers import format_of
 
 HEIC, AVIF = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"\0\0\0\x1cftypavif\0\0\0\0"
@@ -33,11 +34,8 @@ def test_a_readable_image_is_embedded_whatever_its_suffix(folder, suffix):
 @pytest.mark.parametrize(
     ("name", "contents", "kind"),
     [
-        ("IMG_1.HEIC", HEIC, "HEIC"),
-        ("no suffix", HEIC, "HEIC"),
-        ("a.avif", AVIF, "AVIF"),
-        ("scan.tif", b"II*\0" + bytes(20), "TIFF"),
-        ("scan", b"MM\0*" + bytes(20), "TIFF"),
+        ("a.psd", b"8BPS" + bytes(20), "Photoshop"),
+        ("a.NEF", b"MM\0*" + bytes(20), "raw camera"),
         ("a.jp2", b"\0\0\0\x0cjP  \r\n", "JPEG 2000"),
         ("a.jxl", b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
     ],
@@ -50,6 +48,27 @@ def test_an_image_that_is_not_read_is_listed_with_a_command(folder, name, conten
     program, source, target = shlex.split(problem.what.split("convert it: ")[1])
     assert (program, source) == ("magick", str(folder / name))
     assert target.startswith(str(folder)) and target.endswith((".png", ".jpg"))
+
+
+PHOTOS = [
+    ("IMG_1.HEIC", HEIC, "HEIC"),
+    ("no suffix", HEIC, "HEIC"),
+    ("a.avif", AVIF, "AVIF"),
+    ("scan.tif", b"II*\0" + bytes(20), "TIFF"),
+    ("scan", b"MM\0*" + bytes(20), "TIFF"),
+]
+
+
+@pytest.mark.parametrize(("name", "contents", "kind"), PHOTOS)
+def test_a_photo_is_embedded_with_the_extra_only(folder, name, contents, kind, monkeypatch):
+    (folder / name).write_bytes(contents)
+    monkeypatch.setattr(photo_formats, "find_spec", lambda name: object())
+    assert name in [item.id for item in image_items(folder) if isinstance(item, Item)]
+    monkeypatch.setattr(photo_formats, "find_spec", lambda name: None)
+    (problem,) = [item for item in image_items(folder) if isinstance(item, Problem)]
+    told, _, command = problem.what.partition("convert it: ")
+    assert told == f"a {kind} image, which is not read; pip install 'vse_tf[photos]' reads it, or "
+    assert shlex.split(command)[:2] == ["magick", str(folder / name)]
 
 
 def test_other_files_are_counted_and_broken_ones_listed(folder):

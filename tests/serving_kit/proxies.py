@@ -55,7 +55,7 @@ def configuration(folder: Path, upstream: int, port: int) -> str:
     (target,) = volumes(service)
     text = (KIT / volumes(service)[target] / Path(service["command"][at]).relative_to(target)).read_text("utf-8")
     for old, new in (
-        ("server model_server:8501;", f"server 127.0.0.1:{upstream};"),
+        ("server model-server:8501;", f"server 127.0.0.1:{upstream};"),
         ("listen 8501;", f"listen 127.0.0.1:{port};"),
         (" /tmp/", f" {folder}/"),
         (f" {target}/", f" {KIT}/"),

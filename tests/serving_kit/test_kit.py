@@ -71,7 +71,7 @@ def test_monitoring_is_on():
 
 def test_compose_shows_the_proxy_only():
     services = compose()["services"]
-    server, proxy = services["model_server"], services["proxy"]
+    server, proxy = services["model-server"], services["proxy"]
     assert "ports" not in server
     assert server["networks"] == ["inside"]
     assert compose()["networks"]["inside"]["internal"] is True
@@ -98,7 +98,7 @@ def test_compose_mounts_folders_with_all_that_is_named():
 
 
 def test_the_model_server_knows_its_options():
-    options = dict(each.removeprefix("--").split("=") for each in compose()["services"]["model_server"]["command"])
+    options = dict(each.removeprefix("--").split("=") for each in compose()["services"]["model-server"]["command"])
     assert options.keys() == OPTIONS
     # Each request waits in a thread of its own, so these bound how many are joined: 4 per core unless it is set.
     assert int(options["rest_api_num_threads"]) >= 64

@@ -7,10 +7,8 @@ Compact vectors may accompany the float32 ones or, where these are gone, take th
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,76 +17,21 @@ import numpy as np
 
 from vse_tf.artifacts.calibration import Calibration
 from vse_tf.artifacts.compact import Compact
-from vse_tf.artifacts.index_manifest import AGAIN, NAME_CHARACTERS, Kind, read_manifest
+from vse_tf.artifacts.index_base import ITEM_BYTES, LINE_BYTES, IndexBase, Item
+from vse_tf.artifacts.index_manifest import AGAIN, Kind, read_manifest
 from vse_tf.artifacts.index_paths import ImageRoot, own_file
 from vse_tf.artifacts.shards import Shard, by_shard, map_shard
-from vse_tf.data.sources.files import problem_of_text
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, sha256_of
 from vse_tf.models.folding import Floats, truncated
-from vse_tf.preprocessing.image_limits import MAX_BYTES
+
+__all__ = ["ITEMS", "ITEM_BYTES", "LINE_BYTES", "Index", "Item", "Shard", "map_shard"]
 
 ITEMS = "items.jsonl"
-# Limit for a caption or a path in a text file; in JSON a character takes at most six times its bytes.
-LINE_BYTES = 2**20
-ITEM_BYTES = 8 * LINE_BYTES
 _CHUNK = 2**24
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """The image or caption of a row of the index.
-
-    Args:
-        id: its name in the collection: an image's path below the image folder, a caption's line number.
-        path: of an image, relative to the index's `root`.
-        caption: of a caption, the text.
-        size: bytes of the image file when it was embedded.
-        mtime_ns: its modification time then, in nanoseconds.
-        offset: of an image in a tar shard, whose path is then `path`, its first byte; `size` are its own bytes.
-    """
-
-    id: str
-    path: str | None = None
-    caption: str | None = None
-    size: int | None = None
-    mtime_ns: int | None = None
-    offset: int | None = None
-
-    @property
-    def line(self) -> str:
-        """The item as a line of items.jsonl."""
-        every = {key: getattr(self, key) for key in self.__slots__}
-        values = {key: value for key, value in every.items() if value is not None}
-        return json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-    @classmethod
-    def of_line(cls, line: bytes | str) -> Item:
-        """The item of a line; unknown keys are ignored.
-
-        Raises:
-            ValueError: the line holds no item.
-        """
-        if len(line) > ITEM_BYTES:
-            raise ValueError(f"not an item: {len(line)} bytes, more than the limit of {ITEM_BYTES}")
-        values = json.loads(line)
-        if not isinstance(values, dict) or not isinstance(values.get("id"), str):
-            raise ValueError("not an item: a JSON object with a string under id is expected")
-        known: dict[str, Any] = {key: values.get(key) for key in cls.__slots__}
-        for key in ("id", "path", "caption"):
-            if not isinstance(known[key], str | None):
-                raise ValueError(f"not an item: {key} is not a string")
-            if problem := problem_of_text(known[key] or ""):
-                raise ValueError(f"not an item: {key} is {problem}")
-            if key != "caption" and len(known[key] or "") > NAME_CHARACTERS:
-                raise ValueError(f"not an item: {key} has more than {NAME_CHARACTERS} characters")
-        for key in ("size", "mtime_ns", "offset"):
-            if not (known[key] is None or type(known[key]) is int):
-                raise ValueError(f"not an item: {key} is not an integer")
-        return cls(**known)
-
-
-class Index:
+class Index(IndexBase):
     """An index, opened for reading. Vectors are memory-mapped, items are read when they are requested.
 
     Args:
@@ -124,6 +67,7 @@ class Index:
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], root: str | Path | None = None) -> None:
         self.folder = folder
+        self.source = str(folder)
         self.kind: Kind = manifest["kind"]
         self.model_dim = self.dim = int(manifest["dim"])
         self._model_plain_dim = self.plain_dim = int(manifest.get("plain_dim", self.dim))
@@ -257,39 +201,6 @@ class Index:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
-    @property
-    def root(self) -> str | None:
-        """The image folder; None if neither the index nor the user names it."""
-        return self.image_root.root
-
-    def path(self, item: Item) -> Path:
-        """The path of an item's image, for messages.
-
-        Raises:
-            ValueError: the item is a caption.
-        """
-        return self.image_root.path(_image_path(item))
-
-    def image(self, item: Item) -> Path:
-        """The path of an item's image, to open it.
-
-        Raises:
-            OutsideError: it is outside of the folders that may be read; see `ImageRoot`.
-            ValueError: the item is a caption.
-        """
-        return self.image_root.file(_image_path(item))
-
-    def contents(self, item: Item) -> bytes:
-        """The contents of an item's image file, or of the part of a shard that the image is.
-
-        Raises:
-            OSError: as `image`, or they cannot be read.
-            ValueError: the item is a caption.
-        """
-        with open_regular(self.image(item), None if item.offset is not None else MAX_BYTES) as file:
-            file.seek(max(0, item.offset or 0))
-            return file.read(MAX_BYTES if item.offset is None else max(0, min(item.size or 0, MAX_BYTES)))
-
     def verify(self) -> None:
         """Compare all files with the manifest's hashes.
 
@@ -343,9 +254,3 @@ class Index:
         if lines != self.count:
             found = f"{lines} lines" if lines >= 0 else "a truncated last line"
             raise UserError(f"{self.folder / ITEMS}: {found} where the manifest counts {self.count} rows; {AGAIN}")
-
-
-def _image_path(item: Item) -> str:
-    if item.path is None:
-        raise ValueError(f"item {item.id} has no path: it is a caption")
-    return item.path

@@ -18,7 +18,7 @@ from vse_tf.display import phase_if
 from vse_tf.errors import tensorflow_reason
 from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.image_limits import BYTES, MAX_BYTES, NOT_AN_IMAGE, RefusedImageError, above_limit
+from vse_tf.preprocessing.image_limits import BYTES, MAX_BYTES, NOT_AN_IMAGE, PHOTO, RefusedImageError, above_limit
 
 # Enough for the header of nearly every image; if it is not, the complete file is read.
 HEADER_BYTES = 65536
@@ -219,7 +219,7 @@ def read_image_header(file: BinaryIO, size: int, complete: bool = False) -> tupl
             header = read_header(contents)
         except RefusedImageError as error:
             # Metadata of a camera can push the frame header of a JPEG behind the first part.
-            if len(contents) >= size or error.code == NOT_AN_IMAGE:
+            if len(contents) >= size or error.code in (NOT_AN_IMAGE, PHOTO):
                 raise
             header = None
         if header is None or not header.complete or complete:

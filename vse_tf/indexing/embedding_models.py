@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -19,11 +19,13 @@ from vse_tf.artifacts.index_paths import absolute
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.artifacts.versions import versions
 from vse_tf.config import OnBad
-from vse_tf.data.records import EncodedImages, Problem, as_encoded, unreadable
+from vse_tf.data.photo_images import PhotoImages
+from vse_tf.data.records import EncodedImages, Problem, unreadable
 from vse_tf.data.sources.files import short_repr
 from vse_tf.display import part
 from vse_tf.errors import UserError, shell_path
 from vse_tf.indexing.embedding import EmbeddingModel
+from vse_tf.preprocessing.image_limits import SERVED_PIXELS
 from vse_tf.quiet import quiet
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from vse_tf.embedder import Embedder
 
     Signature = Callable[..., Mapping[str, tf.Tensor]]
+
+# The contents of a file, or why they cannot be read.
+Read: TypeAlias = bytes | OSError | ValueError
 
 BATCH = 64
 # A batch is cut short when its files exceed this size together.
@@ -135,6 +140,7 @@ class ExportedModel:
         }
         inputs = manifests["image_tower"]["signatures"]["serving_default"]["inputs"]
         self._takes_images = "image_bytes" in inputs
+        self.max_pixels: int = manifests["image_tower"].get("image", {}).get("max_pixels", SERVED_PIXELS)
 
     def __reduce__(self) -> tuple[type[ExportedModel], tuple[Path, int]]:
         return type(self), (self.models, self.batch_size)
@@ -146,7 +152,7 @@ class ExportedModel:
         if not self._takes_images:
             raise UserError("this model takes precomputed features, not image files")
         vectors, positions, problems = [np.zeros([0, self.dim], np.float32)], [np.zeros([0], np.int64)], []
-        images = as_encoded(paths)
+        images = PhotoImages(paths, self.max_pixels)
         for start, contents in _read_ahead(images, self.batch_size):
             encoded, readable, reasons = self._encode_images(contents)
             for position, reason in reasons.items():
@@ -181,11 +187,11 @@ class ExportedModel:
             vectors.append(self._text_tower(text=batch)["embedding"].numpy())
         return np.concatenate(vectors)
 
-    def _encode_images(self, contents: list[bytes | OSError]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    def _encode_images(self, contents: list[Read]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """Vectors and positions of the readable images, and by position why the others are not."""
         import tensorflow as tf  # noqa: PLC0415
 
-        reasons = {position: unreadable(each) for position, each in enumerate(contents) if isinstance(each, OSError)}
+        reasons = {position: _reason(each) for position, each in enumerate(contents) if isinstance(each, Exception)}
         while rest := [position for position in range(len(contents)) if position not in reasons]:
             try:
                 outputs = self._image_tower(image_bytes=tf.constant([contents[i] for i in rest], tf.string))
@@ -217,6 +223,10 @@ class ExportedModel:
         return signature
 
 
+def _reason(error: Exception) -> str:
+    return unreadable(error) if isinstance(error, OSError) else f"undecodable: {error}"
+
+
 def _newest_version(model: Path) -> Path:
     numbers = versions(model)
     if not numbers:
@@ -224,16 +234,16 @@ def _newest_version(model: Path) -> Path:
     return model / str(numbers[-1])
 
 
-def _read_ahead(images: EncodedImages, size: int) -> Iterator[tuple[int, list[bytes | OSError]]]:
+def _read_ahead(images: EncodedImages, size: int) -> Iterator[tuple[int, list[Read]]]:
     """Batches of file contents, or of the errors on reading, with their start; a thread reads the next batch."""
 
-    def read(row: int) -> bytes | OSError:
+    def read(row: int) -> Read:
         try:
             return images.read(row)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return error
 
-    def read_batch(start: int) -> list[bytes | OSError]:
+    def read_batch(start: int) -> list[Read]:
         batch, total = [], 0
         for row in range(start, min(start + size, len(images))):
             batch.append(contents := read(row))

@@ -6,30 +6,30 @@ from pathlib import PurePath
 
 from vse_tf.errors import shell_path
 from vse_tf.files import open_regular
-from vse_tf.preprocessing.image_headers import format_of
+from vse_tf.preprocessing.image_headers import format_of, photo_kind
+from vse_tf.preprocessing.photo_formats import INSTALL, photos_are_read
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+# Raw files of cameras, of which some begin as a TIFF that holds a small preview.
+RAW_SUFFIXES = (".dng", ".cr2", ".nef", ".arw")
 # Suffixes of images in formats that are not read, or in formats that are, under other names.
 OTHER_SUFFIXES = (
     *(".jfif", ".jpe", ".jif", ".jpg_large", ".jpg_orig", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".j2k"),
-    *(".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw", ".svg", ".ico", ".tga", ".ppm", ".pgm", ".pnm"),
+    *(".jxl", ".psd", ".svg", ".ico", ".tga", ".ppm", ".pgm", ".pnm"),
+    *RAW_SUFFIXES,
 )
 # First bytes of formats that are not read.
 _OTHER_FORMATS = {
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"8BPS": "Photoshop",
 }
-# Brands of ISO media files, at byte 8.
-_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
 _START = 32
 
 
 def refused_file(path: str) -> str | None:
-    """Why a file whose suffix is not one of `SUFFIXES` is not embedded.
+    """Why a file whose suffix is not one of `SUFFIXES` is not embedded; the extra `photos` reads some more.
 
     Args:
         path: the file; its first bytes are read.
@@ -44,22 +44,26 @@ def refused_file(path: str) -> str | None:
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     path = f"{folder}/scan.tif"
+        ...     path = f"{folder}/scan.psd"
         ...     with open(path, "wb") as file:
-        ...         _ = file.write(b"II*\\0")
+        ...         _ = file.write(b"8BPS")
         ...     refused_file(path)
-        'a TIFF image, which is not read; convert it: magick .../scan.tif .../scan.png'
+        'a Photoshop image, which is not read; convert it: magick .../scan.psd .../scan.jpg'
     """
     with open_regular(path) as file:
         start = file.read(_START)
     if format_of(start):
         return None
-    kind = next((name for magic, name in _OTHER_FORMATS.items() if start.startswith(magic)), "")
-    if start[4:8] == b"ftyp":
-        kind = _BRANDS.get(start[8:12], "")
-    if kind:
+    raw = path.lower().endswith(RAW_SUFFIXES)
+    photo = "" if raw else photo_kind(start)
+    if photo and photos_are_read():
+        return None
+    kind = photo or next((name for magic, name in _OTHER_FORMATS.items() if start.startswith(magic)), "")
+    if kind or raw:
         target = PurePath(path).with_suffix(".png" if kind == "TIFF" else ".jpg")
-        return f"a {kind} image, which is not read; convert it: magick {shell_path(path)} {shell_path(target)}"
+        extra = f"{INSTALL} reads it, or " if photo else ""
+        command = f"magick {shell_path(path)} {shell_path(target)}"
+        return f"a {kind or 'raw camera'} image, which is not read; {extra}convert it: {command}"
     if path.lower().endswith(OTHER_SUFFIXES):
         return "not a JPEG, PNG, GIF, BMP or WebP image; convert it to one of them"
     return ""

@@ -28,6 +28,7 @@ import numpy as np
 
 from vse_tf.artifacts.calibration import STEPS, Calibration
 from vse_tf.artifacts.index import Index
+from vse_tf.artifacts.index_base import IndexBase
 from vse_tf.evaluation.neighbours import Nearest
 from vse_tf.models.folding import Floats, search_queries
 from vse_tf.models.mixing import Of, Part, Query, mix
@@ -112,7 +113,7 @@ class Relevance:
         Relevance(index)(query, rows[0], scores[0])  # [0.93, 0.88, …]
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: IndexBase) -> None:
         self.index = index
 
     def __call__(self, query: Query, rows: np.ndarray, scores: np.ndarray) -> Floats | None:
@@ -144,6 +145,7 @@ class Relevance:
         calibration = self.index.calibration
         if calibration is None or not rows.shape[1]:
             return found
+        assert isinstance(self.index, Index)
         for start in range(0, len(queries), BATCH):
             part = range(start, min(start + BATCH, len(queries)))
             for of in sorted({queries[number].of for number in part} & calibration.levels.keys()):
@@ -157,12 +159,27 @@ class Relevance:
                     found[number] = share if queries[number].known else np.zeros_like(share)
         return found
 
+    def of_vectors(self, query: Query, vectors: Floats, scores: np.ndarray) -> Floats | None:
+        """The relevance of hits by their vectors, float32 `(k, dim)`; otherwise as a call."""
+        calibration = self.index.calibration
+        if calibration is None or query.of not in calibration.levels or not len(vectors):
+            return None
+        if not query.known:
+            # All texts of unknown words have one vector, which may be near to anything.
+            return np.zeros(len(vectors), np.float32)
+        values = scores - hubness(vectors, self._backgrounds[query.of])
+        return np.interp(values, calibration.levels[query.of], np.linspace(0, 1, STEPS)).astype(np.float32)
+
+    def own(self) -> Floats:
+        """The rows of the index that are background queries."""
+        assert isinstance(self.index, Index)
+        return self.index.gather(sample(self.index.count))
+
     @cached_property
     def _backgrounds(self) -> dict[Of, Floats]:
         index, calibration = self.index, self.index.calibration
         assert calibration is not None
-        own = index.gather(sample(index.count))
-        found = backgrounds(own, calibration.texts, index.kind, index.plain_dim)
+        found = backgrounds(self.own(), calibration.texts, index.kind, index.plain_dim)
         return {of: search_queries(queries, index.kind, index.plain_dim) for of, queries in found.items()}
 
 

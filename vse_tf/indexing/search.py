@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from vse_tf.artifacts.index import Index, Item
+from vse_tf.artifacts.index_base import IndexBase
 from vse_tf.data.sources.files import short_repr
 from vse_tf.errors import UserError
 from vse_tf.evaluation.neighbours import Nearest
@@ -23,7 +24,7 @@ class Hit:
 
     Args:
         rank: rank of the hit, 1 for the best.
-        row: row in the index.
+        row: row in the index; None in a store.
         score: dot product with the query: their cosine, unless the model has a hubness correction and the query and the
             item are of different modalities (see `vse_tf.models.hubness`).
         item: item of the row.
@@ -33,7 +34,7 @@ class Hit:
     """
 
     rank: int
-    row: int
+    row: int | None
     score: float
     item: Item
     path: Path | None = None
@@ -128,15 +129,27 @@ def hits(
     Raises:
         UserError: items.jsonl is damaged.
     """
-    known = [None] * len(rows) if relevance is None else [round(float(value), 4) for value in relevance]
-    results = zip(rows, scores, index.items(rows), known, strict=True)
+    return hits_of(index, index.items(rows), scores, relevance, rows)
+
+
+def hits_of(
+    index: IndexBase,
+    items: Sequence[Item],
+    scores: Sequence[float] | np.ndarray,
+    relevance: Sequence[float] | np.ndarray | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
+) -> list[Hit]:
+    """The hits of one query by their items; otherwise as `hits`."""
+    known = [None] * len(items) if relevance is None else [round(float(value), 4) for value in relevance]
+    numbers = [None] * len(items) if rows is None else [int(row) for row in rows]
+    results = zip(numbers, scores, items, known, strict=True)
     return [
-        Hit(rank, int(row), float(score), item, None if item.path is None else index.path(item), value)
+        Hit(rank, row, float(score), item, None if item.path is None else index.path(item), value)
         for rank, (row, score, item, value) in enumerate(results, 1)
     ]
 
 
-def check_model(index: Index, identity: Mapping[str, str]) -> None:
+def check_model(index: IndexBase, identity: Mapping[str, str]) -> None:
     """Refuse a model other than the one that made the index.
 
     Args:
@@ -149,7 +162,7 @@ def check_model(index: Index, identity: Mapping[str, str]) -> None:
     if index.model.get("id") != identity["id"]:
         made = short_repr(index.model.get("path") or index.model.get("name") or "an unknown model")
         raise UserError(
-            f"{index.folder}: its vectors were made by {made} as it was then, not by {identity['path']} as it is now; "
+            f"{index.source}: its vectors were made by {made} as it was then, not by {identity['path']} as it is now; "
             "embed again, or name the model that made it"
         )
 

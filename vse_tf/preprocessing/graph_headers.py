@@ -26,7 +26,7 @@ from vse_tf.preprocessing.graph_bytes import (
     walk,
 )
 from vse_tf.preprocessing.graph_jpeg import EXIF_PREFIX, jpeg, plain_jpeg, scanned
-from vse_tf.preprocessing.image_headers import BMP_MASKS, MAGIC, TEXT_CHUNKS
+from vse_tf.preprocessing.image_headers import BMP_MASKS, MAGIC, PHOTO_BRANDS, TEXT_CHUNKS, TIFF_MAGIC
 from vse_tf.preprocessing.image_limits import (
     ANIMATED_WEBP,
     BROKEN,
@@ -40,6 +40,7 @@ from vse_tf.preprocessing.image_limits import (
     MAX_PIXEL_BYTES,
     MAX_TEXTS,
     NOT_AN_IMAGE,
+    PHOTO,
     REASONS,
     RUN_BYTES,
     RUN_CHUNKS,
@@ -155,7 +156,7 @@ def _any(contents: tf.Tensor) -> tf.Tensor:
     """The header of any file."""
     start = read_bytes(contents, 0, _MAGIC_BYTES.shape[1])
     kind = first_true(tf.reduce_all((start == _MAGIC_BYTES) | (_MAGIC_BYTES < 0), axis=1))
-    walks = [jpeg, _png, _gif, _bmp, _webp, lambda _: facts(NOT_AN_IMAGE), _too_long]
+    walks = [jpeg, _png, _gif, _bmp, _webp, _no_image, _too_long]
     which = tf.where(byte_count(contents) > MAX_BYTES, tf.constant(len(walks) - 1, tf.int64), kind)
     branches = [lambda walk=walk: walk(contents) for walk in walks]
     found = tf.ensure_shape(tf.switch_case(tf.cast(which, tf.int32), branches), [12])
@@ -187,6 +188,13 @@ def _code(*rules: tuple[tf.Tensor, int]) -> tf.Tensor:
     for holds, number in reversed(rules):
         code = tf.where(holds, tf.constant(number, tf.int64), code)
     return code
+
+
+def _no_image(contents: tf.Tensor) -> tf.Tensor:
+    start = read_bytes(contents, 0, 12)
+    tiff = [equals(start[:4], magic) for magic in TIFF_MAGIC]
+    photo = equals(start[4:8], b"ftyp") & tf.reduce_any([equals(start[8:], brand) for brand in PHOTO_BRANDS])
+    return facts(_code((tf.reduce_any(tiff) | photo, PHOTO), (tf.constant(True), NOT_AN_IMAGE)))
 
 
 def _too_long(contents: tf.Tensor) -> tf.Tensor:

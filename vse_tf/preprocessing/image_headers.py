@@ -25,6 +25,7 @@ from vse_tf.preprocessing.image_limits import (
     MAX_SCANS,
     MAX_TEXTS,
     NOT_AN_IMAGE,
+    PHOTO,
     RUN_BYTES,
     RUN_CHUNKS,
     SCANS,
@@ -36,6 +37,10 @@ from vse_tf.preprocessing.image_limits import (
 
 # First bytes of each format, in the order of FORMATS; a "." stands for any byte.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8.a", b"BM", b"RIFF....WEBP")
+# First bytes of images that only the extra `photos` reads: TIFF, and the brands of ISO media files at byte 8.
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PHOTO_BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
+PHOTO_BRANDS |= {b"avif": "AVIF", b"avis": "AVIF"}
 BMP_MASKS = struct.pack("<3I", 0x00FF0000, 0x0000FF00, 0x000000FF)
 # JPEG: frames whose pixels may be in one scan, and the two markers that are searched behind the frame header.
 SEQUENTIAL = (0xC0, 0xC1, 0xC9)
@@ -79,6 +84,18 @@ def format_of(contents: bytes) -> str:
     return next((name for name, magic in zip(FORMATS, MAGIC, strict=True) if _starts(contents, magic)), "")
 
 
+def photo_kind(contents: bytes) -> str:
+    """`HEIC`, `AVIF` or `TIFF` if the first bytes of a file announce one of these; empty for any other file.
+
+    Example:
+        >>> photo_kind(b"\\0\\0\\0\\x18ftypheic")
+        'HEIC'
+    """
+    if contents[4:8] == b"ftyp":
+        return PHOTO_BRANDS.get(bytes(contents[8:12]), "")
+    return "TIFF" if contents[:4] in TIFF_MAGIC else ""
+
+
 def read_header(contents: bytes) -> Header:
     """Format and size of an image file, without decoding it; the limits of `image_limits` are applied.
 
@@ -105,7 +122,7 @@ def read_header(contents: bytes) -> Header:
         raise RefusedImageError(BYTES, len(contents))
     name = format_of(contents)
     if not name:
-        raise RefusedImageError(NOT_AN_IMAGE)
+        raise RefusedImageError(PHOTO if photo_kind(contents) else NOT_AN_IMAGE)
     try:
         found = _READERS[name](contents)
     except (IndexError, struct.error):

@@ -53,7 +53,8 @@ def is_path(image: object) -> bool:
 def encoded_bytes(image: Any) -> bytes | None:
     """An image as the bytes of an image file; None if it is an array.
 
-    A PIL image becomes a PNG, so that transparency and orientation are handled as they are for files.
+    A PIL image becomes a BMP, or a PNG if it has transparency or another mode than RGB, so that these and the
+    orientation are handled as they are for files.
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
@@ -63,7 +64,10 @@ def encoded_bytes(image: Any) -> bytes | None:
     if upright.mode not in _PNG_MODES:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     file = io.BytesIO()
-    upright.save(file, "PNG", compress_level=1)
+    if upright.mode == "RGB" and not upright.has_transparency_data:
+        upright.save(file, "BMP")  # nothing to compress, and to unpack again
+    else:
+        upright.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

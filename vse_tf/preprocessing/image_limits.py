@@ -34,6 +34,7 @@ MAX_COUNT = 2**16
 
 NOT_AN_IMAGE, BROKEN, ANIMATED_WEBP, UNREAD_BMP = 1, 2, 3, 4
 BYTES, SCANS, TEXTS, CHUNKS, EXCESS = 5, 6, 7, 8, 9
+PHOTO = 10
 # The messages of these begin with the number that was found.
 COUNTED = (BYTES, SCANS, TEXTS, EXCESS)
 REASONS = (
@@ -47,6 +48,7 @@ REASONS = (
     f"compressed texts and profiles, at most {MAX_TEXTS}",
     f"more than {MAX_CHUNKS} chunks of different sizes",
     f"bytes of pixel data, at most {MAX_PIXEL_BYTES} per pixel and {SPARE_BYTES}",
+    "a HEIC, AVIF or TIFF image: convert it with magick photo.heic photo.jpg",
 )
 TOO_LARGE = "the header announces more pixels than data.max_pixels allows"
 

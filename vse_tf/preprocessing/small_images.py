@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from vse_tf.preprocessing.image_headers import read_header
 from vse_tf.preprocessing.image_limits import above_limit
+from vse_tf.preprocessing.photo_formats import as_decodable
 
 
 def small_image(contents: bytes, side: int, max_pixels: int) -> Image.Image:
@@ -26,6 +27,7 @@ def small_image(contents: bytes, side: int, max_pixels: int) -> Image.Image:
         OSError: Pillow cannot read it.
         ValueError: not an image, one that is too large, or a damaged one.
     """
+    contents = as_decodable(contents, max_pixels)
     header = read_header(contents)
     if problem := above_limit(header.width, header.height, header.scans, max_pixels):
         raise ValueError(problem)

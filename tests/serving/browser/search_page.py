@@ -11,7 +11,11 @@ import numpy as np
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
+from vse_tf.preprocessing.image_headers import photo_kind
+from vse_tf.preprocessing.image_limits import PHOTO, REASONS
 from vse_tf.serving.pages import GalleryRoute, page_route
+from vse_tf.serving.photos import PhotoRoute
+from vse_tf.serving.rest import RestApi
 
 DIM = 8
 COUNT = 60
@@ -38,15 +42,34 @@ def predict(request):
     (instance,) = json.loads(request.get_data())["instances"]
     image = "image_tower" in request.path
     contents = base64.b64decode(instance["b64"]) if image else instance.encode()
+    if photo_kind(contents):
+        return Response(json.dumps({"error": f"image_bytes[0]: {REASONS[PHOTO]}"}), 400)
     if contents in REFUSED:
         return Response(json.dumps({"error": REFUSED[contents]}), 400, content_type="application/json")
     return Response(json.dumps({"predictions": [vector_of(contents).tolist()]}), content_type="application/json")
 
 
+class Registry:
+    """One model, whose vectors are those of `predict`."""
+
+    def find(self, name):
+        assert name == "image_tower"
+        return self
+
+    def run(self, signature, arrays):
+        (contents,) = arrays["image_bytes"]
+        return {"embedding": vector_of(contents)[None]}
+
+
 @contextlib.contextmanager
 def serving(index):
     """The page of an index, and its address."""
-    routes = [predict, page_route, GalleryRoute(index, full_paths=True)]
+    routes = [
+        predict,
+        page_route,
+        PhotoRoute(RestApi(Registry()), "image_tower", 10**7),
+        GalleryRoute(index, full_paths=True),
+    ]
 
     @Request.application
     def app(request):

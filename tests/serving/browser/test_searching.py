@@ -1,8 +1,10 @@
 """Searching on the page in headless Chromium: what is shown, and what is not shown any more."""
 
 import base64
+import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.serving.browser.search_page import (
@@ -21,6 +23,8 @@ from tests.serving.browser.search_page import (
 from tests.serving.servers import until
 from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
+from vse_tf.preprocessing import photo_formats
+from vse_tf.preprocessing.photo_formats import as_decodable
 
 
 def test_a_text_shows_images_with_scores_best_first(page, images):
@@ -248,3 +252,27 @@ def test_a_model_that_is_loading_is_waited_for(page, images):
     page.set_input_files("#image", images[0] / images[1][4])
     page.get_by_text("The model is being loaded").wait_for()
     page.get_by_text(f"images like {images[1][4]}").wait_for()
+
+
+def tiff(color):
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), color).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.extras
+def test_a_photo_that_browsers_do_not_show_is_converted(page, images):
+    pytest.importorskip("pillow_heif", reason="needs pip install 'vse_tf[photos]'")
+    contents = tiff("green")
+    # Browsers do not know the type of a HEIC file.
+    upload(page, contents, "IMG_1.HEIC", "")
+    page.get_by_text(f"{SHOWN} of {COUNT} images like IMG_1.HEIC").wait_for()
+    assert names_of(page) == ranked(images, vector_of(as_decodable(contents, 10**6)))
+    assert page.evaluate("document.getElementById('query-picture').naturalWidth") == 40
+
+
+def test_without_the_extra_the_page_says_how_to_convert_it(page, monkeypatch):
+    monkeypatch.setattr(photo_formats, "find_spec", lambda name: None)
+    upload(page, tiff("green"), "scan.tif", "image/tiff")
+    page.locator("#status.error").get_by_text("convert it with magick").wait_for()
+    assert page.locator("#results li").count() == 0

@@ -86,6 +86,19 @@ async function embed(model, instance) {
   }
 }
 
+// An image that the model does not read the server may convert; it sends a picture of it that the browser can show.
+async function embedImage(image) {
+  const [number, instance] = [newest, { b64: image.data.slice(image.data.indexOf(",") + 1) }];
+  try {
+    return await embed(gallery.models.image, instance);
+  } catch (error) {
+    if (!/image_bytes\[0\]: (not a JPEG|a HEIC)/.test(error.message)) throw error;
+  }
+  const { vector, picture } = await call("gallery/photo", instance);
+  if (number === newest) queryPicture.src = `data:image/jpeg;base64,${picture}`;
+  return vector;
+}
+
 const nearest = (question, count) => call("gallery/nearest", { ...question, k: Math.min(count, MOST) });
 
 // --- Searching ---
@@ -239,8 +252,7 @@ function searchFor(query) {
     const parts = [];
     if (q) parts.push(await text(q, 1));
     if (image) {
-      const b64 = image.data.slice(image.data.indexOf(",") + 1);
-      parts.push({ vector: await embed(gallery.models.image, { b64 }), of: "images" });
+      parts.push({ vector: await embedImage(image), of: "images" });
     }
     if (row) parts.push({ row: Number(row) });
     if (without) parts.push(await text(without, -1));
@@ -292,8 +304,11 @@ remove.addEventListener("click", () => {
 
 // --- Images that are chosen, dropped or pasted ---
 
+// Not every browser knows the type of the photos that phones take.
+const isImage = (file) => file?.type.startsWith("image/") || /\.(heic|heif|avif|tiff?)$/i.test(file?.name);
+
 async function chooseImage(file) {
-  if (!file?.type.startsWith("image/")) {
+  if (!isImage(file)) {
     history.pushState(null, "", location.pathname);
     start();
     fail(new Error(file ? `“${file.name}” is not an image.` : "This is not an image."));
@@ -336,10 +351,10 @@ document.addEventListener("drop", (event) => {
   depth = 0;
   drop.hidden = true;
   const files = [...event.dataTransfer.files];
-  chooseImage(files.find((file) => file.type.startsWith("image/")) ?? files[0]);
+  chooseImage(files.find(isImage) ?? files[0]);
 });
 document.addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
+  const file = [...(event.clipboardData?.files ?? [])].find(isImage);
   if (file) chooseImage(file);
 });
 
