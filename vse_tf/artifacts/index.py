@@ -23,7 +23,6 @@ from vse_tf.artifacts.index_paths import ImageRoot, own_file
 from vse_tf.artifacts.shards import Shard, by_shard, map_shard
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, sha256_of
-from vse_tf.models.folding import Floats, truncated
 
 __all__ = ["ITEMS", "ITEM_BYTES", "LINE_BYTES", "Index", "Item", "Shard", "map_shard"]
 
@@ -70,7 +69,7 @@ class Index(IndexBase):
         self.source = str(folder)
         self.kind: Kind = manifest["kind"]
         self.model_dim = self.dim = int(manifest["dim"])
-        self._model_plain_dim = self.plain_dim = int(manifest.get("plain_dim", self.dim))
+        self.plain_dim = int(manifest.get("plain_dim", self.dim))
         self.count: int = manifest["count"]
         self.shards = [Shard.of(shard) for shard in manifest["shards"]]
         described = manifest.get("compact")
@@ -133,10 +132,6 @@ class Index(IndexBase):
         texts = None if background is None else self.fitted(map_shard(self.folder, background, self.model_dim))
         levels = self._levels if self.compact is None or self.complete else self.compact.levels
         return Calibration(None if texts is None else np.array(texts), levels)
-
-    def fitted(self, vectors: Floats) -> Floats:
-        """Vectors of the model, float32 `(n, model_dim)`, as vectors of the index `(n, dim)`."""
-        return truncated(vectors, self.plain_dim, self._model_plain_dim)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The vectors of these rows, float32 `(len(rows), dim)`.

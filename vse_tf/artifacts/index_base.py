@@ -13,6 +13,7 @@ from vse_tf.artifacts.index_manifest import NAME_CHARACTERS, Kind
 from vse_tf.artifacts.index_paths import ImageRoot
 from vse_tf.data.sources.files import problem_of_text
 from vse_tf.files import open_regular
+from vse_tf.models.folding import Floats, truncated
 from vse_tf.preprocessing.image_limits import MAX_BYTES
 
 # Limit for a caption or a path in a text file; in JSON a character takes at most six times its bytes.
@@ -109,6 +110,10 @@ class IndexBase:
     def calibration(self) -> Calibration | None:
         """What a score means in it; None if that is not known."""
         raise NotImplementedError
+
+    def fitted(self, vectors: Floats) -> Floats:
+        """Vectors of the model, float32 `(n, d)`, as vectors of the index `(n, dim)`: of its first dimensions."""
+        return truncated(vectors, self.plain_dim, vectors.shape[1] - (self.dim - self.plain_dim))
 
     @property
     def root(self) -> str | None:
