@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "griffe": "griffelib",
     "keras_hub": "keras-hub",
+    "pillow_heif": "pillow-heif",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_serving": "tensorflow-serving-api",
     "tensorflow_text": "tensorflow-text",

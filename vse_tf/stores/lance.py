@@ -16,8 +16,8 @@ from vse_tf.stores.rows import PAYLOAD, schema
 
 # Ids that one statement deletes.
 DELETED = 500
-# The clusters of an approximate index, and how many of them a search looks at: as FAISS's here.
-ROWS_PER_CLUSTER, LEAST_PROBES = 39, 8
+# The clusters of an approximate index, and how many of them a search looks at: at least these, and an eighth.
+ROWS_PER_CLUSTER, LEAST_PROBES = 39, 16
 
 
 class LanceStore:
@@ -81,11 +81,13 @@ class LanceStore:
 
     def index(self, dim: int, count: int) -> None:
         """Build clusters of the vectors; see `Store`."""
-        clusters = _clusters(count)
+        from lancedb.index import IvfFlat  # noqa: PLC0415
+
         with self._told("the index cannot be built"):
-            self._table().create_index(
-                metric="dot", vector_column_name="vector", index_type="IVF_FLAT", num_partitions=clusters
-            )
+            table = self._table()
+            # Not afterwards: it would join the clusters until a search looks at all of them.
+            table.optimize()
+            table.create_index("vector", config=IvfFlat(distance_type="dot", num_partitions=_clusters(count)))
 
     def has_index(self) -> bool:
         """Whether there is an approximate index; see `Store`."""
@@ -94,8 +96,10 @@ class LanceStore:
 
     def finish(self, about: About) -> None:
         """Join small files, and say that the table is complete; see `Store`."""
+        indexed = self.has_index()
         with self._told("cannot be written"):
-            self._table().optimize()
+            if not indexed:
+                self._table().optimize()
             self._say(about)
 
     def nearest(self, queries: Floats, k: int, exact: bool) -> list[pa.Table]:
@@ -103,7 +107,7 @@ class LanceStore:
         found = []
         with self._told("cannot be searched"):
             table = self._table()
-            probes = max(LEAST_PROBES, _clusters(table.count_rows()) // 16)
+            probes = max(LEAST_PROBES, _clusters(table.count_rows()) // 8)
             for query in queries:
                 search = table.search(np.asarray(query, np.float32), vector_column_name="vector").distance_type("dot")
                 search = search.bypass_vector_index() if exact else search.nprobes(probes)

@@ -96,7 +96,8 @@ def publish(
         gone = _gone(store, keys) if len(stored) + counts["new"] > index.count else []
         if gone:
             store.delete(gone)
-    if approximate and index.count:
+    written = counts["new"] + counts["changed"] + len(gone) > 0
+    if index.count and (approximate or (written and store.has_index())):
         with phase_if(progress, "building the approximate index"):
             store.index(index.dim, index.count)
     with phase_if(progress, "finishing"):

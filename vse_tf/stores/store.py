@@ -46,7 +46,7 @@ class Store(Protocol):
         """Delete rows."""
 
     def index(self, dim: int, count: int) -> None:
-        """Build an approximate index of the vectors, or bring an existing one up to date."""
+        """Build an approximate index of the vectors, or bring the existing one up to date."""
 
     def has_index(self) -> bool:
         """Whether there is an approximate index."""
