@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeGuard, TypeVar, get_args, get_type_hints
 
@@ -179,7 +180,7 @@ def absolute_paths(section: T) -> T:
         >>> absolute_paths(TrainSettings(init_from="/home/ada/../grace/base")).init_from
         '/home/ada/../grace/base'
     """
-    types, changes = get_type_hints(type(section), include_extras=True), {}
+    types, changes = _types(type(section)), {}
     for field in dataclasses.fields(section):  # type: ignore[arg-type]
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
@@ -215,13 +216,18 @@ def types_of(section: Section) -> dict[str, Any]:
 
 def _fields(section: Section, prefix: str = "") -> Iterator[tuple[str, object, Any]]:
     """Key, value and type of every setting."""
-    types = get_type_hints(type(section), include_extras=True)
+    types = _types(type(section))
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if _is_section(value):
             yield from _fields(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", value, types[field.name]
+
+
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _is_section(value: object) -> TypeGuard[Section]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import re
 import sys
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -59,7 +60,9 @@ _SHAPES: dict[str, Any] = {
 SOURCE_DEFAULTS = {"shapes": _SHAPES, "precomp": {"image.encoder": "features"}}
 
 
-def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) -> Settings:
+def parse_settings(
+    argv: list[str], prog: str, description: str, examples: Iterable[str] = (), usual: Iterable[str] = ()
+) -> Settings:
     """Read the settings of a run from the command line.
 
     Precedence: defaults (those of the source, which the annotations tell), then `--config` files in their order, then
@@ -69,7 +72,8 @@ def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) 
         argv: the arguments without the program's name.
         prog: how the program is called, for `--help`.
         description: first line of `--help`.
-        kwargs: further arguments of `CommandParser`.
+        examples: as for `CommandParser`.
+        usual: as for `CommandParser`.
 
     Raises:
         UserError: an unknown key, a wrong type, an unreadable file, settings that contradict each other, or an option
@@ -79,14 +83,13 @@ def parse_settings(argv: list[str], prog: str, description: str, **kwargs: Any) 
         >>> parse_settings(["--train.epochs", "3"], "python -m vse_tf.train", "Train").train.epochs
         3
     """
-    parser, in_files = _parser(prog, description, **kwargs), dict[str, Any]()
+    parser, in_files = _parser(prog, description, tuple(examples), tuple(usual)), dict[str, Any]()
     for path in _named_configs(argv):
         values = _read_yaml(path)
         _checked_values(values, str(path))
         in_files |= dict(_leaves(values))
-    source = _source(parser, argv)
-    parser.set_defaults(SOURCE_DEFAULTS.get(source, {}))
-    parsed = _settings(parser, parser.parse_args(argv))
+    with _defaults(parser, SOURCE_DEFAULTS.get(_source(parser, argv), {})):
+        parsed = _settings(parser, parser.parse_args(argv))
     check_values(parsed)
     settings = check(replace(parsed, data=with_source(parsed.data)))
     # Not in `check`: a finished run that had them otherwise is still read.
@@ -288,11 +291,26 @@ def _check_loss(loss: LossSettings) -> None:
             )
 
 
-def _parser(prog: str, description: str, **kwargs: Any) -> CommandParser:
-    parser = command_parser(prog, description, settings=Settings(), **kwargs)
+@functools.cache
+def _parser(
+    prog: str, description: str, examples: tuple[str, ...] = (), usual: tuple[str, ...] = ()
+) -> CommandParser:
+    # A tenth of a second of processor time.
+    parser = command_parser(prog, description, settings=Settings(), examples=examples, usual=usual)
     parser.add_argument("--config", action="config", help="YAML file with settings; later ones win")
     parser.add_class_arguments(Settings, None)
     return parser
+
+
+@contextlib.contextmanager
+def _defaults(parser: CommandParser, values: Mapping[str, Any]) -> Iterator[None]:
+    """Other defaults for a while; the parser is used again."""
+    before = {key: parser.get_default(key) for key in values}
+    parser.set_defaults(dict(values))
+    try:
+        yield
+    finally:
+        parser.set_defaults(before)
 
 
 def _source(parser: ArgumentParser, argv: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from functools import cache
 from operator import attrgetter
 from typing import Any, get_type_hints
 
@@ -66,6 +67,7 @@ def unused(settings: Section, keys: Iterable[str]) -> dict[str, UsedIf]:
     return {key: mark for key, mark in failed.items() if mark}
 
 
+@cache
 def used_if(kind: Any) -> dict[str, tuple[UsedIf, ...]]:
     """The marks of every setting by key, those of its section included.
 

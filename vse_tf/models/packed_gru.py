@@ -99,7 +99,9 @@ def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], d
         def cell(
             t: int | tf.Tensor, before: tf.Tensor, from_state: Sequence[tf.Tensor], arrays: Sequence[tf.TensorArray]
         ) -> tuple[Any, ...]:
-            given = [part[start[t] : start[t] + count[t]] for part in from_input]
+            # `part[start[t] : start[t] + count[t]]` would be a dozen operations for each part.
+            first, size = tf.stack([start[t], 0]), tf.stack([count[t], -1])
+            given = [tf.slice(part, first, size) for part in from_input]
             update, reset = tf.sigmoid(given[0] + from_state[0]), tf.sigmoid(given[1] + from_state[1])
             candidate = tf.tanh(given[2] + reset * (inner := from_state[2] + bias[1]))
             after = candidate + update * (before - candidate)
@@ -107,8 +109,8 @@ def last_state(sequence: tf.Tensor, mask: tf.Tensor, weights: list[tf.Tensor], d
             return (t + 1, after, *(a.write(t + 1, value) for a, value in values))
 
         def forward(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
-            from_state = tf.split(product(state[: count[t]], weights), 3, axis=1)
-            return cell(t, state[: count[t]], from_state, arrays)
+            before = state[: count[t]]
+            return cell(t, before, tf.split(product(before, weights), 3, axis=1), arrays)
 
         # The first step has no state to multiply.
         zeros = tf.zeros([count[0], units])

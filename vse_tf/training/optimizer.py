@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,6 @@ from vse_tf.config import TrainSettings
 from vse_tf.models.backbones import fine_tuned
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.training.schedules import Rate, learning_rate
-
-COMPILE_FROM = 1_000_000
-"""From this number of weights on, XLA compiles the update of all variables: Adam's dozen passes become one."""
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -48,24 +44,30 @@ class TowerAdam(keras.optimizers.Adam):
         self.rates = None if rates is None else [float(rate) for rate in rates]
         self.decays = None if decays is None else [float(decay) for decay in decays]
 
-    def apply(self, grads: list[tf.Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
-        if not self.built:
-            self.build(trainable_variables)
-        context = tf.distribute.get_replica_context()
-        alone = context is not None and context.num_replicas_in_sync == 1
-        if alone and sum(math.prod(variable.shape) for variable in self._trainable_variables) >= COMPILE_FROM:
-            apply = super().apply
-            tf.function(lambda grads: apply(grads, trainable_variables), jit_compile=True)(list(grads))
-        else:
-            super().apply(grads, trainable_variables)
-
-    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        index = self._get_variable_index(variable)
+        rate = tf.cast(learning_rate, variable.dtype)
         if self.rates is not None:
-            learning_rate = learning_rate * self.rates[self._get_variable_index(variable)]
-        if self.decays is not None and (decay := self.decays[self._get_variable_index(variable)]):
-            share = keras.ops.cast(learning_rate, variable.dtype) * decay
-            self.assign_sub(variable, keras.ops.multiply(variable, share))
-        super().update_step(gradient, variable, learning_rate)
+            rate *= self.rates[index]
+        if self.decays is not None and (decay := self.decays[index]):
+            self.assign_sub(variable, variable * (rate * decay))
+        if self.amsgrad:
+            super().update_step(gradient, variable, rate)
+            return
+        # One pass over the weights and one operation in the graph; Keras' formula has a dozen of each.
+        step = tf.cast(self.iterations.value + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rates": self.rates, "decays": self.decays}
