@@ -2,15 +2,22 @@
 
 import shutil
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import vse_tf
 from tests.tiny import arguments, rows_of
 from vse_tf import train
-from vse_tf.models.backbones import backbone_of, fine_tuned, tail_of
+from vse_tf.config import TrainSettings
+from vse_tf.losses import ConVSE
+from vse_tf.models.backbones import PretrainedBackbone, backbone_of, fine_tuned, tail_of
 from vse_tf.models.blocks import blocks_of
-from vse_tf.models.text_tower import text_tower_from_settings
+from vse_tf.models.dual_encoder import DualEncoder
+from vse_tf.models.gru import gru_encoder
+from vse_tf.models.image_tower import build_image_tower
+from vse_tf.models.text_tower import build_text_tower, text_tower_from_settings
 from vse_tf.training.optimizer import make_optimizer
 
 
@@ -76,6 +83,44 @@ def test_until_then_it_runs_as_a_frozen_one_does(preset, tmp_path):
     train.main(arguments(tmp_path / "frozen", **values, data__text_features="false"))
     mine, theirs = (rows_of(tmp_path / name)[0]["train"]["loss"] for name in ("later", "frozen"))
     assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_resting_backbone_keeps_its_weights_and_its_statistics():
+    """Residual blocks with batch normalisation behind them: they begin with their own epoch, at falling rates."""
+    x = pixels = keras.Input([6])
+    for number in range(3):
+        y = keras.layers.Dense(6, name=f"first_{number}")(x)
+        x = keras.layers.Add()([x, keras.layers.Dense(6, name=f"second_{number}")(y)])
+    network = keras.Model(pixels, keras.layers.Dropout(0.5)(keras.layers.BatchNormalization(name="last")(x)))
+    image = keras.Input([6])
+    backbone = PretrainedBackbone(image, network(image), name="backbone", trainable=True)
+    text = gru_encoder(20, embedding_dim=8, units=8, packed=False)
+    model = DualEncoder(
+        build_image_tower(backbone, (6,), 8, head_units=0), build_text_tower(text, 8, head_units=0), clip_norm=1.0
+    )
+    settings = TrainSettings(unfreeze_epoch=1, layer_decay=0.5, weight_decay=0.1, backbone_rate=0.1)
+    optimizer = make_optimizer(settings, model, 2)
+    found = zip(model.trainable_variables, optimizer.rates, optimizer.delays, strict=True)
+    expected = {"0": (0.025, 2), "1": (0.05, 2), "2": (0.1, 2), "last": (0.1, 2)}
+    for variable, rate, delay in found:
+        layer = variable.path.split("/")[-2]
+        assert (rate, delay) == expected.get(layer.rpartition("_")[2], (1.0, 0)), variable.path
+    model.compile(optimizer=optimizer, loss=ConVSE(0.1))
+    optimizer.build(model.trainable_variables)
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.normal(size=(8, 6)).astype(np.float32), "text": rng.integers(0, 20, (8, 5), np.int32)}
+    batches = tf.data.Dataset.from_tensors((batch, np.arange(8))).repeat()
+    before = [np.asarray(weight) for weight in backbone.weights]
+    head = np.asarray(model.image_tower.trainable_variables[-2])
+    model.rest(True)
+    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    for weight, value in zip(backbone.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value, err_msg=weight.path)
+    assert not np.array_equal(model.image_tower.trainable_variables[-2], head)
+    model.rest(False)
+    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    for weight, value in zip(backbone.weights, before, strict=True):
+        assert not np.array_equal(weight, value), weight.path
 
 
 @pytest.mark.parametrize("trainable", ["true", 1])
