@@ -167,6 +167,15 @@ def bert_preset(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def dual_presets(made_once):
+    """Folders of tiny presets that compare images with texts, `clip` and `siglip`. None changes them."""
+    from tests import dual_presets as presets  # noqa: PLC0415
+
+    writers = {"clip": presets.write_clip, "siglip": presets.write_siglip}
+    return {name: made_once(f"preset_{name}", write) for name, write in writers.items()}
+
+
 @pytest.fixture(scope="module")
 def loaded_once():
     """Every call of a command loads its model; tests of what it does with it load a model once."""

@@ -11,7 +11,7 @@ from vse_tf.losses.registry import LOSSES
 
 def test_every_declared_name_is_there():
     assert all(callable(getattr(vse_tf, name)) for name in vse_tf.__all__)
-    assert set(vse_tf.__all__) - {"fit", "load"} == set(vse_tf._MODULES)
+    assert set(vse_tf.__all__) - {"fit", "interpolate", "load"} == set(vse_tf._MODULES)
     assert {loss.class_name for loss in LOSSES.values()} < set(vse_tf.__all__)
 
 

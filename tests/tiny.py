@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vse_tf.config import DataSettings, ImageSettings, Settings, TextSettings
+from vse_tf.config import DataSettings, ImageSettings, ModelSettings, Settings, TextSettings
 from vse_tf.settings_parser import SOURCE_DEFAULTS, parse_settings
 from vse_tf.used_settings import unused
 
@@ -44,6 +44,7 @@ def _encoders(given: dict[str, str]) -> Settings:
         data=DataSettings(source=source),
         image=ImageSettings(encoder=image),
         text=TextSettings(encoder=given.get("text.encoder", "gru")),
+        model=ModelSettings(head="none" if given.get("model.head") == "none" else True),
     )
 
 

@@ -55,6 +55,7 @@ __all__ = [
     "convse",
     "convse_plus_plus",
     "fit",
+    "interpolate",
     "load",
     "npairs_angular",
     "nt_xent",
@@ -133,3 +134,32 @@ def fit(settings: Mapping[str, Any] | None = None, *, config: str | Path | None 
 
     run, _ = train(checked)
     return load(run.path)
+
+
+def interpolate(run: str | Path, share: float, run_dir: str | Path) -> Embedder:
+    """Write a run whose weights lie between those that a run started from and those of its best model.
+
+    A fine-tuned preset is better on photos like those that it has seen and often worse on others; weights in between
+    keep much of both (WiSE-FT, arXiv 2109.01903). The new run is measured on the data of the other.
+
+    Args:
+        run: folder of the fine-tuned run; its data, its presets and its `train.init_from` must be where they were.
+        share: 0 for what the run started from, 1 for its best model, 0.5 for the mean of both.
+        run_dir: folder of the new run.
+
+    Returns:
+        The model of the new run.
+
+    Raises:
+        UserError: the share is not from 0 to 1, the new folder holds a run, or the run cannot be started anew.
+
+    Example:
+        for share in (0.25, 0.5, 0.75):
+            print(share, vse_tf.interpolate("runs/clip", share, f"runs/clip-{share}").metrics["val"]["rsum"])
+    """
+    from vse_tf.startup import starting_tensorflow  # noqa: PLC0415
+
+    with starting_tensorflow():
+        from vse_tf.training.interpolation import interpolate as interpolate_run  # noqa: PLC0415
+
+    return load(interpolate_run(run, share, run_dir).path)

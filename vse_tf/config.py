@@ -15,6 +15,7 @@ from vse_tf.setting_types import (
     CountOrNone,
     EncoderName,
     Epochs,
+    EpochsOrNone,
     Few,
     Free,
     From0,
@@ -77,6 +78,7 @@ GRU = UsedIf("text.encoder", "gru")
 TRANSFORMER = UsedIf("text.encoder", "transformer")
 WORDS = UsedIf("text.encoder", "gru", "transformer")
 HUB = UsedIf("text.encoder", "hub")
+BACKBONES = UsedIf(("image.trainable", "text.trainable"), True, NUMBER)
 STEP = UsedIf("train.schedule", "step")
 LEARNED = UsedIf("loss.learned", True, named="loss.learn_temperature")
 
@@ -107,7 +109,8 @@ class ImageSettings:
             maximum concatenated (mean_max), averages with learned weights (attention), or these and the maximum
             (attention_max).
         queries: attention, attention_max only: number of averages, concatenated.
-        units: width of the dense layer between backbone and head; 0 leaves it out.
+        units: cnn, or model.head true or false only: width of the dense layer between encoder and head; 0 leaves it
+            out.
         channels: cnn only: channels of its strided convolutions.
         eval_views: cnn, applications, hub only: an image's vector is that of its centre view, or the mean of the
             vectors of that and of its mirror image (centre_flip), in evaluation, search and export; two views cost
@@ -125,7 +128,7 @@ class ImageSettings:
     stages: Annotated[Few, PRETRAINED] = 1
     pooling: Annotated[Pooling, POOLED] = "mean"
     queries: Annotated[Few, POOLED, UsedIf("image.pooling", "attention", "attention_max")] = 4
-    units: WidthOrNone = 1024
+    units: Annotated[WidthOrNone, UsedIf(("image.encoder", "model.head"), "cnn", True, False)] = 1024
     channels: Annotated[list[Width], UsedIf("image.encoder", "cnn")] = field(default_factory=lambda: [16, 32, 64, 96])
     eval_views: Annotated[Literal["centre", "centre_flip"], PIXELS] = "centre"
 
@@ -178,10 +181,11 @@ class ModelSettings:
     """The shared space.
 
     Args:
-        dim: dimensions of the embedding.
-        head: the method's projection head (Dense without bias, ReLU, Dense) on both towers, or a single Dense.
+        dim: dimensions of the embedding; with model.head none those of the encoders' features.
+        head: the method's projection head (Dense without bias, ReLU, Dense) on both towers (true), a single Dense
+            (false), or none: the encoders' features themselves, such as those that CLIP compares.
         head_units: model.head only: width of the head's hidden layer.
-        dropout: dropout before the head.
+        dropout: model.head true, false only: dropout before the head.
         precision: numeric precision of the towers; norms and losses are always float32. With mixed_float16 a step whose
             gradients are not finite is skipped, and schedules count the applied steps only.
         hubness_correction: the best model's vectors get four further coordinates, by which items that are near to
@@ -189,9 +193,9 @@ class ModelSettings:
     """
 
     dim: Width = 1024
-    head: bool = True
+    head: bool | Literal["none"] = True
     head_units: Annotated[Width, UsedIf("model.head", True)] = 2048
-    dropout: Share = 0.0
+    dropout: Annotated[Share, UsedIf("model.head", True, False)] = 0.0
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     hubness_correction: Free[bool] = False
 
@@ -203,10 +207,11 @@ class LossSettings:
     Args:
         name: objective.
         temperature: convse, convse++, simclr, sigmoid only: temperature that divides the similarities; where it is
-            learned, its initial value.
+            learned, its initial value. preset: that of the CLIP or SigLIP preset that both encoders are.
         learn_temperature: train the temperature (and sigmoid's bias) with the model; auto does so for sigmoid alone.
         temperature_limits: learned temperature only: its smallest and largest value.
-        bias: sigmoid only: bias on the logits; where the temperature is learned, its initial value.
+        bias: sigmoid only: bias on the logits; where the temperature is learned, its initial value. preset: that of the
+            SigLIP preset that both encoders are.
         margin: convse++, triplet_sum, triplet_max only: margin of the hinge.
         mask_same_image: other captions of an anchor's own image are not its negatives.
         multiple_positives: convse only: other captions of an anchor's image in the batch are positives too.
@@ -219,11 +224,12 @@ class LossSettings:
 
     name: LossName = "convse"
     temperature: Annotated[
-        Above0, UsedIf("loss.name", *(name for name, loss in LOSSES.items() if loss.temperature != "none"))
+        Above0 | Literal["preset"],
+        UsedIf("loss.name", *(name for name, loss in LOSSES.items() if loss.temperature != "none")),
     ] = 0.1
     learn_temperature: bool | Literal["auto"] = "auto"
     temperature_limits: Annotated[tuple[Above0, Above0], LEARNED] = (0.01, 1.0)
-    bias: Annotated[float, Range(-LARGEST), _losses_with("bias")] = -10.0
+    bias: Annotated[float | Literal["preset"], Range(-LARGEST), _losses_with("bias")] = -10.0
     margin: Annotated[From0, UsedIf("loss.name", "convse++", "triplet_sum", "triplet_max")] = 0.2
     mask_same_image: bool = True
     multiple_positives: Annotated[bool, _losses_with("multiple_positives")] = False
@@ -245,7 +251,7 @@ class TrainSettings:
 
     Args:
         run_dir: run folder (default: runs/<source>-<loss>-<seed>).
-        epochs: number of epochs.
+        epochs: number of epochs; 0 measures and saves the model as it starts, such as a preset without training.
         batch_size: pairs in a global batch, all replicas together.
         micro_batch: number of pairs of the global batch that are encoded at a time, with the exact gradient of the full
             batch, to train on batches that do not fit into memory; 0 encodes the full batch at once.
@@ -264,6 +270,10 @@ class TrainSettings:
         image_rate: factor on the image tower's learning rate.
         text_rate: factor on the text tower's learning rate.
         backbone_rate: trainable backbones only: factor on their learning rate, on top of their tower's.
+        unfreeze_epoch: trainable backbones only: number of epochs before they are trained; until then they stay as they
+            are, in inference mode, and only the heads learn.
+        layer_decay: trainable backbones only: factor on the learning rate of each block for each block behind it, so
+            that rates fall towards the input; the last block has the backbone's rate.
         clip_norm: gradients are clipped to this global norm; 0 switches it off.
         monitor: the metric of the validation split that makes a model the best one, and that patience waits for; a low
             median or mean rank is better than a high one.
@@ -284,7 +294,7 @@ class TrainSettings:
     """
 
     run_dir: Free[OutputPath | None] = None
-    epochs: Free[Epochs] = 7
+    epochs: Free[EpochsOrNone] = 7
     batch_size: Annotated[int, Range(2)] = 128
     micro_batch: CountOrNone = 0
     seed: Seed = 0
@@ -299,7 +309,9 @@ class TrainSettings:
     decay_factor: Annotated[Rate[Annotated[float, Range(0, 1, above=True)]], STEP] = 0.1
     image_rate: From0 = 1.0
     text_rate: From0 = 1.0
-    backbone_rate: Annotated[From0, UsedIf(("image.trainable", "text.trainable"), True, NUMBER)] = 1.0
+    backbone_rate: Annotated[From0, BACKBONES] = 1.0
+    unfreeze_epoch: Annotated[Annotated[int, Range(0, 10**6)], BACKBONES] = 0
+    layer_decay: Annotated[Annotated[float, Range(0, 1, above=True)], BACKBONES] = 1.0
     clip_norm: From0 = 2.0
     monitor: Monitor = "rsum"
     patience: Kept[Free[CountOrNone | Literal["auto"]]] = "auto"

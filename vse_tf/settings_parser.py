@@ -284,7 +284,7 @@ def _check_loss(loss: LossSettings) -> None:
             reason = "it has none" if chosen.temperature == "none" else "a larger one always lowers the loss"
             raise UserError(f"loss.learn_temperature: {loss.name} cannot learn its temperature: {reason}; give false")
         low, high = loss.temperature_limits
-        if not low <= loss.temperature <= high:
+        if loss.temperature != "preset" and not low <= loss.temperature <= high:
             raise UserError(
                 f"loss.temperature_limits: {low}, {high} are not limits above 0 around loss.temperature "
                 f"({loss.temperature})"

@@ -61,11 +61,15 @@ def main(argv: list[str] | None = None) -> None:
         print(line)
     best = results["best"]
     by = results["provenance"]["settings"]["train"].get("monitor", "rsum")
-    print(f"\nbest model: epoch {best['epoch']} of {results['last']['epoch']} by {by} on the validation split")
+    if results["last"]["epoch"]:
+        print(f"\nbest model: epoch {best['epoch']} of {results['last']['epoch']} by {by} on the validation split")
+    else:
+        print("\nnot trained (train.epochs 0): the model as it starts")
     if results["stopped"]:
         print(f"stopped early: {results['stopped']}")
     print(f"run folder: {run.path}")
-    print(f"look at it: tensorboard --logdir {shell_path(run.logs)}")
+    if run.logs.exists():
+        print(f"look at it: tensorboard --logdir {shell_path(run.logs)}")
     print(f"measure it: python -m vse_tf.evaluate --run {shell_path(run.path)}")
 
 

@@ -65,3 +65,21 @@ def test_without_the_setting_it_is_adam(model, tmp_path):
     ]
     assert optimizers[0].decays is None
     assert set(optimizers[1].decays) == {0.0, 0.1}
+
+
+@pytest.mark.parametrize("size", [3, 1200])
+def test_a_variable_that_joins_later_takes_first_steps(size):
+    """Its averages begin with zeros at its own first step."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=[size, size]), rng.uniform(0.5, 1, [6, size, size])
+    first, later = (keras.Variable(start, dtype="float32") for _ in range(2))
+    optimizer = TowerAdam(0.01, decays=[0.0, 0.2], delays=[0, 3])
+    optimizer.build([first, later])
+    for step, gradient in enumerate(gradients):
+        variables = [first] if step < 3 else [first, later]
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")] * len(variables), variables)
+        if step == 2:
+            np.testing.assert_array_equal(later, start.astype(np.float32))
+    np.testing.assert_allclose(first, oracle(start, gradients, 0.01, 0.0), atol=2e-5)
+    np.testing.assert_allclose(later, oracle(start, gradients[3:], 0.01, 0.2), atol=2e-5)
+    assert TowerAdam.from_config(optimizer.get_config()).delays == [0, 3]

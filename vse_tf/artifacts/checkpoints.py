@@ -258,7 +258,9 @@ def named_variables(parts: Parts, seeds: bool = True) -> dict[str, keras.Variabl
         for variable in part.weights + [v for v in part.variables if seeds and id(v) not in weights]:
             seed = id(variable) not in weights
             # Keras counts seed generators per process; their order in a model is fixed.
-            key = f"model/{prefix}/{f'seed_generator/{len(named)}' if seed else variable.path}"
+            # So are variables without a name, such as one of SigLIP's pooling; each layer has one at most.
+            path = re.sub(r"(?<=/variable)_\d+$", "", variable.path)
+            key = f"model/{prefix}/{f'seed_generator/{len(named)}' if seed else path}"
             if key in named:
                 raise ValueError(f"two variables of the {prefix} are called {variable.path}")
             named[key] = variable

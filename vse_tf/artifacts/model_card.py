@@ -46,7 +46,7 @@ def model_card(name: str, settings: Settings, results: Mapping[str, Any], data: 
         Markdown.
     """
     stated = _LICENCE_LINE.search(before)
-    provenance, best = results["provenance"], results["best"]
+    provenance = results["provenance"]
     parts = [
         f"# Model card: {_plain(name)}\n",
         "Embeds images and captions as unit vectors of one space, so that a caption is near to the images that it "
@@ -56,7 +56,7 @@ def model_card(name: str, settings: Settings, results: Mapping[str, Any], data: 
                 ("Licence", stated[1] if stated else LICENCE),
                 ("Intended use", "retrieval: images by text, text by images, images by images"),
                 ("Dimensions", settings.model.dim),
-                ("Model", f"epoch {best['epoch']} of {results['last']['epoch']}, the best by {_monitored(settings)}"),
+                ("Model", _chosen(settings, results)),
             ]
         ),
         "## Data\n",
@@ -71,6 +71,16 @@ def model_card(name: str, settings: Settings, results: Mapping[str, Any], data: 
         _use(name, settings),
     ]
     return "\n".join(parts)
+
+
+def _chosen(settings: Settings, results: Mapping[str, Any]) -> str:
+    last, between = results["last"]["epoch"], results["provenance"].get("interpolation")
+    if between:
+        name = _plain(Path(between["run"]).name)
+        return f"weights between the start of the run {name} (0) and its best ones (1), at {between['share']:g}"
+    if not last:
+        return "its encoders as they are, without training"
+    return f"epoch {results['best']['epoch']} of {last}, the best by {_monitored(settings)}"
 
 
 def _monitored(settings: Settings) -> str:
@@ -93,13 +103,14 @@ def _recipe(settings: Settings, provenance: Mapping[str, Any]) -> str:
     image, text, train, loss = (shown[section] for section in ("image", "text", "train", "loss"))
     pretrained = image["encoder"].partition(":")[0] in ("applications", "hub")
     how = f"{'trained further' if image['trainable'] else 'frozen'}" if pretrained else "trained from scratch"
-    temperature = "" if unused(settings, ["loss.temperature"]) else f", temperature {loss['temperature']:g}"
+    temperature = "" if unused(settings, ["loss.temperature"]) else f", temperature {_number(loss['temperature'])}"
     lines = [
         ("Image encoder", f"{image['encoder']}, {how}"),
         ("Text encoder", text["encoder"]),
         ("Objective", loss["name"] + temperature),
         ("Training", f"{train['epochs']} epochs of batches of {train['batch_size']}, Adam at "
-                     f"{train['learning_rate']:g} ({train['schedule']}), seed {train['seed']}"),
+                     f"{train['learning_rate']:g} ({train['schedule']}), seed {train['seed']}"
+                     if train["epochs"] else "none"),
         ("Hubness correction", "yes" if settings.model.hubness_correction else "no"),
         ("Software", ", ".join(f"{key} {value}" for key, value in provenance["versions"].items())),
     ]  # fmt: skip
@@ -134,7 +145,8 @@ def _limits(settings: Settings, results: Mapping[str, Any], data: CardData) -> I
         "The figures hold for galleries of these images and of this size; recalls of galleries of other sizes cannot "
         "be compared."
     )
-    yield f"The model was chosen by {_monitored(settings)}, so the figures of that split are somewhat too high."
+    if results["last"]["epoch"]:
+        yield f"The model was chosen by {_monitored(settings)}, so the figures of that split are somewhat too high."
     small = [name for name, (images, _) in data.splits.items() if name != "train" and images < SMALL]
     if small:
         yield f"Small galleries ({', '.join(small)}): a few points may be luck, as the intervals show."
@@ -170,6 +182,10 @@ def _use(name: str, settings: Settings) -> str:
         f"curl -d '{body}' http://127.0.0.1:8501/v1/models/image_tower:predict\n"
         "```\n"
     )
+
+
+def _number(value: float | str) -> str:
+    return f"of the {value}" if isinstance(value, str) else f"{value:g}"
 
 
 def _list(lines: Iterable[tuple[str, object]]) -> str:

@@ -8,14 +8,13 @@ uncut backbone, up to the rounding of the states to float16.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import keras
 
 from vse_tf.errors import UserError
 from vse_tf.models.backbones import BackboneTail, PretrainedBackbone
-from vse_tf.models.graph import cut_points, operations_of
+from vse_tf.models.graph import cut_points, is_chain, is_functional, operations_of
 from vse_tf.models.packed_states import PackStates, UnpackStates, can_be_packed, spec_of
 
 ROUNDING = "float16"
@@ -116,32 +115,19 @@ def _flattened(model: keras.Model) -> keras.Model:
     closed = set[int]()
 
     def call(operation, *args, **kwargs):
-        if _is_functional(operation):
+        if is_functional(operation):
             return operation._run_through_graph(args[0])
-        if _is_chain(operation) and id(operation) not in closed:
+        if is_chain(operation) and id(operation) not in closed:
             try:
                 return operation.call(*args, **kwargs)
             except Exception:  # a layer whose code does not run on symbolic tensors may raise anything
                 closed.add(id(operation))
         return operation(*args, **kwargs)
 
-    while any(_is_functional(each) or (_is_chain(each) and id(each) not in closed) for each in model.operations):
+    while any(is_functional(each) or (is_chain(each) and id(each) not in closed) for each in model.operations):
         model = keras.models.clone_model(model, clone_function=lambda each: each, call_function=call)
     flat = keras.Model.from_config(model.get_config())
     for layer in model.layers:
         if layer.weights:
             flat.get_layer(layer.name).set_weights(layer.get_weights())
     return flat
-
-
-def _is_functional(operation: keras.Operation) -> bool:
-    return hasattr(operation, "_run_through_graph")
-
-
-def _is_chain(operation: keras.Operation) -> bool:
-    """Whether a layer holds several blocks: layers of one class that consist of layers themselves."""
-    if not isinstance(operation, keras.layers.Layer) or _is_functional(operation):
-        return False
-    inner = operation._flatten_layers(include_self=False, recursive=False)
-    kinds = Counter(type(each) for each in inner if list(each._flatten_layers(include_self=False, recursive=False)))
-    return max(kinds.values(), default=0) > 1

@@ -21,7 +21,12 @@ class PretrainedBackbone(keras.Model):
     change its statistics and there is no dropout (Keras itself passes `training=True` to frozen layers too).
 
     A functional model: `PretrainedBackbone(inputs, outputs, name=…, trainable=…)`.
+
+    Attributes:
+        resting: it is trainable but not trained for now: inference mode too; see `DualEncoder.rest`.
     """
+
+    resting = False
 
     def __init__(self, *args: Any, trainable: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,7 +43,7 @@ class PretrainedBackbone(keras.Model):
             layer.trainable = False
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        return super().call(inputs, training=training if self.trainable else False, mask=mask)
+        return super().call(inputs, training=training if self.trainable and not self.resting else False, mask=mask)
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")
@@ -48,7 +53,12 @@ class BackboneTail(keras.Model):
     Batch normalisation is frozen and runs in inference mode, as in the frozen part before it; dropout does not.
 
     A functional model: `BackboneTail(inputs, outputs, name=…)`.
+
+    Attributes:
+        resting: as of `PretrainedBackbone`.
     """
+
+    resting = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,6 +66,9 @@ class BackboneTail(keras.Model):
         # Setting a layer's `trainable` sets that of the layers in it.
         for layer in sorted(layers, key=lambda each: isinstance(each, keras.layers.BatchNormalization)):
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+        return super().call(inputs, training=False if self.resting else training, mask=mask)
 
 
 @keras.saving.register_keras_serializable(package="vse_tf")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from vse_tf.losses import import_losses
 from vse_tf.losses.base import PairLoss
 from vse_tf.losses.statistics import batch_statistics
-from vse_tf.models.backbones import fine_tuned
+from vse_tf.models.backbones import backbone_of, fine_tuned, tail_of
 from vse_tf.models.gradient_cache import cached_gradients
 from vse_tf.models.layer_types import LayerOptions, Shape
 from vse_tf.models.length_groups import encode_in_groups
@@ -30,6 +30,9 @@ class DualEncoder(keras.Model):
         temperature: makes the loss's temperature (and bias) a weight; None leaves them as the loss has them.
         micro_batch: pairs of the global batch that are encoded at a time, with the gradient of the full batch; 0
             encodes the full batch at once.
+
+    Attributes:
+        resting: the pretrained backbones are not trained for now; see `rest`.
 
     Call arguments:
         inputs: `{"image": …, "text": …}` of the same batch; each may be the output of its tower's frozen backbone
@@ -59,12 +62,39 @@ class DualEncoder(keras.Model):
         self.clip_norm = clip_norm
         self.temperature = temperature
         self.micro_batch = micro_batch
+        self.resting = False
 
     @property
     def parts(self) -> dict[str, keras.layers.Layer]:
         """The parts that hold the model's weights, by name."""
         parts = {"image_tower": self.image_tower, "text_tower": self.text_tower, "temperature": self.temperature}
         return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def trained_variables(self) -> list[keras.Variable]:
+        """The weights that a training step changes: the trainable ones, without those of resting backbones."""
+        left_out = {id(variable) for variable in self.backbone_variables} if self.resting else ()
+        return [variable for variable in self.trainable_variables if id(variable) not in left_out]
+
+    @property
+    def backbone_variables(self) -> list[keras.Variable]:
+        """The trainable weights of the pretrained backbones."""
+        return fine_tuned(self.image_tower) + fine_tuned(self.text_tower)
+
+    def rest(self, resting: bool) -> None:
+        """Let the pretrained backbones rest, or train them again; the next `fit` traces its step anew.
+
+        A resting backbone keeps its weights and runs in inference mode, as a frozen one does, but its weights stay
+        trainable: the optimizer and checkpoints have them.
+
+        Args:
+            resting: whether they rest.
+        """
+        if resting != self.resting:
+            self.resting, self.train_function = resting, None
+            for part in (of(tower) for tower in (self.image_tower, self.text_tower) for of in (backbone_of, tail_of)):
+                if part is not None:
+                    part.resting = resting
 
     def compile(
         self,
@@ -131,7 +161,7 @@ class DualEncoder(keras.Model):
                 embeddings = self(inputs, training=True)
                 loss = self.compute_loss(x=inputs, y=image_id, y_pred=embeddings)
                 scaled = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled, self.trainable_variables)
+            gradients = tape.gradient(scaled, self.trained_variables)
         logs = {"loss": loss}
         if replicas.num_replicas_in_sync > 1:
             # Keras divided the replica's loss by the number of replicas.
@@ -140,7 +170,7 @@ class DualEncoder(keras.Model):
         if isinstance(self.loss, PairLoss):
             logs |= self.loss.scalars()
         logs = {name: tf.reshape(tf.cast(value, tf.float32), [1]) for name, value in logs.items()}
-        self.optimizer.apply(self._clipped(gradients), self.trainable_variables)
+        self.optimizer.apply(self._clipped(gradients), self.trained_variables)
         return logs
 
     def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -35,7 +35,7 @@ def cached_gradients(
 
     Returns:
         The loss as `compute_loss` gives it, the embeddings `(batch, 2, dim)`, and the gradient of the (for mixed
-        precision: scaled) loss for each of the model's trainable variables.
+        precision: scaled) loss for each of the model's `trained_variables`.
 
     Raises:
         UserError: a tower trains batch statistics, or the batch is not a multiple of the micro-batch.
@@ -60,7 +60,7 @@ def cached_gradients(
     for seed, state in zip(seeds, states, strict=True):
         seed.assign(state)
 
-    variables = model.trainable_variables
+    variables = model.trained_variables
     with tf.GradientTape() as tape:
         tape.watch(embeddings)
         loss = model.compute_loss(x=inputs, y=image_id, y_pred=embeddings)
@@ -111,7 +111,7 @@ def _frozen_features(model: keras.Model, images: tf.Tensor, count: int | tf.Tens
     """The features of a frozen backbone in place of the images: it runs once, not in both passes."""
     backbone = backbone_of(model.image_tower)
     pixels = len(images.shape) - 1 == len(model.image_tower.inputs[0].shape)
-    if backbone is None or backbone.trainable or not pixels:
+    if backbone is None or (backbone.trainable and not backbone.resting) or not pixels:
         return images
     shape = [images.shape[1], *backbone.output_shape[1:]]
     return _each(lambda i: backbone(images[i], training=False), count, shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import keras
 
 
@@ -46,3 +48,17 @@ def cut_points(network: keras.Model) -> list[tuple[int, keras.KerasTensor]]:
 def is_float(tensor: keras.KerasTensor) -> bool:
     """Whether a tensor holds numbers with a fraction."""
     return keras.backend.is_float_dtype(tensor.dtype)
+
+
+def is_functional(operation: keras.Operation) -> bool:
+    """Whether an operation is a model whose graph is known."""
+    return hasattr(operation, "_run_through_graph")
+
+
+def is_chain(operation: keras.Operation) -> bool:
+    """Whether a layer holds several blocks: layers of one class that consist of layers themselves."""
+    if not isinstance(operation, keras.layers.Layer) or is_functional(operation):
+        return False
+    inner = operation._flatten_layers(include_self=False, recursive=False)
+    kinds = Counter(type(each) for each in inner if list(each._flatten_layers(include_self=False, recursive=False)))
+    return max(kinds.values(), default=0) > 1

@@ -7,6 +7,7 @@ float32 under mixed precision, both when trained and when rebuilt from a config.
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,6 +15,7 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
+from keras_hub.src.utils.preset_utils import load_json
 
 from vse_tf.config import ImageSettings, TextSettings
 from vse_tf.downloads import preset_downloads
@@ -26,6 +28,7 @@ from vse_tf.models.layer_types import LayerOptions
 from vse_tf.models.masking import FillPadding, SplitPadding
 from vse_tf.models.pooling import last_stages, pool, pool_maps, pool_tokens, rounded, spread_states
 
+_LOGITS = {"logit_scale", "logit_bias"}
 _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
 
 
@@ -181,6 +184,29 @@ def hub_text_backbone(
     return build_backbone(ids, rounded(feature, trainable), states, trainable, where)
 
 
+def logit_scaling(preset: str) -> tuple[float, float | None]:
+    """The temperature, and the bias if there is one, that a CLIP or SigLIP preset compares its vectors with.
+
+    Args:
+        preset: preset name, handle or folder.
+
+    Raises:
+        UserError: there is no such preset, or it does not compare images with texts.
+
+    Example:
+        >>> logit_scaling("siglip_base_patch16_224")
+        (0.00853, -12.93)
+    """
+    network = _network(preset, "loss.temperature", "float32")
+    found = {variable.name: float(variable) for variable in network.weights if variable.name in _LOGITS}
+    if "logit_scale" not in found:
+        raise UserError(
+            f"loss.temperature: preset, but {preset!r} ({type(network).__name__}) does not compare images with texts "
+            "and has none; give a number"
+        )
+    return math.exp(-found["logit_scale"]), found.get("logit_bias")
+
+
 def _image_shape(network: keras.Model) -> tuple[int | None, int | None]:
     inputs = [tensor for tensor in network.inputs if len(tensor.shape) == 4]
     return tuple(inputs[0].shape[1:3]) if inputs else (None, None)
@@ -242,12 +268,26 @@ def _image_converter(preset: str) -> keras_hub.layers.ImageConverter:
     located = _located(preset, "image.encoder")
     with preset_downloads("image.encoder", preset):
         try:
-            return keras_hub.layers.ImageConverter.from_preset(located)
+            found = keras_hub.layers.ImageConverter.from_preset(located)
+            return found or _converter_of_processor(located)
         except Exception as error:  # a missing file's and Keras' own errors have no class in common
             raise UserError(
                 f"image.encoder: preset {preset!r} has no image converter, which holds the scaling of its pixels; "
                 f"{first_line(error)}"
             ) from error
+
+
+def _converter_of_processor(located: str) -> keras_hub.layers.ImageConverter:
+    """The image converter that a model of `transformers` was saved with; KerasHub reads that of some families only."""
+    name = "preprocessor_config.json"
+    settings = read_json(Path(located) / name) if Path(located).is_dir() else load_json(located, name)
+    scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+    mean, deviation = np.zeros(3), np.ones(3)
+    if settings.get("do_normalize", True):
+        mean, deviation = np.array(settings["image_mean"]), np.array(settings["image_std"])
+    size = settings["crop_size"] if settings.get("do_center_crop") else settings["size"]
+    sides = [size, size] if isinstance(size, int) else [size[key] for key in ("height", "width")]
+    return keras_hub.layers.ImageConverter(tuple(sides), (scale / deviation).tolist(), (-mean / deviation).tolist())
 
 
 def _network(preset: str, key: str, precision: str, **kwargs: Any) -> keras.Model:

@@ -54,7 +54,7 @@ class L2Normalize(keras.layers.Layer):
 class HeadOptions(TypedDict, total=False):
     """Optional arguments of `build_head`."""
 
-    head_units: int
+    head_units: int | None
     feature_units: int
     normalize: bool
     queries: int
@@ -67,7 +67,7 @@ def build_head(
     feature_shape: Shape,
     dim: int = 1024,
     *,
-    head_units: int = 2048,
+    head_units: int | None = 2048,
     feature_units: int = 0,
     normalize: bool = False,
     queries: int = 4,
@@ -86,7 +86,8 @@ def build_head(
     Args:
         feature_shape: shape of the encoder's feature, `(d,)` or `(n, d)`.
         dim: dimensions of the result.
-        head_units: width of the hidden layer; 0 for a single Dense(dim) without hidden layer.
+        head_units: width of the hidden layer; 0 for a single Dense(dim) without hidden layer; None for no layer at
+            all: the feature, pooled if it is vectors, is scaled to unit length and has its own dimensions.
         feature_units: width of the linear layer before the head; 0 for none.
         normalize: scale the feature to unit length first, as the method does for a pretrained image backbone.
         queries: number of averages of vectors `(n, d)`.
@@ -109,6 +110,8 @@ def build_head(
     if len(x.shape) > 2:
         x = L2Normalize(name="pooling_norm")(AttentionPooling(queries, maximum, name="pooling")(x))
         x = keras.layers.Flatten(dtype="float32", name="pooled")(x)
+    if head_units is None:
+        return keras.Model(feature, L2Normalize(name="embedding")(x), name=name)
     if normalize:
         x = L2Normalize(name="feature_norm")(x)
     if feature_units:
@@ -124,7 +127,7 @@ def build_head(
 def head_options(model: ModelSettings) -> HeadOptions:
     """The arguments of `build_head` that the settings of the shared space give."""
     return {
-        "head_units": model.head_units if model.head else 0,
+        "head_units": None if model.head == "none" else model.head_units if model.head else 0,
         "dropout": model.dropout,
         "precision": model.precision,
     }

@@ -28,7 +28,7 @@ from vse_tf.preprocessing import text
 from vse_tf.preprocessing.view import ImageView
 from vse_tf.training.auto_settings import Kind, choose, choose_text, uses_xla
 from vse_tf.training.distribution import distribute, skip_symbolic_build
-from vse_tf.training.objective import make_loss, make_temperature
+from vse_tf.training.objective import make_loss, make_temperature, with_values
 from vse_tf.training.optimizer import make_optimizer
 
 
@@ -78,6 +78,7 @@ class RunParts:
         self.tokenizer = _tokenizer(settings.text, self.training)
         data, images = settings.data, self.training.images
         size = image_size(settings.image, images)
+        self._loss = with_values(settings)
         self.view = ImageView.of(settings.image, size, data.max_pixels, array_size(images))
         self.model = self._build_model()
         caches = self._caches()
@@ -96,11 +97,12 @@ class RunParts:
         """
         data, train = self.settings.data, self.settings.train
         self.validation = self.with_image_features(self.validation)
-        if self._image_cache:
+        if self._image_cache and train.epochs:
             views = training_views(self.settings.image.flip, int(data.feature_crops))
             self.training = self._image_cache.split(self.training, views)
         if self._text_cache:
             self.validation = self._text_cache.split(self.validation)
+        if self._text_cache and train.epochs:
             self.training = self._text_cache.split(self.training)
         self.order = Order(self.training.records, train.batch_size, data.epoch_over, train.seed)
 
@@ -119,7 +121,7 @@ class RunParts:
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             model.compile(
                 optimizer=optimizer,
-                loss=make_loss(settings.loss, optimizer.iterations, steps_per_epoch),
+                loss=make_loss(self._loss, optimizer.iterations, steps_per_epoch),
                 jit_compile=uses_xla(settings, on_features, strategy.num_replicas_in_sync),
             )
             optimizer.build(model.trainable_variables)
@@ -178,13 +180,40 @@ class RunParts:
                 image_tower_from_settings(settings.image, settings.model, image_shape),
                 text_tower_from_settings(settings.text, settings.model, self.tokenizer.vocabulary_size),
                 clip_norm=settings.train.clip_norm,
-                temperature=make_temperature(settings.loss),
+                temperature=make_temperature(self._loss),
                 micro_batch=micro_batch,
                 name="dual_encoder",
             )
+        _check_model(settings, model)
         if micro_batch:
             check_micro_batch(model, micro_batch, self.strategy.num_replicas_in_sync)
         return model
+
+
+def _check_model(settings: Settings, model: DualEncoder) -> None:
+    """Refuse towers without heads that do not fit each other, or of which nothing is trained."""
+    image, text = (tower.output_shape[-1] for tower in (model.image_tower, model.text_tower))
+    if image != text:
+        raise UserError(
+            f"model.head: none, but image.encoder {settings.image.encoder} gives vectors of {image} dimensions and "
+            f"text.encoder {settings.text.encoder} of {text}; give true or false"
+        )
+    if image != settings.model.dim:
+        raise UserError(
+            f"model.dim: {settings.model.dim}, but with model.head none the vectors have {image} dimensions; give "
+            f"--model.dim {image}"
+        )
+    if settings.train.epochs and not model.trainable_variables:
+        raise UserError(
+            f"train.epochs: {settings.train.epochs}, but with model.head none and frozen encoders nothing is trained; "
+            "give 0 to measure and save the model as it is, or set --image.trainable or --text.trainable"
+        )
+    only_backbones = len(model.backbone_variables) == len(model.trainable_variables)
+    if settings.train.epochs and settings.train.unfreeze_epoch and only_backbones:
+        raise UserError(
+            f"train.unfreeze_epoch: {settings.train.unfreeze_epoch}, but with model.head none nothing else than the "
+            "backbones is trained; set it to 0, or model.head to false"
+        )
 
 
 def _tokenizer(settings: TextSettings, training: Split) -> text.WordTokenizer | text.PresetTokenizer:

@@ -97,6 +97,13 @@ class StepTracker(keras.callbacks.Callback):
                 self.watch.see(values)
 
 
+def measure_validation(parts: RunParts) -> tuple[EncodedSplit, dict[str, float]]:
+    """The embeddings of the validation split, and its metrics."""
+    with part("validation"):
+        encoded = parts.embedder.encode_split(parts.validation, parts.bad, progress=True)
+        return encoded, measure(encoded).metrics
+
+
 class Validation(keras.callbacks.Callback):
     """Measures the validation split after each epoch, and stops the run early where `train.patience` says so.
 
@@ -123,9 +130,8 @@ class Validation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         progress, parts, train = self.progress, self.parts, self.parts.settings.train
         trained = time.perf_counter()
-        with self.signals.immediate(), part("validation"):
-            self.encoded = parts.embedder.encode_split(parts.validation, parts.bad, progress=True)
-            metrics = measure(self.encoded).metrics
+        with self.signals.immediate():
+            self.encoded, metrics = measure_validation(parts)
         measured = time.perf_counter()
         seconds, step = trained - self._begin, progress.position.step
         row = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 import keras
@@ -11,7 +12,7 @@ from vse_tf.artifacts.checkpoint_files import Position
 from vse_tf.display import part
 from vse_tf.errors import Interrupted
 from vse_tf.training.builder import RunParts
-from vse_tf.training.callbacks import DeviceLogs, ProgressBar, StepTracker, Validation
+from vse_tf.training.callbacks import DeviceLogs, ProgressBar, StepTracker, Validation, measure_validation
 from vse_tf.training.checkpoint_writer import CheckpointWriter
 from vse_tf.training.collapse import CollapseWatch
 from vse_tf.training.distribution import is_chief
@@ -19,6 +20,26 @@ from vse_tf.training.progress import RunProgress
 from vse_tf.training.signals import SignalHandler
 from vse_tf.training.tensorboard import TensorBoard, gather_events, purge
 from vse_tf.training.worker_sync import WorkerSync
+
+
+def measure_start(parts: RunParts, progress: RunProgress) -> None:
+    """Measure and save the model of a run of no epochs, unless that has been done: epoch 0, if the run goes on later.
+
+    Args:
+        parts: what the run is made of, its model compiled.
+        progress: where the run stands.
+    """
+    if parts.settings.train.epochs or progress.rows:
+        return
+    start = Position(0, 0)
+    began = time.perf_counter()
+    _, metrics = measure_validation(parts)
+    timing = {"time": time.time(), "validation_seconds": time.perf_counter() - began}
+    row = {"epoch": 0, "step": 0, "metrics": metrics, "train": {}, "timing": timing}
+    progress.rows.append(row)
+    with part("checkpoint"):
+        parts.checkpoints.save(parts.model, start, best=True, progress=progress.stored(start))
+    parts.run.append_metrics(row)
 
 
 def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
@@ -70,9 +91,10 @@ def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
 def _fit_epochs(parts: RunParts, start: Position, callbacks: list[keras.callbacks.Callback]) -> None:
     """Run the rest of the epoch that the run stands in, and the epochs after it."""
     model, steps_per_epoch, epochs = parts.model, parts.order.steps_per_epoch, parts.settings.train.epochs
-    epoch = start.epoch
+    epoch, unfreeze = start.epoch, parts.settings.train.unfreeze_epoch
 
     def fit_until(end: int, first_step: int = 0) -> None:
+        model.rest(epoch < unfreeze)
         model.fit(
             parts.batches(epoch, first_step),
             initial_epoch=epoch,
@@ -92,5 +114,7 @@ def _fit_epochs(parts: RunParts, start: Position, callbacks: list[keras.callback
             epoch_end.on_epoch_begin(epoch)
             epoch_end.on_epoch_end(epoch)
         epoch += 1
-    if epoch < epochs and not model.stop_training:
-        fit_until(epochs)
+    for end in sorted({min(unfreeze, epochs), epochs}):
+        if epoch < end and not model.stop_training:
+            fit_until(end)
+            epoch = end

@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from vse_tf.config import TrainSettings
-from vse_tf.models.backbones import fine_tuned
+from vse_tf.models.backbones import backbone_of, fine_tuned, tail_of
+from vse_tf.models.blocks import blocks_of
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.training.schedules import Rate, learning_rate
 
@@ -26,6 +27,9 @@ class TowerAdam(keras.optimizers.Adam):
         learning_rate: rate or schedule.
         rates: factor of each trainable variable, in the model's order; None means 1 for all.
         decays: weight decay of each trainable variable, in the same order; None means 0 for all.
+        delays: number of steps before each trainable variable is trained, in the same order, with its gradient left out
+            of `apply`; None means 0 for all. Adam's averages then begin at that step, and so does their correction for
+            the zeros that they begin with.
         **kwargs: as for `keras.optimizers.Adam`. Leave its clip arguments unset: `DualEncoder` clips the gradient of
             the global batch.
 
@@ -38,11 +42,13 @@ class TowerAdam(keras.optimizers.Adam):
         learning_rate: Rate = 1e-3,
         rates: Sequence[float] | None = None,
         decays: Sequence[float] | None = None,
+        delays: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.rates = None if rates is None else [float(rate) for rate in rates]
         self.decays = None if decays is None else [float(decay) for decay in decays]
+        self.delays = None if delays is None else [int(delay) for delay in delays]
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         index = self._get_variable_index(variable)
@@ -51,17 +57,20 @@ class TowerAdam(keras.optimizers.Adam):
             rate *= self.rates[index]
         if self.decays is not None and (decay := self.decays[index]):
             self.assign_sub(variable, variable * (rate * decay))
+        steps = tf.cast(self.iterations.value, variable.dtype)
+        own = steps
+        if self.delays is not None and (delay := self.delays[index]):
+            own = tf.maximum(steps - delay, 0)
         if self.amsgrad:
-            super().update_step(gradient, variable, rate)
+            super().update_step(gradient, variable, rate * self._correction(own) / self._correction(steps))
             return
         # One pass over the weights and one operation in the graph; Keras' formula has a dozen of each.
-        step = tf.cast(self.iterations.value + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
+            beta1_power=self.beta_1 ** (own + 1),
+            beta2_power=self.beta_2 ** (own + 1),
             lr=rate,
             beta1=self.beta_1,
             beta2=self.beta_2,
@@ -69,18 +78,24 @@ class TowerAdam(keras.optimizers.Adam):
             grad=tf.cast(gradient, variable.dtype),
         )
 
+    def _correction(self, steps: tf.Tensor) -> tf.Tensor:
+        """Adam's factor on the rate after a number of steps."""
+        return keras.ops.sqrt(1 - self.beta_2 ** (steps + 1)) / (1 - self.beta_1 ** (steps + 1))
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rates": self.rates, "decays": self.decays}
+        return {**super().get_config(), "rates": self.rates, "decays": self.decays, "delays": self.delays}
 
 
 def make_optimizer(train: TrainSettings, model: DualEncoder, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimizer that the settings describe, for this model's trainable variables."""
     rates = _rates(train, model)
     decays = [train.weight_decay if is_decayed(variable) else 0.0 for variable in model.trainable_variables]
+    delays = _delays(train, model, steps_per_epoch)
     return TowerAdam(
         learning_rate(train, steps_per_epoch),
         rates=None if set(rates) == {1.0} else rates,
         decays=decays if any(decays) else None,
+        delays=delays if any(delays) else None,
     )
 
 
@@ -108,6 +123,12 @@ def loss_scaling(optimizer: keras.optimizers.Optimizer) -> dict[str, float]:
     return {name: float(keras.ops.convert_to_numpy(value)) for name, value in values.items()}
 
 
+def _delays(train: TrainSettings, model: DualEncoder, steps_per_epoch: int) -> list[int]:
+    backbones = {id(variable) for variable in model.backbone_variables}
+    delay = train.unfreeze_epoch * steps_per_epoch
+    return [delay if id(variable) in backbones else 0 for variable in model.trainable_variables]
+
+
 def _rates(train: TrainSettings, model: DualEncoder) -> list[float]:
     factors = {id(variable): 1.0 for variable in model.trainable_variables}
     for tower, factor in ((model.image_tower, train.image_rate), (model.text_tower, train.text_rate)):
@@ -115,4 +136,11 @@ def _rates(train: TrainSettings, model: DualEncoder) -> list[float]:
             factors[id(variable)] = factor
         for variable in fine_tuned(tower):
             factors[id(variable)] = factor * train.backbone_rate
+        if train.layer_decay < 1:
+            for part in (backbone_of(tower), tail_of(tower)):
+                blocks = blocks_of(part) if part and part.trainable_variables else []
+                for number, block in enumerate(blocks, 1):
+                    # Weights that blocks share have the rate of the last one.
+                    falling = train.layer_decay ** (len(blocks) - number)
+                    factors |= {id(variable): factor * train.backbone_rate * falling for variable in block}
     return [factors[id(variable)] for variable in model.trainable_variables]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from vse_tf.training.warm_start import warm_start
 
 # Settings that runs of earlier versions do not have, with what these runs did.
 ADDED = {"image.eval_views": "centre", "train.weight_decay": 0.0, "train.monitor": "rsum"}
+ADDED |= {"train.unfreeze_epoch": 0, "train.layer_decay": 1.0}
 FREE, RATE = (keys_marked(Settings(), mark) for mark in (OnResume.FREE, OnResume.RATE))
 
 
@@ -98,11 +100,12 @@ def resume_conditions(settings: Settings, data_sha256: str, steps_per_epoch: int
     }
 
 
-def start_or_resume(parts: RunParts) -> RunProgress:
+def start_or_resume(parts: RunParts, fill: Callable[[RunParts], None] | None = None) -> RunProgress:
     """Resume from the newest intact checkpoint, or start: fresh, or from another run's weights.
 
     Args:
         parts: what the run is made of, its model compiled.
+        fill: changes the weights that a new run starts from.
 
     Returns:
         Where the run stands.
@@ -120,6 +123,8 @@ def start_or_resume(parts: RunParts) -> RunProgress:
             loaded = warm_start(parts.model, getattr(parts.tokenizer, "vocabulary", None), train.init_from)
             if chief:
                 say(f"init_from {train.init_from}: {loaded}")
+        if fill:
+            fill(parts)
         return RunProgress(Position(0, 0), conditions, train.monitor)
     if train.resume != "force":
         check_conditions(checkpoint, conditions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from vse_tf.source_detection import with_source
 from vse_tf.training.auto_settings import keep_choices
 from vse_tf.training.builder import RunParts
 from vse_tf.training.distribution import is_chief, make_strategy, worker_sum
-from vse_tf.training.fitting import fit
+from vse_tf.training.fitting import fit, measure_start
 from vse_tf.training.hubness import correct
 from vse_tf.training.progress import RunProgress
 from vse_tf.training.resume import finished_results, start_or_resume
@@ -41,11 +41,12 @@ Galleries = dict[str, Mapping[str, Any]]
 """Metrics, or their intervals, by split."""
 
 
-def train(settings: Settings) -> tuple[RunFolder, Results]:
+def train(settings: Settings, fill: Callable[[RunParts], None] | None = None) -> tuple[RunFolder, Results]:
     """Train a dual encoder; a run that its folder already holds is resumed, or, once finished, looked up.
 
     Args:
         settings: the run's settings.
+        fill: changes the weights that a new run starts from.
 
     Returns:
         The run folder and its results, as in results.json; no results on a worker that is not the chief.
@@ -71,7 +72,7 @@ def train(settings: Settings) -> tuple[RunFolder, Results]:
         # With several workers, TensorFlow takes SIGTERM for itself and does nothing with it.
         signals.install()
         try:
-            return run, _train(settings, run, strategy, signals)
+            return run, _train(settings, run, strategy, signals, fill)
         except tf.errors.OpError as error:
             lost = lost_worker_error(strategy, error)
             if lost is None:
@@ -83,7 +84,13 @@ def train(settings: Settings) -> tuple[RunFolder, Results]:
             run.unlock()
 
 
-def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy, signals: SignalHandler) -> Results:
+def _train(
+    settings: Settings,
+    run: RunFolder,
+    strategy: tf.distribute.Strategy,
+    signals: SignalHandler,
+    fill: Callable[[RunParts], None] | None,
+) -> Results:
     train, chief = settings.train, is_chief(strategy)
     keras.utils.set_random_seed(train.seed)
     if train.deterministic:
@@ -128,9 +135,10 @@ def _train(settings: Settings, run: RunFolder, strategy: tf.distribute.Strategy,
 
     # Fit, from the newest checkpoint on.
     with phase_if(chief, "looking for a checkpoint"):
-        progress = start_or_resume(parts)
+        progress = start_or_resume(parts, fill)
     if chief:
         run.replace_metrics(progress.rows)
+        measure_start(parts, progress)
     if progress.position.epoch < train.epochs and not progress.stopped:
         if chief:
             print(summary(parts), flush=True)
