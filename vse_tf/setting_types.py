@@ -181,7 +181,8 @@ def absolute_paths(section: T) -> T:
         >>> absolute_paths(TrainSettings(init_from="/home/ada/../grace/base")).init_from
         '/home/ada/../grace/base'
     """
-    types, changes = _types(type(section)), {}
+    kind: Any = type(section)
+    types, changes = _types(kind), {}
     for field in dataclasses.fields(section):  # type: ignore[arg-type]
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
