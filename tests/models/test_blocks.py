@@ -55,6 +55,8 @@ def test_shortcuts_and_branches_do_not_end_a_block():
         y = keras.layers.Dense(4, name=f"first_{number}")(x)
         y = keras.layers.Dense(4, name=f"second_{number}")(y)
         x = keras.layers.Add()([x, y])
+    # Without anything behind it, the last sum belongs to the last block too.
+    assert [len(block) for block in blocks_of(keras.Model(inputs, keras.layers.ReLU()(x)))] == [4, 4, 4]
     outer = keras.Model(inputs, keras.layers.BatchNormalization(name="last")(x))
     names = [[variable.path.split("/")[0] for variable in block] for block in blocks_of(outer)]
     assert [sorted(set(block)) for block in names] == [

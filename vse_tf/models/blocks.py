@@ -59,7 +59,15 @@ def _segments(network: keras.Model) -> Iterator[list[keras.Layer]]:
     weighted = [node for node in nodes if _has_weights(node)]
     if not weighted:
         return
-    path, wanted = [], {id(tensor) for tensor in weighted[-1].outputs}
+    # A shortcut may end behind it: with the sum, or an activation, of the same shape.
+    place = nodes.index(weighted[-1])
+    end, shape = {id(tensor) for tensor in nodes[place].outputs}, nodes[place].outputs[0].shape
+    behind = set(end)
+    for node in nodes[place + 1 :]:
+        if behind & {id(tensor) for tensor in node.input_tensors} and node.outputs[0].shape == shape:
+            end = {id(tensor) for tensor in node.outputs}
+            behind |= end
+    path, wanted = [], set(end)
     for node in reversed(nodes):
         if wanted & {id(tensor) for tensor in node.outputs}:
             path.append(node)
