@@ -180,7 +180,7 @@ def absolute_paths(section: T) -> T:
         >>> absolute_paths(TrainSettings(init_from="/home/ada/../grace/base")).init_from
         '/home/ada/../grace/base'
     """
-    types, changes = _types(type(section)), {}
+    types, changes = get_type_hints(type(section), include_extras=True), {}
     for field in dataclasses.fields(section):  # type: ignore[arg-type]
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):

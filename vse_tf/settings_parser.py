@@ -289,9 +289,7 @@ def _check_loss(loss: LossSettings) -> None:
 
 
 @functools.cache
-def _parser(
-    prog: str, description: str, examples: tuple[str, ...] = (), usual: tuple[str, ...] = ()
-) -> CommandParser:
+def _parser(prog: str, description: str, examples: tuple[str, ...] = (), usual: tuple[str, ...] = ()) -> CommandParser:
     # A tenth of a second of processor time.
     parser = command_parser(prog, description, settings=Settings(), examples=examples, usual=usual)
     parser.add_argument("--config", action="config", help="YAML file with settings; later ones win")
