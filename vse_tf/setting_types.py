@@ -125,6 +125,7 @@ Kept = Annotated[T, OnResume.KEPT]
 Count = Annotated[int, Range(1)]
 CountOrNone = Annotated[int, Range()]
 Epochs = Annotated[int, Range(1, 10**6)]
+EpochsOrNone = Annotated[int, Range(0, 10**6)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 # Numbers of layers, queries or workers: a network is built, or a thread started, for each.
 Few = Annotated[int, Range(1, 1024)]
@@ -156,10 +157,10 @@ def check_values(section: Section, prefix: str = "") -> None:
 
     Example:
         >>> from vse_tf.config import TrainSettings
-        >>> check_values(TrainSettings(epochs=0), "train.")
+        >>> check_values(TrainSettings(epochs=-1), "train.")
         Traceback (most recent call last):
             ...
-        vse_tf.errors.UserError: train.epochs: 0 is not a whole number from 1 to 1000000
+        vse_tf.errors.UserError: train.epochs: -1 is not a whole number from 0 to 1000000
     """
     for key, value, kind in _fields(section, prefix):
         rules = [mark for mark in set(_marks(kind)) if not isinstance(mark, OnResume)]
@@ -180,7 +181,8 @@ def absolute_paths(section: T) -> T:
         >>> absolute_paths(TrainSettings(init_from="/home/ada/../grace/base")).init_from
         '/home/ada/../grace/base'
     """
-    types, changes = get_type_hints(type(section), include_extras=True), {}
+    kind: Any = type(section)
+    types, changes = _types(kind), {}
     for field in dataclasses.fields(section):  # type: ignore[arg-type]
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
