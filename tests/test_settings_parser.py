@@ -35,6 +35,15 @@ def test_every_recipe_loads_and_opens_with_its_command(config):
     assert config.name in head
 
 
+def test_one_call_leaves_nothing_to_the_next():
+    # The built-in set has defaults of its own, which other sources do not take over.
+    parse()
+    assert parse("--data.source", "precomp").train == Settings().train
+    with pytest.raises(UserError):
+        parse("--train.epochs", "no")
+    assert parse("--data.source", "precomp").train == Settings().train
+
+
 def test_the_command_line_wins_over_the_file(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("train:\n  epochs: 5\n  learning_rate: 1e-4\n")
