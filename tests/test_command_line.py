@@ -49,14 +49,14 @@ def test_help_all_has_every_setting_once(capsys):
     text = help_of(train.main, ["--help", "all"], capsys)
     for key in flat(Settings()):
         assert text.count(f"\n  --{key} ") == 1, key
-    assert "number of epochs (1 to 1000000; default: 20)" in " ".join(text.split())
+    assert "as a preset without training (0 to 1000000; default: 20)" in " ".join(text.split())
     assert "CONFIG             Path" not in text
 
 
 def test_help_has_the_defaults_of_the_source(capsys):
     for argv, epochs in (([], 20), (["--data.source", "coco"], 7)):
         for help_ in (["--help"], ["--help", "all"]):
-            assert f"(1 to 1000000; default: {epochs})" in help_of(train.main, [*argv, *help_], capsys)
+            assert f"(0 to 1000000; default: {epochs})" in help_of(train.main, [*argv, *help_], capsys)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_values_in_words(kind, words):
         (train.main, "--image.flip=maybe", "image.flip: maybe is not true or false"),
         (train.main, "--text.packed=x", "text.packed: x is not true or false or auto"),
         (train.main, "--train.monitor=x", "train.monitor: x is not one of "),
-        (train.main, "--train.epochs=1.5", "train.epochs: 1.5 is not a whole number from 1 to 1000000"),
+        (train.main, "--train.epochs=1.5", "train.epochs: 1.5 is not a whole number from 0 to 1000000"),
         (train.main, "--train.learning_rate=fast", "train.learning_rate: fast is not a number above 0"),
         (train.main, "--train.decay_epochs=x", "train.decay_epochs: x is not a list"),
         (train.main, "--image.crop_scale=1", "image.crop_scale: 1 is not 2 values, each 0 to 1"),

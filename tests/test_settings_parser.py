@@ -75,7 +75,7 @@ def test_round_trip(tmp_path):
     [
         (["--data.sorce", "x"], "data.sorce"),
         (["--train.epochs", "many"], "train.epochs"),
-        (["--train.epochs", "0"], "train.epochs"),
+        (["--train.epochs", "-1"], "train.epochs"),
         (["--train.learning_rate", ".inf"], "train.learning_rate"),
         (["--train.clip_norm", ".nan"], "train.clip_norm"),
         (["--train.resume", "maybe"], "train.resume"),
