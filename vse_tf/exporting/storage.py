@@ -28,6 +28,7 @@ def recall_loss(vectors: np.ndarray, stored: Stored, k: int, queries: np.ndarray
 
     Example:
         >>> vectors = np.float32([[1, 0], [0.8, 0.6], [0, 1]])
+        >>> from vse_tf.artifacts.storage import store
         >>> recall_loss(vectors, store(vectors, "int8"), k=1)
         {'queries': 3, 'of': "the gallery's own rows", 'k': 1, 'loss_at_k': 0.0, 'loss_at_1': 0.0}
     """
