@@ -34,7 +34,7 @@ def write_clip(folder: Path) -> None:
 def write_siglip(folder: Path) -> None:
     """A SigLIP with a tokenizer of words."""
     import keras_hub  # noqa: PLC0415
-    import sentencepiece  # noqa: PLC0415 (comes with KerasHub)
+    import sentencepiece  # noqa: PLC0415
 
     models, proto = keras_hub.models, io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
