@@ -192,7 +192,7 @@ WAYS = {
     "stopped": {},
     "bfloat16": {"train__micro_batch": 4, "model__precision": "mixed_bfloat16"},
     "replicas": {"distribution__virtual_cpus": 2},
-    "cached": {"data__features": "true", "data__text_features": "true"},
+    "cached": {"data__text_features": "true"},
 }
 
 
