@@ -164,6 +164,7 @@ I0000 00:00:1795725626.007559   16097 cudart_stub.cc:31] Could not find cuda dri
 W0000 00:00:1795725626.007559   16097 computation_placer.cc:177] computation placer already registered.
 E0000 00:00:1795725626.007559   16097 cuda_dnn.cc:8579] Unable to register cuDNN factory: Attempting to register
 2026-01-01 10:00:00.123456: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.
+E0000 00:00:1795783105.523514   30127 util.cc:131] oneDNN supports DT_BOOL only on platforms with AVX-512. Falling back
 To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow
 INFO:__main__:Logging handler created.
 WARNING:root:apitools not found, and bigquery client libraries are not available
@@ -205,6 +206,21 @@ def test_other_lines_of_the_start_arrive_also_of_an_abort(end, last):
     assert "noise" not in found
     asked = environment | {"TF_CPP_MIN_LOG_LEVEL": "0"}
     assert "noise" in subprocess.run(command, env=asked, stderr=subprocess.PIPE, text=True, check=False).stderr
+
+
+FIRST_OPERATIONS = """
+from vse_tf.startup import starting_tensorflow
+with starting_tensorflow():
+    import tensorflow as tf
+tf.transpose(tf.constant([[1, 2]], tf.int64))
+"""
+
+
+def test_operations_write_no_line_of_what_the_processor_lacks():
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-c", FIRST_OPERATIONS]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "oneDNN" not in found.stderr
 
 
 def recorded(command: list[str]) -> tuple[str, float, str]:

@@ -129,7 +129,7 @@ def fit(settings: Mapping[str, Any] | None = None, *, config: str | Path | None 
     from vse_tf.startup import starting_tensorflow  # noqa: PLC0415
 
     checked = settings_of_options(settings or {}, config)
-    with starting_tensorflow():
+    with starting_tensorflow(checked.distribution.virtual_cpus):
         from vse_tf.training.trainer import train  # noqa: PLC0415
 
     run, _ = train(checked)

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         examples=EXAMPLES,
         usual=USUAL,
     )
-    with starting_tensorflow():
+    with starting_tensorflow(settings.distribution.virtual_cpus):
         from vse_tf.evaluation.report import small_galleries, table, with_corrected  # noqa: PLC0415
         from vse_tf.training.trainer import train  # noqa: PLC0415
 
