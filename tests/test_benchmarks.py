@@ -53,7 +53,7 @@ def test_the_table_of_objectives_is_made_and_continued(tmp_path, monkeypatch, ca
     first = json.loads(output.with_suffix(".json").read_text())
     variants["ConVSE"] = Variant(MASK_OFF)
     objectives.main([*argv, "--seeds", "0"])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     found = json.loads(output.with_suffix(".json").read_text())
     assert found["runs"]["objectives"]["ConVSE++, both"] == first["runs"]["objectives"]["ConVSE++, both"]
     for name, runs in found["runs"]["objectives"].items():
@@ -65,7 +65,7 @@ def test_the_table_of_objectives_is_made_and_continued(tmp_path, monkeypatch, ca
     assert folders == {"objectives-convse-0", "objectives-convsepp-both-0", "objectives-convsepp-both-0-base"}
     config = (tmp_path / "runs" / "objectives-convsepp-both-0" / "config.yaml").read_text()
     assert "name: convse++" in config and "hardness_epochs: 1.0" in config and "epochs: 1\n" in config
-    assert "2/2" in told and "| ConVSE++, both | 1 |" in output.with_suffix(".md").read_text()
+    assert "2/2" in printed and "| ConVSE++, both | 1 |" in output.with_suffix(".md").read_text()
 
 
 def test_spread_over_seeds():
@@ -168,14 +168,14 @@ def test_the_server_is_soaked(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         options = ["--gallery", str(tmp_path / "index"), "--minutes", "0.1", "--clients", "3"]
         serving_soak.main(["--models", str(tmp_path), *options])
-    told = capsys.readouterr()
-    found = json.loads(told.out.splitlines()[-1])
+    printed = capsys.readouterr()
+    found = json.loads(printed.out.splitlines()[-1])
     # Six seconds are no soak: whether that was flat is chance.
-    assert (found["wrong"], found["clients"], end.value.code) == (0, 3, not found["flat"]), told.err
+    assert (found["wrong"], found["clients"], end.value.code) == (0, 3, not found["flat"]), printed.err
     assert found["requests"] == sum(kind["requests"] for kind in found["kinds"].values()) > 30
     assert {"text_tower", "image_tower", "bomb", "too large", "hangs up", "thumbnail"} <= found["kinds"].keys()
     assert found["mb_first_last"][0] > 50 and found["files_first_last"][0] > 0
-    assert "0 wrong; " in told.err
+    assert "0 wrong; " in printed.err
 
 
 def test_small_requests_cost_the_server_little(tmp_path, capsys):
@@ -183,8 +183,8 @@ def test_small_requests_cost_the_server_little(tmp_path, capsys):
     names = ["a million empty", "100,000 images", "JSON of objects", "bomb of 1 GB"]
     with pytest.raises(SystemExit) as end:
         amplification.main(["--models", str(tmp_path), "--clients", "0", "--only", *names])
-    told = capsys.readouterr()
-    found = json.loads(told.out.splitlines()[-1])
+    printed = capsys.readouterr()
+    found = json.loads(printed.out.splitlines()[-1])
     assert {name: each["status"] for name, each in found["requests"].items()} == {
         "a million empty strings": 413,
         "100,000 images that are none": 413,
@@ -193,8 +193,8 @@ def test_small_requests_cost_the_server_little(tmp_path, capsys):
         "a gzip bomb of 1 GB": 413,
     }
     assert all(each["answer_mb"] <= 0.02 for each in found["requests"].values())
-    assert (end.value.code, found["within"]) == (False, True), told.err
-    assert "within the limits" in told.err
+    assert (end.value.code, found["within"]) == (False, True), printed.err
+    assert "within the limits" in printed.err
 
 
 class Answers:
@@ -214,7 +214,7 @@ class Answers:
 
 
 @pytest.mark.parametrize(
-    ("status", "values", "told"),
+    ("status", "values", "printed"),
     [
         (200, [[1, 0], [0, 1]], ""),
         (500, [[1, 0], [0, 1]], "500 in place of 200"),
@@ -223,10 +223,10 @@ class Answers:
         (200, [[1, 0], [0, float("nan")]], "other values than alone"),
     ],
 )
-def test_a_wrong_answer_is_seen(status, values, told):
+def test_a_wrong_answer_is_seen(status, values, printed):
     request = serving_soak.predict("text_tower", {"inputs": ["a", "b"]}, rows=np.eye(2))
     found = serving_soak.send(Answers(status, json.dumps({"outputs": values}).encode()), request)
-    assert found.startswith(told) and bool(found) == bool(told)
+    assert found.startswith(printed) and bool(found) == bool(printed)
 
 
 def test_several_figures_of_a_benchmark_have_targets(monkeypatch, tmp_path, capsys):
@@ -319,14 +319,14 @@ def test_a_phase_inside_another_is_not_counted_twice(tmp_path, monkeypatch):
 def test_a_run_is_measured_on_halves_and_each_look_counted(corrected_run, tmp_path, capsys):
     looks = tmp_path / "looks.json"
     halves.main(["choose", str(corrected_run), "--looks", str(looks)])
-    told = capsys.readouterr().out
-    assert "first half" in told and "| second half" not in told and "| whole" not in told
+    printed = capsys.readouterr().out
+    assert "first half" in printed and "| second half" not in printed and "| whole" not in printed
     halves.main(["report", str(corrected_run), "--looks", str(looks)])
-    told = capsys.readouterr().out
-    assert "| first half" not in told and "rsum, whole, corrected" in told
+    printed = capsys.readouterr().out
+    assert "| first half" not in printed and "rsum, whole, corrected" in printed
     assert json.loads(looks.read_text()) == {"first half": 2, "second half": 1}
     stored = json.loads((corrected_run / "results.json").read_text())["best"]["metrics"]["rsum"]
-    assert f"rsum, whole, plain: {stored:.1f}" in told
+    assert f"rsum, whole, plain: {stored:.1f}" in printed
 
 
 def test_the_halves_are_those_of_the_file_names():

@@ -17,7 +17,7 @@ LEVELS = [
     ["data_settings"],
     ["config", "help_text"],
     ["downloads", "files", "locks", "removed_settings"],
-    ["atomic", "command_line", "source_detection"],
+    ["atomic", "command_line", "settings_yaml", "source_detection"],
     ["settings_parser", "preprocessing"],
     ["data"],
     ["losses"],

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import re
 import sys
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
@@ -23,15 +22,13 @@ from vse_tf.atomic import write_text
 from vse_tf.command_line import CommandParser, command_parser, more
 from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, to_dict
 from vse_tf.errors import UserError
-from vse_tf.files import read_regular, reason_of
 from vse_tf.losses.registry import LOSSES
 from vse_tf.removed_settings import refuse_removed, split_removed
 from vse_tf.setting_types import Section, check_values
+from vse_tf.settings_yaml import read_yaml
 from vse_tf.source_detection import with_source
 from vse_tf.used_settings import unused
 
-# Far above any settings, and read within a second or two.
-YAML_BYTES, YAML_VALUES, YAML_DEPTH = 64 * 2**10, 20_000, 100
 # Options that take a dictionary.
 SECTIONS = {field.name for field in dataclasses.fields(Settings)} | {"data.shapes", "data.table", "data.tfds"}
 
@@ -85,7 +82,7 @@ def parse_settings(
     """
     parser, in_files = _parser(prog, description, tuple(examples), tuple(usual)), dict[str, Any]()
     for path in _named_configs(argv):
-        values = _read_yaml(path)
+        values = read_yaml(path)
         _checked_values(values, str(path))
         in_files |= dict(_leaves(values))
     with _defaults(parser, SOURCE_DEFAULTS.get(_source(parser, argv), {})):
@@ -97,7 +94,7 @@ def parse_settings(
     if sorted(set(epochs)) != epochs:
         raise UserError(f"train.decay_epochs: {epochs} are not epochs in rising order")
     typed = typed_keys(argv)
-    refuse_unused(settings, typed, told=parsed.data.source != "auto")
+    refuse_unused(settings, typed, source_named=parsed.data.source != "auto")
     changed = differences(settings, Settings())
     if left := unused(settings, [key for key in in_files if key in changed and key not in typed]):
         named = ", ".join(f"{key} ({mark.found(settings)})" for key, mark in left.items())
@@ -144,12 +141,12 @@ def settings_from_dict(values: dict[str, Any], where: str) -> Settings:
 
 def load_settings(path: Path) -> Settings:
     """Settings from a YAML file written by `save_settings`, also by an earlier version: removed ones are dropped."""
-    return settings_from_dict(split_removed(_read_yaml(path))[0], str(path))
+    return settings_from_dict(split_removed(read_yaml(path))[0], str(path))
 
 
 def changed_removed_settings(path: Path) -> dict[str, Any]:
     """Removed settings that a file written by `save_settings` gives another value than their default."""
-    return split_removed(_read_yaml(path))[1]
+    return split_removed(read_yaml(path))[1]
 
 
 def save_settings(settings: Settings, path: Path) -> None:
@@ -207,20 +204,20 @@ def typed_keys(argv: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def refuse_unused(settings: Settings, keys: list[str], told: bool = True) -> None:
+def refuse_unused(settings: Settings, keys: list[str], source_named: bool = True) -> None:
     """Refuse options that a run does not use.
 
     Args:
         settings: the run's settings.
         keys: the settings that were typed.
-        told: the source was named, not inferred.
+        source_named: the source was named, not inferred.
 
     Raises:
         UserError: the first such option, with what it belongs to.
     """
     for key, mark in unused(settings, keys).items():
         advice = f"leave it out, or change --{mark.named[0]}"
-        if mark.keys == ("data.source",) and not told and not settings.data.annotations:
+        if mark.keys == ("data.source",) and not source_named and not settings.data.annotations:
             advice = "name a caption file with --data.annotations, or leave it out"
         raise UserError(f"{key}: only used with {mark.needed()}, but {mark.found(settings)}; {advice}")
 
@@ -335,40 +332,6 @@ def _named_configs(argv: list[str]) -> list[Path]:
     with contextlib.suppress(ArgumentError):
         return finder.parse_known_args(argv)[0].config
     return []
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = read_regular(path, YAML_BYTES).decode("utf-8")
-        # PyYAML's time grows with the square of the depth.
-        if (
-            max(itertools.accumulate((bracket in "[{") * 2 - 1 for bracket in re.findall(r"[][{}]", text)), default=0)
-            > YAML_DEPTH
-        ):
-            raise ValueError(f"values nested more than {YAML_DEPTH} deep")
-        _check_size(yaml.compose(text, Loader=yaml.SafeLoader))
-        values = yaml.safe_load(text)
-    # Numbers of thousands of digits and impossible dates are ValueErrors.
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    if values is not None and not isinstance(values, dict):
-        raise UserError(f"{path}: holds no settings")
-    return values or {}
-
-
-def _check_size(node: yaml.Node | None) -> None:
-    """Refuse a document that grows with its aliases: ten lines can stand for a billion values."""
-    waiting, count = [node] if node else [], 0
-    while waiting:
-        item = waiting.pop()
-        count += 1
-        if count > YAML_VALUES:
-            raise ValueError(f"more than {YAML_VALUES} values, those that aliases repeat included")
-        if isinstance(item, yaml.SequenceNode):
-            waiting += item.value
-        elif isinstance(item, yaml.MappingNode):
-            waiting += [part for pair in item.value for part in pair]
 
 
 def _checked_values(values: dict[str, Any], where: str) -> Settings:

@@ -94,6 +94,23 @@ def mixed(module, rows):
     return module.signatures()["search_mixed"](**dict(zip(("text", "image_bytes", "without"), columns, strict=True)))
 
 
+# Which of text, image and what is left out a query has.
+USES = ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0))
+
+
+def with_uses(use, *columns):
+    """Rows of `(text, image, without)`, None for what is not used."""
+    return [
+        [value if used else None for value, used in zip(row, use, strict=True)] for row in zip(*columns, strict=True)
+    ]
+
+
+def query_of(row, kind, dim):
+    """The query of a row by the definition."""
+    given = zip(row, ("captions", "images", "captions"), (1, 1, -1), strict=True)
+    return mix([Part(vector, of, weight) for vector, of, weight in given if vector is not None], kind, dim)
+
+
 @pytest.mark.parametrize("kind", ["images", "captions"])
 @pytest.mark.parametrize("corrected", [False, True])
 def test_mixed_queries_are_those_of_the_definition(kind, corrected):
@@ -110,19 +127,11 @@ def test_mixed_queries_are_those_of_the_definition(kind, corrected):
     ids = [str(row) for row in range(40)]
     plain_of = (kind, dim) if corrected else None
     module = RetrievalModule(Files(), Files(), store(gallery, "float32"), ids, ids, 40, plain_of)
-    for use in ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0)):
-        rows = [
-            [value if used else None for value, used in zip(row, use, strict=True)]
-            for row in zip(texts, photos, excluded, strict=True)
-        ]
+    for use in USES:
+        rows = with_uses(use, texts, photos, excluded)
         answer = mixed(module, rows)
         for number, row in enumerate(rows):
-            parts = [
-                Part(vector, of, weight)
-                for vector, of, weight in zip(row, ("captions", "images", "captions"), (1, 1, -1), strict=True)
-                if vector is not None
-            ]
-            query = search_queries(mix(parts, kind, dim).vector[None], kind, dim)
+            query = search_queries(query_of(row, kind, dim).vector[None], kind, dim)
             expected, scores = oracle(query, gallery, 40)
             np.testing.assert_allclose(answer["scores"][number], scores[0], atol=1e-5)
             assert answer["ids"].numpy()[number, 0].decode() == ids[expected[0, 0]]

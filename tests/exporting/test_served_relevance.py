@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.exporting.test_retrieval_module import Files, mixed
+from tests.exporting.test_retrieval_module import USES, Files, mixed, query_of, with_uses
 from vse_tf.artifacts.calibration import STEPS
 from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
@@ -14,7 +14,6 @@ from vse_tf.exporting.served_relevance import ServedRelevance, item_hubness
 from vse_tf.indexing.relevance import Relevance, calibrate
 from vse_tf.indexing.search import ExactSearch
 from vse_tf.models.folding import EXTRA, fold
-from vse_tf.models.mixing import Part, mix
 
 COUNT = 60
 
@@ -55,20 +54,10 @@ def test_it_is_the_relevance_of_the_index(tmp_path, corrected):
     texts, photos, excluded = (
         vectors(4, seed, of, corrected) for seed, of in ((2, "caption"), (3, "image"), (4, "caption"))
     )
-    uses = ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0))
-    rows = [
-        [value if used else None for value, used in zip(each, use, strict=True)]
-        for use in uses
-        for each in zip(texts, photos, excluded, strict=True)
-    ]
+    rows = [row for use in USES for row in with_uses(use, texts, photos, excluded)]
     answer = mixed(module, rows)
     for number, row in enumerate(rows):
-        parts = [
-            Part(vector, of, weight)
-            for vector, of, weight in zip(row, ("captions", "images", "captions"), (1, 1, -1), strict=True)
-            if vector is not None
-        ]
-        query = mix(parts, "images", index.plain_dim)
+        query = query_of(row, "images", index.plain_dim)
         found, scores = ExactSearch(index)(query.vector[None], 10)
         expected = Relevance(index)(query, found[0], scores[0])
         assert [int(name) for name in answer["ids"][number].numpy()] == found[0].tolist()

@@ -66,8 +66,8 @@ def test_a_photo_is_embedded_with_the_extra_only(folder, name, contents, kind, m
     assert name in [item.id for item in image_items(folder) if isinstance(item, Item)]
     monkeypatch.setattr(photo_formats, "find_spec", lambda name: None)
     (problem,) = [item for item in image_items(folder) if isinstance(item, Problem)]
-    told, _, command = problem.what.partition("convert it: ")
-    assert told == f"a {kind} image, which is not read; pip install 'vse_tf[photos]' reads it, or "
+    message, _, command = problem.what.partition("convert it: ")
+    assert message == f"a {kind} image, which is not read; pip install 'vse_tf[photos]' reads it, or "
     assert shlex.split(command)[:2] == ["magick", str(folder / name)]
 
 

@@ -78,3 +78,24 @@ def images(kind: str, shape: tuple[int, ...] = (40, 50, 3)) -> Any:
             return 5
 
     return Some(kind=kind, load=lambda rows: np.zeros((len(rows), *shape), np.uint8))
+
+
+def tiny_efficientnet(repeats: list[int], dropout: float = 0.0) -> keras.Model:
+    """KerasHub's EfficientNet with two stages of eight channels; `repeats` are their numbers of blocks."""
+    import keras_hub  # noqa: PLC0415
+
+    return keras_hub.models.EfficientNetBackbone(
+        stackwise_width_coefficients=[1.0, 1.0],
+        stackwise_depth_coefficients=[1.0, 1.0],
+        stackwise_kernel_sizes=[3, 3],
+        stackwise_num_repeats=repeats,
+        stackwise_input_filters=[8, 8],
+        stackwise_output_filters=[8, 8],
+        stackwise_expansion_ratios=[1, 2],
+        stackwise_strides=[1, 2],
+        stackwise_squeeze_and_excite_ratios=[0.25, 0.25],
+        stackwise_block_types=["v1", "v1"],
+        stackwise_force_input_filters=[0, 0],
+        dropout=dropout,
+        input_shape=(None, None, 3),
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models.image_towers import RNG, check_frozen, rebuilt, shaken
+from tests.models.image_towers import RNG, check_frozen, rebuilt, shaken, tiny_efficientnet
 from tests.tiny import arguments
 from tests.warm_python import warm_python
 from vse_tf import train
@@ -41,21 +41,7 @@ def presets(tmp_path_factory):
     words = {"vocabulary_size": WORDS, "embedding_dim": 16, "hidden_dim": 16, "num_layers": 2, "num_heads": 2}
     words |= {"intermediate_dim": 32, "max_sequence_length": 12}
     images = {
-        "efficientnet": models.EfficientNetBackbone(
-            stackwise_width_coefficients=[1.0, 1.0],
-            stackwise_depth_coefficients=[1.0, 1.0],
-            stackwise_kernel_sizes=[3, 3],
-            stackwise_num_repeats=[1, 2],
-            stackwise_input_filters=[8, 8],
-            stackwise_output_filters=[8, 8],
-            stackwise_expansion_ratios=[1, 2],
-            stackwise_strides=[1, 2],
-            stackwise_squeeze_and_excite_ratios=[0.25, 0.25],
-            stackwise_block_types=["v1", "v1"],
-            stackwise_force_input_filters=[0, 0],
-            dropout=0.0,
-            input_shape=(None, None, 3),
-        ),
+        "efficientnet": tiny_efficientnet([1, 2]),
         "resnet": models.ResNetBackbone([64], [3], [64, 8], [1, 2], [1, 2], "basic_block", image_shape=(None, None, 3)),
         "vit": models.ViTBackbone((32, 32, 3), 8, 3, 2, 16, 32),
         "clip": models.CLIPBackbone(

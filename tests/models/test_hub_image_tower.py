@@ -23,6 +23,7 @@ from tests.models.image_towers import (
     rebuilt,
     scaled,
     shaken,
+    tiny_efficientnet,
 )
 from vse_tf.config import ImageSettings, ModelSettings
 from vse_tf.errors import UserError
@@ -39,28 +40,13 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
     models, layers = keras_hub.models, keras_hub.layers
     folder = tmp_path_factory.mktemp("presets")
-    two = [1.0, 1.0]
     clip = models.CLIPBackbone(
         models.CLIPVisionEncoder(8, 16, 1, 2, 32, image_shape=(32, 32, 3)),
         models.CLIPTextEncoder(50, 16, 16, 1, 2, 32, max_sequence_length=12),
         projection_dim=8,
     )
     networks = {
-        "convolution": models.EfficientNetBackbone(
-            stackwise_width_coefficients=two,
-            stackwise_depth_coefficients=two,
-            stackwise_kernel_sizes=[3, 3],
-            stackwise_num_repeats=[1, 1],
-            stackwise_input_filters=[8, 8],
-            stackwise_output_filters=[8, 8],
-            stackwise_expansion_ratios=[1, 2],
-            stackwise_strides=[1, 2],
-            stackwise_squeeze_and_excite_ratios=[0.25, 0.25],
-            stackwise_block_types=["v1", "v1"],
-            stackwise_force_input_filters=[0, 0],
-            dropout=0.5,
-            input_shape=(None, None, 3),
-        ),
+        "convolution": tiny_efficientnet([1, 1], dropout=0.5),
         "vit": models.ViTBackbone((32, 32, 3), 8, 1, 2, 16, 32, dropout_rate=0.3),
         "swin": models.SwinTransformerBackbone((32, 32, 3), 8, [1, 1], [1, 2], 4),
         "vgg": models.VGGBackbone([1, 1], [4, 8], image_shape=(64, 64, 3)),

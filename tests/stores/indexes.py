@@ -27,7 +27,7 @@ def made_index(folder, contents, model=MODEL, dim=DIM, shard=5):
 
 
 class MemoryStore:
-    """A store in memory that fails when it is told to."""
+    """A store in memory that fails on request."""
 
     name = "memory"
 

@@ -1,4 +1,4 @@
-"""Addresses of stores: told apart, and their secrets in no message."""
+"""Addresses of stores: which kind each is, and no secret of one in a message."""
 
 from __future__ import annotations
 

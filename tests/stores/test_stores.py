@@ -84,9 +84,9 @@ def test_an_approximate_index_says_its_recall(address, table, tmp_path, capsys):
     argv = [str(tmp_path / "index"), "--to", address, "--table", table]
     publish.main([*argv, "--approximate"])
     said = re.search(r"recall@10 of its approximate index against exact search ([\d.]+)", capsys.readouterr().out)
-    told = float(said[1])
+    printed = float(said[1])
     opened = PublishedIndex.open(address_of(address), table)
-    assert opened.about.recall == pytest.approx(told, abs=1e-3)
+    assert opened.about.recall == pytest.approx(printed, abs=1e-3)
     assert opened.store.has_index()
     queries = unit(200, 16, 5)
     expected = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
@@ -94,7 +94,7 @@ def test_an_approximate_index_says_its_recall(address, table, tmp_path, capsys):
     for row, rows in zip(expected, opened.store.nearest(queries, 10, exact=False), strict=True):
         shares.append(len({str(i) for i in row} & set(rows["id"].to_pylist())) / 10)
     assert np.mean(shares) > 0.5
-    assert abs(np.mean(shares) - told) < 0.2
+    assert abs(np.mean(shares) - printed) < 0.2
     found = opened.store.nearest(queries, 10, exact=True)
     assert [rows["id"].to_pylist() for rows in found] == [[str(i) for i in row] for row in expected]
     # Published again without the option, the index stays, and its recall is measured again.

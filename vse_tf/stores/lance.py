@@ -39,12 +39,12 @@ class LanceStore:
         self.address = address
         self.name = f"{address}, table {table}"
         self._names = (table, f"{table}_about")
-        with self._told("cannot be opened"):
+        with self._errors("cannot be opened"):
             self._database = lancedb.connect(address.text)
 
     def about(self) -> About | None:
         """What was published; see `Store`."""
-        with self._told("cannot be read"):
+        with self._errors("cannot be read"):
             if self._names[1] not in self._tables():
                 return None
             (text,) = self._database.open_table(self._names[1]).to_arrow()["about"].to_pylist()
@@ -52,20 +52,20 @@ class LanceStore:
 
     def begin(self, about: About) -> None:
         """Make the table if there is none; see `Store`."""
-        with self._told("cannot be written"):
+        with self._errors("cannot be written"):
             if self._names[0] not in self._tables():
                 self._database.create_table(self._names[0], schema=schema(about.dim))
             self._say(about)
 
     def digests(self) -> Iterator[tuple[list[str], list[int]]]:
         """Ids and digests of all rows, in batches; see `Store`."""
-        with self._told("cannot be read"):
+        with self._errors("cannot be read"):
             for batch in self._table().search().select(["id", "digest"]).to_batches():
                 yield batch["id"].to_pylist(), batch["digest"].to_pylist()
 
     def write(self, new: pa.Table, changed: pa.Table) -> None:
         """Write a batch as one version of the table; see `Store`."""
-        with self._told("cannot be written"):
+        with self._errors("cannot be written"):
             if len(changed):
                 merge = self._table().merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(pa.concat_tables([new, changed]))
@@ -74,7 +74,7 @@ class LanceStore:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete rows; see `Store`."""
-        with self._told("cannot be written"):
+        with self._errors("cannot be written"):
             for start in range(0, len(ids), DELETED):
                 quoted = ", ".join("'" + each.replace("'", "''") + "'" for each in ids[start : start + DELETED])
                 self._table().delete(f"id IN ({quoted})")
@@ -83,7 +83,7 @@ class LanceStore:
         """Build clusters of the vectors; see `Store`."""
         from lancedb.index import IvfFlat  # noqa: PLC0415
 
-        with self._told("the index cannot be built"):
+        with self._errors("the index cannot be built"):
             table = self._table()
             # Not afterwards: it would join the clusters until a search looks at all of them.
             table.optimize()
@@ -91,13 +91,13 @@ class LanceStore:
 
     def has_index(self) -> bool:
         """Whether there is an approximate index; see `Store`."""
-        with self._told("cannot be read"):
+        with self._errors("cannot be read"):
             return any("vector" in each.columns for each in self._table().list_indices())
 
     def finish(self, about: About) -> None:
         """Join small files, and say that the table is complete; see `Store`."""
         indexed = self.has_index()
-        with self._told("cannot be written"):
+        with self._errors("cannot be written"):
             if not indexed:
                 self._table().optimize()
             self._say(about)
@@ -105,7 +105,7 @@ class LanceStore:
     def nearest(self, queries: Floats, k: int, exact: bool) -> list[pa.Table]:
         """The rows with the largest dot products; see `Store`."""
         found = []
-        with self._told("cannot be searched"):
+        with self._errors("cannot be searched"):
             table = self._table()
             probes = max(LEAST_PROBES, _clusters(table.count_rows()) // 8)
             for query in queries:
@@ -129,7 +129,7 @@ class LanceStore:
         self._database.create_table(self._names[1], pa.table({"about": [about.to_json()]}), mode="overwrite")
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _errors(self, what: str) -> Iterator[None]:
         """LanceDB's errors, of many types, as the user's; they may repeat the address."""
         try:
             yield

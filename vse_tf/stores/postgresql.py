@@ -50,17 +50,17 @@ class PostgresStore:
         self.table = table
         self.name = f"{address}, table {table}"
         self._error = psycopg.Error
-        with self._told("cannot connect"):
+        with self._errors("cannot connect"):
             self._connection = psycopg.connect(address.text, connect_timeout=SECONDS, application_name="vse_tf")
             self._connection.autocommit = True
-        with self._told("the extension pgvector is missing; have a superuser run CREATE EXTENSION vector"):
+        with self._errors("the extension pgvector is missing; have a superuser run CREATE EXTENSION vector"):
             if not self._rows("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
                 self._run("CREATE EXTENSION vector")
             pgvector.psycopg.register_vector(self._connection)
 
     def about(self) -> About | None:
         """What was published; see `Store`."""
-        with self._told("cannot read"):
+        with self._errors("cannot read"):
             if not self._rows("SELECT to_regclass(%s)", [self._quoted("_about").strip()])[0][0]:
                 return None
             found = self._rows(self._sql("SELECT about FROM {about}"))
@@ -68,7 +68,7 @@ class PostgresStore:
 
     def begin(self, about: About) -> None:
         """Make the table if there is none; see `Store`."""
-        with self._told("cannot write"), self._connection.transaction():
+        with self._errors("cannot write"), self._connection.transaction():
             self._run(
                 self._sql(
                     "CREATE TABLE IF NOT EXISTS {table} (id text PRIMARY KEY, path text, caption text, "
@@ -82,7 +82,7 @@ class PostgresStore:
     def digests(self) -> Iterator[tuple[list[str], list[int]]]:
         """Ids and digests of all rows, in batches; see `Store`."""
         connection = self._connection
-        with self._told("cannot read"), connection.transaction(), connection.cursor("digests") as cursor:
+        with self._errors("cannot read"), connection.transaction(), connection.cursor("digests") as cursor:
             cursor.execute(self._sql("SELECT id, digest FROM {table}"))
             while rows := cursor.fetchmany(FETCHED):
                 yield [row[0] for row in rows], [row[1] for row in rows]
@@ -95,7 +95,7 @@ class PostgresStore:
         vectors = _vectors(rows)
         columns = [rows[name].to_pylist() for name in _COLUMNS[:-1]]
         updated = ", ".join(f"{name} = EXCLUDED.{name}" for name in _COLUMNS[1:])
-        with self._told("cannot write"), self._connection.transaction(), self._connection.cursor() as cursor:
+        with self._errors("cannot write"), self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.execute(self._sql("CREATE TEMPORARY TABLE staged (LIKE {table}) ON COMMIT DROP"))
             with cursor.copy(f"COPY staged ({', '.join(_COLUMNS)}) FROM STDIN WITH (FORMAT BINARY)") as copy:
                 copy.set_types(_TYPES)
@@ -107,7 +107,7 @@ class PostgresStore:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete rows; see `Store`."""
-        with self._told("cannot write"):
+        with self._errors("cannot write"):
             self._run(self._sql("DELETE FROM {table} WHERE id = ANY(%s)"), [list(ids)])
 
     def index(self, dim: int, count: int) -> None:
@@ -123,14 +123,14 @@ class PostgresStore:
             )
         if self.has_index():
             return
-        with self._told("cannot build the index"):
+        with self._errors("cannot build the index"):
             options = f"m = {LINKS}, ef_construction = {CONSTRUCTION}"
             self._run(self._sql(f"CREATE INDEX ON {{table}} USING hnsw (vector vector_ip_ops) WITH ({options})"))
 
     def has_index(self) -> bool:
         """Whether there is an approximate index; see `Store`."""
         query = "SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam "
-        with self._told("cannot read"):
+        with self._errors("cannot read"):
             found = self._rows(
                 query + "WHERE indrelid = to_regclass(%s) AND amname IN ('hnsw', 'ivfflat')", [self._quoted()]
             )
@@ -138,7 +138,7 @@ class PostgresStore:
 
     def finish(self, about: About) -> None:
         """Say that the table is complete; see `Store`."""
-        with self._told("cannot write"):
+        with self._errors("cannot write"):
             self._run(self._sql("ANALYZE {table}"))
             with self._connection.transaction():
                 self._say(about)
@@ -147,7 +147,7 @@ class PostgresStore:
         """The rows with the largest dot products; see `Store`."""
         columns = (*PAYLOAD, "vector")
         found = []
-        with self._told("cannot search"), self._connection.transaction():
+        with self._errors("cannot search"), self._connection.transaction():
             if exact or k > MAX_LOOKED_AT:
                 self._run("SET LOCAL enable_indexscan = off")
             else:
@@ -182,7 +182,7 @@ class PostgresStore:
         return self._connection.execute(query, values).fetchall()
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _errors(self, what: str) -> Iterator[None]:
         """The driver's errors as the user's; they may repeat the address."""
         try:
             yield

@@ -98,7 +98,7 @@ def choose(
     chosen: dict[str, Any] = {}
     if settings.train.patience == "auto":
         chosen["train.patience"] = patience(settings)
-    told, promised = [], 0
+    lines, promised = [], 0
     for kind, cache in caches.items():
         asked = getattr(settings.data, kind)
         if asked is False or cache is None:
@@ -119,17 +119,17 @@ def choose(
             promised += total
             chosen[f"data.{kind}"] = True
             if needed:
-                told.append(f"features of the {items}, computed once and cached in {folder}: {_size(needed)}")
+                lines.append(f"features of the {items}, computed once and cached in {folder}: {_size(needed)}")
         else:
             chosen[f"data.{kind}"] = False
-            told.append(
+            lines.append(
                 f"features of the {items} are not cached: they take {_size(total)}, and {folder} has room for "
                 f"{_size(space)}; every epoch runs the frozen {tower} backbone (raise --data.cache_size, or name a "
                 f"larger disk with --data.cache_dir)"
             )
     if chosen["data.features"] and settings.data.feature_crops == "auto":
         chosen["data.feature_crops"] = _crops(settings)
-    return _with(settings, chosen), told
+    return _with(settings, chosen), lines
 
 
 def patience(settings: Settings) -> int:

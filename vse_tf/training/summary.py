@@ -42,11 +42,11 @@ def summary(parts: RunParts) -> str:
 
 def _parameters(tower: keras.Model) -> str:
     trained, frozen, tail = _count(tower.trainable_weights), _count(tower.non_trainable_weights), tail_of(tower)
-    told = f"{trained:,} trainable parameters" + (f", {frozen:,} frozen" if frozen else "")
+    text = f"{trained:,} trainable parameters" + (f", {frozen:,} frozen" if frozen else "")
     if tail is None:
-        return told
+        return text
     first = next(layer.name for layer in tail.get_layer("blocks").layers if layer.weights)
-    return f"{told}; {_count(tail.trainable_weights):,} are the backbone's, from {first} on"
+    return f"{text}; {_count(tail.trainable_weights):,} are the backbone's, from {first} on"
 
 
 def _count(weights: Iterable[keras.Variable]) -> int:
