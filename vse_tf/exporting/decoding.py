@@ -48,6 +48,7 @@ def decode_readable(image_bytes: tf.Tensor, view: ImageView) -> tuple[tf.Tensor,
     )
     options = tf.data.Options()
     options.autotune.enabled = False  # one thread per request; there is nothing to tune in one step
+    options.experimental_optimization.apply_default_optimizations = False
     read, decoded = batch.with_options(options).get_single_element()
     return read, tf.ensure_shape(decoded, [None, *view.pixels, 3])
 
