@@ -23,8 +23,9 @@ from vse_tf.data.verify import verify
 from vse_tf.pages.thumbnails import thumbnail
 from vse_tf.preprocessing import graph_headers, image_limits
 from vse_tf.preprocessing.graph_headers import read_graph_header
+from vse_tf.preprocessing.image_checks import refusal
 from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.images import decode, decode_random_view, refusal
+from vse_tf.preprocessing.images import decode, decode_random_view
 from vse_tf.preprocessing.view import ImageView
 
 LIMIT = 50_000_000
