@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.bombs import jpeg_of_scans
-from tests.preprocessing.orientation import orientation
 from vse_tf.preprocessing import graph_headers
 from vse_tf.preprocessing.graph_jpeg import plain_jpeg
 from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.image_limits import FORMATS
+from vse_tf.preprocessing.image_limits import COUNTED, FORMATS, REASONS
 from vse_tf.preprocessing.images import decode
 
 STRING = [tf.TensorSpec([], tf.string)]
 header_in_graph = tf.function(graph_headers.read_graph_header, input_signature=STRING)
+layout_in_graph = tf.function(lambda contents: graph_headers.read_graph_header(contents).layout, input_signature=STRING)
 decode_small = tf.function(lambda contents: decode(contents, 20_000), input_signature=STRING)
 
 
@@ -97,19 +97,24 @@ Outcome = tuple[object, ...]
 
 
 def python_outcome(contents: bytes) -> Outcome:
+    """All that the header says, or why it is refused."""
     try:
         header = read_header(contents)
     except ValueError as error:
         return (str(error),)
-    return header.format, header.width, header.height, orientation(contents, header.format), header.scans
+    return header.format, header.width, header.height, header.orientation, header.scans, header.end, header.parts
 
 
 def graph_outcome(contents: bytes) -> Outcome:
     header = header_in_graph(contents)
-    if header.code:
-        return (header.problem(1).numpy().decode(),)
-    numbers = (header.width, header.height, header.orientation, header.scans)
-    return FORMATS[int(header.format)], *(int(number) for number in numbers)
+    if code := int(header.code):
+        return (f"{int(header.count)} {REASONS[code]}" if code in COUNTED else REASONS[code],)
+    width, height, turned, scans, end = (
+        int(number) for number in (header.width, header.height, header.orientation, header.scans, header.end)
+    )
+    # An end behind the file's means all of it.
+    end, parts = min(end, len(contents)), tuple(map(int, header.parts))
+    return FORMATS[int(header.format)], width, height, turned, scans, end, parts
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -118,10 +123,29 @@ def test_header_is_what_pillow_reads(name: str) -> None:
     with Image.open(io.BytesIO(SAMPLES[name])) as image:
         assert (header.width, header.height) == image.size
         assert header.format.upper() == image.format
-        turned = orientation(SAMPLES[name], header.format)
-        assert turned == image.getexif().get(0x0112, 1)
+        assert header.orientation == image.getexif().get(0x0112, 1)
     assert header.pixels == 293 * 23
-    assert ("exif" in name or name in ("jpeg_progressive", "jpeg_big_endian", "jpeg_stray_bytes")) == (turned > 1)
+    is_turned = "exif" in name or name in ("jpeg_progressive", "jpeg_big_endian", "jpeg_stray_bytes")
+    assert is_turned == (header.orientation > 1)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_both_give_the_decoder_the_same_layout(name: str) -> None:
+    layout, contents = layout_in_graph(SAMPLES[name]).numpy(), SAMPLES[name]
+    layout[2] = min(layout[2], len(contents))
+    assert read_header(contents).layout == tuple(layout)
+    np.testing.assert_array_equal(decode(contents, 20_000), decode_small(contents))
+
+
+def test_parts_are_where_the_decoder_needs_them() -> None:
+    png, gif = SAMPLES["png_palette"], SAMPLES["gif_animated"]
+    palette, clear, start, end = read_header(png).parts
+    assert [png[at + 4 : at + 8] for at in (palette, clear, start, end)] == [b"PLTE", b"tRNS", b"IDAT", b"IEND"]
+    at, _, *rest = read_header(gif).parts
+    assert (gif[at], rest) == (0x2C, [0, 0])
+    palette = PHOTO.quantize(9)
+    assert read_header(encoded(palette, "GIF", transparency=3)).parts[1] == 3
+    assert read_header(encoded(palette, "GIF")).parts[1] == -1
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -179,14 +203,16 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_exif_is_orientation_1(name: str) -> None:
     contents = jpeg_with(app1(MALFORMED[name]))
-    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 1, 1)
+    assert python_outcome(contents) == graph_outcome(contents)
+    assert graph_outcome(contents)[:5] == ("jpeg", 293, 23, 1, 1)
 
 
 def test_a_directory_with_a_huge_count_is_read_as_far_as_it_goes() -> None:
     block = exif_block(6)
     block = block[:8] + b"\xff\xff" + block[10:]
     contents = jpeg_with(app1(block))
-    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 6, 1)
+    assert python_outcome(contents) == graph_outcome(contents)
+    assert graph_outcome(contents)[:5] == ("jpeg", 293, 23, 6, 1)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +268,7 @@ def test_damaged_files_have_the_size_of_their_header_or_fail(contents: bytes) ->
     except tf.errors.InvalidArgumentError:
         return
     header = read_header(contents)
-    expected = (
-        (header.height, header.width) if orientation(contents, header.format) < 5 else (header.width, header.height)
-    )
+    expected = (header.height, header.width) if header.orientation < 5 else (header.width, header.height)
     assert pixels.shape == (*expected, 3)
 
 

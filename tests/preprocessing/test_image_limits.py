@@ -55,6 +55,8 @@ def test_what_surrounds_the_pixels_changes_nothing(name: str) -> None:
     assert refused_in_python(contents) == ""
     assert refused(contents).numpy() == b""
     np.testing.assert_array_equal(decoded(contents), decoded(plain))
+    # With the header that Python reads.
+    np.testing.assert_array_equal(decode(contents, LIMIT), decoded(plain))
 
 
 PROBE = """
