@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from bisect import bisect
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,15 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.bombs import jpeg_of_scans
-from tests.preprocessing.orientation import orientation
 from vse_tf.preprocessing import graph_headers
 from vse_tf.preprocessing.graph_jpeg import plain_jpeg
 from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.image_limits import FORMATS
+from vse_tf.preprocessing.image_limits import COUNTED, FORMATS, REASONS
 from vse_tf.preprocessing.images import decode
 
 STRING = [tf.TensorSpec([], tf.string)]
 header_in_graph = tf.function(graph_headers.read_graph_header, input_signature=STRING)
+layout_in_graph = tf.function(lambda contents: graph_headers.read_graph_header(contents).layout, input_signature=STRING)
 decode_small = tf.function(lambda contents: decode(contents, 20_000), input_signature=STRING)
 
 
@@ -43,6 +44,18 @@ def exif_block(
         order + ("HH" if kind == 3 else "I"), *([value, 0] if kind == 3 else [value])
     )
     return mark + struct.pack(order + "I", first) + struct.pack(order + "H", entries) + other + entry + b"\0\0\0\0"
+
+
+def decode_in_python(contents: bytes) -> tf.Tensor:
+    """With the header that Python reads."""
+    return decode(contents, 20_000)
+
+
+def decoded_or_none(function: Callable[[bytes], tf.Tensor], contents: bytes) -> np.ndarray | None:
+    try:
+        return function(contents).numpy()
+    except tf.errors.InvalidArgumentError:
+        return None
 
 
 def jpeg_with(segments: bytes) -> bytes:
@@ -92,24 +105,89 @@ SAMPLES = {
     "webp_lossless": encoded(PHOTO, "WEBP", lossless=True),
     "webp_alpha_exif": encoded(CLEAR, "WEBP", exif=EXIF),
 }
+
+
+def gif_with(*controls: bytes) -> bytes:
+    """A GIF with graphic control extensions in front of its frame."""
+    at = SAMPLES["gif"].index(b",\0\0\0\0")
+    return SAMPLES["gif"][:at] + b"".join(b"\x21\xf9" + control for control in controls) + SAMPLES["gif"][at:]
+
+
+def png_with(before: bytes = b"", behind: bytes = b"", end: bytes = b"") -> bytes:
+    """A PNG with chunks in front of its pixels, behind them, and behind its end."""
+    png = SAMPLES["png"]
+    first, last = png.index(b"IDAT") - 4, png.index(b"IEND") - 4
+    return png[:first] + before + png[first:last] + behind + png[last:] + end
+
+
+def webp_with(*chunks: tuple[bytes, bytes], flags: int = 0x08) -> bytes:
+    """A WebP with chunks between its header and its pixels."""
+    webp = encoded(PHOTO, "WEBP", exif=EXIF)
+    head = webp[:20] + bytes([flags]) + webp[21:30]
+    pieces = [kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for kind, data in chunks]
+    return head + b"".join(pieces) + webp[30 : webp.index(b"EXIF")]
+
+
+def exif_chunk(value: int) -> bytes:
+    return png_chunk(b"eXIf", exif_block(value))
+
+
+_PLTE, _TRNS, _OTHER = (png_chunk(kind, bytes(6)) for kind in (b"PLTE", b"tRNS", b"tIME"))
+_FRAME_END = JPEG.index(b"\xff\xc0") + 19
+_SCANS = SAMPLES["jpeg_progressive"]
+# What moves the parts, the orientation or the end, with the number that tells: the parts of a GIF and PNG as far as
+# they do not depend on Pillow's compression, the orientation of others.
+CASES: dict[str, tuple[bytes, object]] = {
+    "gif, transparent": (gif_with(b"\4\1\0\0\7\0"), 7),
+    "gif, index without the flag": (gif_with(b"\4\0\0\0\7\0"), -1),
+    "gif, transparent, then not": (gif_with(b"\4\1\0\0\7\0", b"\4\0\0\0\7\0"), -1),
+    "gif, two transparent": (gif_with(b"\4\1\0\0\7\0", b"\4\1\0\0\5\0"), 5),
+    "gif, control of 3 bytes": (gif_with(b"\3\1\0\0\0"), -1),
+    "gif, control of 5 bytes": (gif_with(b"\5\1\0\0\7\0\0"), -1),
+    "png, palette and transparency": (png_with(_PLTE + _TRNS), (33, 51)),
+    "png, two of each": (png_with(_PLTE + _TRNS + _PLTE + _TRNS), (33, 51)),
+    "png, both behind the pixels": (png_with(behind=_PLTE + _TRNS), (0, 0)),
+    "png, pixels in two places": (png_with(behind=_OTHER + png_chunk(b"IDAT", bytes(9)) + _PLTE), (0, 0)),
+    "png, EXIF behind the pixels": (png_with(behind=exif_chunk(7)), 7),
+    "png, two EXIF": (png_with(exif_chunk(5), exif_chunk(7)), 5),
+    "png, an empty EXIF first": (png_with(png_chunk(b"eXIf", b""), exif_chunk(7)), 1),
+    "png, EXIF behind the end": (png_with(end=exif_chunk(7)), 1),
+    "webp, EXIF behind an odd chunk": (webp_with((b"ODD ", b"abc"), (b"EXIF", exif_block(7))), 7),
+    "webp, EXIF without the flag": (webp_with((b"EXIF", exif_block(7)), flags=0), 1),
+    "webp, two EXIF": (webp_with((b"EXIF", exif_block(5)), (b"EXIF", exif_block(7))), 5),
+    "webp, flag without EXIF": (webp_with(), 1),
+    "jpeg, EXIF behind the frame": (JPEG[:_FRAME_END] + app1(exif_block(7)) + JPEG[_FRAME_END:], 1),
+    "jpeg, two EXIF": (jpeg_with(app1(exif_block(5)) + app1(exif_block(7))), 5),
+    "jpeg, XMP first": (jpeg_with(b"\xff\xe1\0\x0bhttp://x\0" + app1(exif_block(7))), 7),
+    "jpeg, APP2 like EXIF": (jpeg_with(app1(exif_block(7)).replace(b"\xff\xe1", b"\xff\xe2")), 1),
+    "jpeg, an empty APP1 first": (jpeg_with(b"\xff\xe1\0\2" + app1(exif_block(7))), 7),
+    "jpeg, scans and bytes behind the end": (_SCANS + bytes(50), len(_SCANS)),
+    "jpeg, scans and a second end": (_SCANS + _SCANS, len(_SCANS)),
+    "jpeg, scans without an end": (_SCANS[:-2], len(_SCANS) - 2),
+}
 ANIMATED_WEBP = encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:])
 Outcome = tuple[object, ...]
 
 
 def python_outcome(contents: bytes) -> Outcome:
+    """All that the header says, or why it is refused."""
     try:
         header = read_header(contents)
     except ValueError as error:
         return (str(error),)
-    return header.format, header.width, header.height, orientation(contents, header.format), header.scans
+    return header.format, header.width, header.height, header.orientation, header.scans, header.end, header.parts
 
 
 def graph_outcome(contents: bytes) -> Outcome:
     header = header_in_graph(contents)
-    if header.code:
-        return (header.problem(1).numpy().decode(),)
-    numbers = (header.width, header.height, header.orientation, header.scans)
-    return FORMATS[int(header.format)], *(int(number) for number in numbers)
+    if code := int(header.code):
+        return (f"{int(header.count)} {REASONS[code]}" if code in COUNTED else REASONS[code],)
+    width, height, turned, scans, end = (
+        int(number) for number in (header.width, header.height, header.orientation, header.scans, header.end)
+    )
+    # An end behind the file's means all of it.
+    end, parts = min(end, len(contents)), tuple(map(int, header.parts))
+    return FORMATS[int(header.format)], width, height, turned, scans, end, parts
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -118,10 +196,29 @@ def test_header_is_what_pillow_reads(name: str) -> None:
     with Image.open(io.BytesIO(SAMPLES[name])) as image:
         assert (header.width, header.height) == image.size
         assert header.format.upper() == image.format
-        turned = orientation(SAMPLES[name], header.format)
-        assert turned == image.getexif().get(0x0112, 1)
+        assert header.orientation == image.getexif().get(0x0112, 1)
     assert header.pixels == 293 * 23
-    assert ("exif" in name or name in ("jpeg_progressive", "jpeg_big_endian", "jpeg_stray_bytes")) == (turned > 1)
+    is_turned = "exif" in name or name in ("jpeg_progressive", "jpeg_big_endian", "jpeg_stray_bytes")
+    assert is_turned == (header.orientation > 1)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_both_give_the_decoder_the_same_layout(name: str) -> None:
+    layout, contents = layout_in_graph(SAMPLES[name]).numpy(), SAMPLES[name]
+    layout[2] = min(layout[2], len(contents))
+    assert read_header(contents).layout == tuple(layout)
+    np.testing.assert_array_equal(decode(contents, 20_000), decode_small(contents))
+
+
+def test_parts_are_where_the_decoder_needs_them() -> None:
+    png, gif = SAMPLES["png_palette"], SAMPLES["gif_animated"]
+    palette, clear, start, end = read_header(png).parts
+    assert [png[at + 4 : at + 8] for at in (palette, clear, start, end)] == [b"PLTE", b"tRNS", b"IDAT", b"IEND"]
+    at, _, *rest = read_header(gif).parts
+    assert (gif[at], rest) == (0x2C, [0, 0])
+    palette = PHOTO.quantize(9)
+    assert read_header(encoded(palette, "GIF", transparency=3)).parts[1] == 3
+    assert read_header(encoded(palette, "GIF")).parts[1] == -1
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -179,14 +276,16 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_exif_is_orientation_1(name: str) -> None:
     contents = jpeg_with(app1(MALFORMED[name]))
-    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 1, 1)
+    assert python_outcome(contents) == graph_outcome(contents)
+    assert graph_outcome(contents)[:5] == ("jpeg", 293, 23, 1, 1)
 
 
 def test_a_directory_with_a_huge_count_is_read_as_far_as_it_goes() -> None:
     block = exif_block(6)
     block = block[:8] + b"\xff\xff" + block[10:]
     contents = jpeg_with(app1(block))
-    assert python_outcome(contents) == graph_outcome(contents) == ("jpeg", 293, 23, 6, 1)
+    assert python_outcome(contents) == graph_outcome(contents)
+    assert graph_outcome(contents)[:5] == ("jpeg", 293, 23, 6, 1)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +313,22 @@ def test_refusals_name_the_reason_in_one_line(contents: bytes, reason: str) -> N
         decode_small(contents)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_both_find_the_parts_the_orientation_and_the_end_of(name: str) -> None:
+    contents, expected = CASES[name]
+    seen = python_outcome(contents)
+    assert graph_outcome(contents) == seen
+    _, _, _, turned, _, end, parts = seen
+    found = end if "scans" in name else parts[1] if name[:3] == "gif" else parts[:2] if expected != turned else turned
+    assert found == expected
+    np.testing.assert_array_equal(decoded_or_none(decode_small, contents), decoded_or_none(decode_in_python, contents))
+
+
 @st.composite
 def damaged(draw: st.DrawFn, names: list[str]) -> bytes:
-    """A sample with bytes of its first part changed, cut out or put in, mostly where the structure is."""
-    contents = bytearray(SAMPLES[draw(st.sampled_from(names))])
+    """A file with bytes of its first part changed, cut out or put in, mostly where the structure is."""
+    name = draw(st.sampled_from(names))
+    contents = bytearray(SAMPLES[name] if name in SAMPLES else CASES[name][0])
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(len(contents) - 1, draw(st.sampled_from([40, 120, 800])))))
         piece = draw(
@@ -228,8 +339,8 @@ def damaged(draw: st.DrawFn, names: list[str]) -> bytes:
     return bytes(contents)
 
 
-@settings(max_examples=250, deadline=None)
-@given(damaged(sorted(SAMPLES)))
+@settings(max_examples=300, deadline=None)
+@given(damaged(sorted(SAMPLES) + sorted(CASES)))
 def test_damaged_headers_give_the_same_answer_in_both_places(contents: bytes) -> None:
     assert graph_outcome(contents) == python_outcome(contents)
 
@@ -242,9 +353,7 @@ def test_damaged_files_have_the_size_of_their_header_or_fail(contents: bytes) ->
     except tf.errors.InvalidArgumentError:
         return
     header = read_header(contents)
-    expected = (
-        (header.height, header.width) if orientation(contents, header.format) < 5 else (header.width, header.height)
-    )
+    expected = (header.height, header.width) if header.orientation < 5 else (header.width, header.height)
     assert pixels.shape == (*expected, 3)
 
 

@@ -23,8 +23,9 @@ from vse_tf.data.verify import verify
 from vse_tf.pages.thumbnails import thumbnail
 from vse_tf.preprocessing import graph_headers, image_limits
 from vse_tf.preprocessing.graph_headers import read_graph_header
+from vse_tf.preprocessing.image_checks import refusal
 from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.images import decode, decode_random_view, refusal
+from vse_tf.preprocessing.images import decode, decode_random_view
 from vse_tf.preprocessing.view import ImageView
 
 LIMIT = 50_000_000
@@ -54,6 +55,8 @@ def test_what_surrounds_the_pixels_changes_nothing(name: str) -> None:
     assert refused_in_python(contents) == ""
     assert refused(contents).numpy() == b""
     np.testing.assert_array_equal(decoded(contents), decoded(plain))
+    # With the header that Python reads.
+    np.testing.assert_array_equal(decode(contents, LIMIT), decoded(plain))
 
 
 PROBE = """

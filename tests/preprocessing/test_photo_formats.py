@@ -11,9 +11,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from vse_tf.preprocessing import photo_formats
+from vse_tf.preprocessing.image_checks import refusal
 from vse_tf.preprocessing.image_headers import photo_kind, read_header
 from vse_tf.preprocessing.image_limits import PHOTO, REASONS, RefusedImageError
-from vse_tf.preprocessing.images import decode, refusal
+from vse_tf.preprocessing.images import decode
 from vse_tf.preprocessing.photo_formats import as_decodable
 from vse_tf.preprocessing.small_images import small_image
 

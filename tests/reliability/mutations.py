@@ -17,23 +17,26 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tests.preprocessing.test_image_headers import SAMPLES
-from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.images import decode_centre_view, decode_random_view
+from vse_tf.preprocessing.image_formats import LAYOUT
+from vse_tf.preprocessing.image_headers import checked_header
+from vse_tf.preprocessing.images import decode_centre_view
+from vse_tf.preprocessing.view import ImageView
 
 MAX_PIXELS = 20_000
 # Longer than anything but a hang takes on any machine.
 PATIENCE = 120
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
-STRING = [tf.TensorSpec([], tf.string)]
-centre = tf.function(lambda c: decode_centre_view(c, MAX_PIXELS, (16, 16)), input_signature=STRING)
-crop = tf.function(
-    lambda c: decode_random_view(c, MAX_PIXELS, (16, 16), (0.08, 1.0), True, tf.constant([1, 2])),
-    input_signature=STRING,
-)
+STRING = tf.TensorSpec([], tf.string)
+VIEW = ImageView((16, 16), random_crop=True, flip=True, max_pixels=MAX_PIXELS)
+SEED = tf.constant([1, 2])
+exported = tf.function(lambda c: decode_centre_view(c, MAX_PIXELS, (16, 16)), input_signature=[STRING])
+centre = VIEW.traced(STRING, LAYOUT)
+crop = VIEW.traced(STRING, LAYOUT, tf.TensorSpec([2], tf.int32))
 
 
 def damaged(contents: bytes, draw: random.Random) -> bytes:
@@ -74,28 +77,40 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def views(contents: bytes) -> list[np.ndarray | None]:
+    """The view of an exported model, which reads the header in its graph, and those of evaluation and training."""
+    found: list[np.ndarray | None] = []
+    try:
+        layout = tf.constant(checked_header(contents, MAX_PIXELS).layout, tf.int64)
+    except ValueError:
+        layout = None
+    for function, inputs in ((exported, ()), (centre, (layout,)), (crop, (layout, SEED))):
+        try:
+            refused = inputs and layout is None
+            found.append(None if refused else function(tf.constant(contents), *inputs).numpy())
+        except tf.errors.InvalidArgumentError:
+            found.append(None)
+    return found
+
+
 def fuzz(count: int, seed: int) -> dict[str, Any]:
-    """Decode damaged files as evaluation and as training do; anything but pixels or a refusal is an error here."""
+    """Decode damaged files in all three ways; anything but pixels or a refusal is an error here."""
     draw = random.Random(seed)
     names = sorted(SAMPLES)
     decoded, slowest = 0, 0.0
-    for function in (centre, crop):
-        function(SAMPLES["png"])
+    views(SAMPLES["png"])
     before = peak_mb()
     for number in range(count):
         contents = damaged(SAMPLES[names[number % len(names)]], draw)
         began = time.perf_counter()
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
-        good = 0
-        for function in (centre, crop):
-            try:
-                view = function(contents)
-            except tf.errors.InvalidArgumentError:
-                continue
-            assert view.shape == (16, 16, 3)
-            assert read_header(contents).pixels <= MAX_PIXELS
-            good += 1
-        decoded += good == 2
+        of_graph, of_python, cropped = views(contents)
+        for view in (of_graph, of_python, cropped):
+            if view is not None:
+                assert view.shape == (16, 16, 3)
+                assert checked_header(contents, MAX_PIXELS).pixels <= MAX_PIXELS
+        np.testing.assert_array_equal(of_graph, of_python)
+        decoded += of_python is not None and cropped is not None
         slowest = max(slowest, time.perf_counter() - began)
     faulthandler.cancel_dump_traceback_later()
     grown = peak_mb() - before

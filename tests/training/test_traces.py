@@ -10,7 +10,6 @@ from tensorflow.python.data.ops.structured_function import StructuredFunctionWra
 from tests.tiny import arguments
 from vse_tf import train
 from vse_tf.models.dual_encoder import DualEncoder
-from vse_tf.preprocessing import images
 from vse_tf.preprocessing.view import ImageView
 from vse_tf.training.callbacks import Validation
 
@@ -31,8 +30,7 @@ def traces(monkeypatch):
         monkeypatch.setattr(owner, name, call)
 
     counted(DualEncoder, "train_step")
-    counted(ImageView, "_of_file")
-    counted(images, "decode")
+    counted(ImageView, "_of_checked")
     made, ended = StructuredFunctionWrapper.__init__, Validation.on_epoch_end
 
     def make(self, *args, **kwargs):
@@ -80,4 +78,4 @@ def test_image_files_are_decoded_by_one_graph_for_each_view(traces, tmp_path):
     assert first == second
     assert (first["train_step"], first["encoders"]) == (1, 2)
     # Training and evaluation have a view each.
-    assert first["_of_file"] == 2
+    assert first["_of_checked"] == 2

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from vse_tf.data.bad_images import BadImages
 from vse_tf.data.records import EncodedImages
+from vse_tf.preprocessing.image_formats import LAYOUT
+from vse_tf.preprocessing.image_headers import checked_header
 from vse_tf.preprocessing.view import ImageView
 
 
@@ -39,9 +41,13 @@ class ImageReader:
         self.view = view
         self.workers = workers or os.cpu_count() or 1
         self.crops = tuple(crops)
-        # Traced once, with the first file.
-        signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)]
-        self._prepare = tf.function(self._views_of, input_signature=signature, autograph=False)
+        # All readers of a view share its graph.
+        signature = [tf.TensorSpec([], tf.string), LAYOUT]
+        if self.crops:
+            signature.append(tf.TensorSpec([], tf.int32))
+            self._prepare = tf.function(self._all_views, input_signature=signature, autograph=False)
+        else:
+            self._prepare = view.traced(*signature)
 
     def batches(self, images: EncodedImages, batch_size: int, bad: BadImages) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
         """Read images in order.
@@ -85,11 +91,13 @@ class ImageReader:
     def _read(self, images: EncodedImages, row: int) -> tf.Tensor | None:
         try:
             # Not `tf.io.read_file`, which waits at a pipe, never ends at a device and opens addresses.
-            return self._prepare(tf.constant(images.read(row)), tf.constant(row))
+            contents = images.read(row)
+            layout = tf.constant(checked_header(contents, self.view.max_pixels).layout, tf.int64)
+            inputs = [tf.constant(contents), layout] + ([tf.constant(row)] if self.crops else [])
+            return self._prepare(*inputs)
         except (OSError, tf.errors.OpError, ValueError):
             return None
 
-    def _views_of(self, contents: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-        if not self.crops:
-            return self.view.of_file(contents, None)
-        return self.view.all_of_file(contents, tf.stack([self.crops, tf.fill([len(self.crops)], row)], 1))
+    def _all_views(self, contents: tf.Tensor, layout: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        seeds = tf.stack([self.crops, tf.fill([len(self.crops)], row)], 1)
+        return self.view.all_of_checked(contents, layout, seeds)

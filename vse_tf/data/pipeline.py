@@ -16,6 +16,8 @@ from vse_tf.data.order import CAPTION, ROW, SEED_LOW, Order
 from vse_tf.data.records import EncodedImages, FileImages, Images, Split
 from vse_tf.preprocessing import text
 from vse_tf.preprocessing.graph_bytes import without_autograph
+from vse_tf.preprocessing.image_checks import accepted, layout_or_refused
+from vse_tf.preprocessing.image_formats import LAYOUT
 from vse_tf.preprocessing.view import ImageView
 
 # Largest number of images that one call reads: a dataset per image would take as long as decoding a small one.
@@ -152,17 +154,18 @@ def _read_encoded(
     captions)`. A sample that cannot be read is replaced by the first of its alternates that can be. If none can be
     read, the image is black and the row got is −1.
     """
-    contents_of = _contents_of(images)
+    contents_of = _contents_of(images, view.max_pixels)
 
     @without_autograph
-    def decoded(sample: tf.Tensor, candidate: tf.Tensor, contents: tf.Tensor) -> tuple:
-        image = view.of_file(contents, sample[SEED_LOW:])
+    def decoded(sample: tf.Tensor, candidate: tf.Tensor, contents: tf.Tensor, layout: tf.Tensor) -> tuple:
+        image = view.of_checked(accepted(contents, layout), layout, sample[SEED_LOW:])
         image.set_shape([*view.pixels, 3])
         return image, sample[ROW], candidate[ROW], candidate[CAPTION]
 
     @without_autograph
     def read(sample: tf.Tensor, candidate: tf.Tensor) -> tuple:
-        return decoded(sample, candidate, contents_of(candidate[None, ROW])[0])
+        contents, layouts = contents_of(candidate[None, ROW])
+        return decoded(sample, candidate, contents[0], layouts[0])
 
     @without_autograph
     def read_or_replace(sample: tf.Tensor, alternates: tf.Tensor) -> tf.data.Dataset:
@@ -184,8 +187,8 @@ def _read_encoded(
             first = each.map(without_autograph(lambda sample, _: read(sample, sample)))
         else:
             # One call of Python for all of them.
-            contents = tf.data.Dataset.from_tensor_slices((samples, contents_of(samples[:, ROW])))
-            first = contents.map(without_autograph(lambda sample, contents: decoded(sample, sample, contents)))
+            contents = tf.data.Dataset.from_tensor_slices((samples, *contents_of(samples[:, ROW])))
+            first = contents.map(without_autograph(lambda sample, *checked: decoded(sample, sample, *checked)))
         at_once = first.batch(count, drop_remainder=True).ignore_errors()
         return at_once.concatenate(each.flat_map(read_or_replace).batch(count)).take(1)
 
@@ -196,11 +199,24 @@ def _read_encoded(
     return chunks.interleave(read_chunk, cycle_length=calls, num_parallel_calls=calls, deterministic=True)
 
 
-def _contents_of(images: EncodedImages) -> Callable[[tf.Tensor], tf.Tensor]:
-    """How a `tf.data` graph reads the contents of image files, `(n,)`, from their rows; of `FileImages`, of one."""
+def _contents_of(images: EncodedImages, max_pixels: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """How a `tf.data` graph reads the contents of image files, `(n,)`, and checks them, from their rows.
+
+    The layouts are those of `layout_or_refused`, int64 `(n, 9)`. Of `FileImages` it reads one.
+    """
+
+    def layout(contents: bytes) -> np.ndarray:
+        return layout_or_refused(contents, max_pixels)
+
     if isinstance(images, FileImages):
         paths = tf.constant(images.paths)
-        return lambda rows: tf.io.read_file(tf.gather(paths, rows[0]))[None]
+
+        def read_one(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            contents = tf.io.read_file(tf.gather(paths, rows[0]))
+            found = tf.numpy_function(layout, [contents], tf.int64, stateful=False)
+            return contents[None], tf.ensure_shape(found, LAYOUT.shape)[None]
+
+        return read_one
 
     def read(row: int) -> bytes:
         try:
@@ -209,10 +225,15 @@ def _contents_of(images: EncodedImages) -> Callable[[tf.Tensor], tf.Tensor]:
             # It does not decode, and `BadImages` finds the reason.
             return b""
 
-    def read_all(rows: np.ndarray) -> np.ndarray:
-        return np.array([read(int(row)) for row in rows], object)
+    def read_all(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        contents = [read(int(row)) for row in rows]
+        return np.array(contents, object), np.array([layout(each) for each in contents]).reshape([-1, *LAYOUT.shape])
 
-    return lambda rows: tf.ensure_shape(tf.numpy_function(read_all, [rows], tf.string, stateful=False), rows.shape)
+    def read_checked(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        contents, layouts = tf.numpy_function(read_all, [rows], [tf.string, tf.int64], stateful=False)
+        return tf.ensure_shape(contents, rows.shape), tf.ensure_shape(layouts, [*rows.shape, *LAYOUT.shape])
+
+    return read_checked
 
 
 def _load_arrays(images: Images, view: ImageView, rows: tf.Tensor, seeds: tf.Tensor | None) -> tf.Tensor:

@@ -17,7 +17,7 @@ from vse_tf.data.cache import read_cached, write_cached
 from vse_tf.display import phase_if
 from vse_tf.errors import tensorflow_reason
 from vse_tf.files import open_regular
-from vse_tf.preprocessing.image_headers import read_header
+from vse_tf.preprocessing.image_headers import checked_header, read_header
 from vse_tf.preprocessing.image_limits import BYTES, MAX_BYTES, NOT_AN_IMAGE, PHOTO, RefusedImageError, above_limit
 
 # Enough for the header of nearly every image; if it is not, the complete file is read.
@@ -156,19 +156,21 @@ def decode_check(max_pixels: int) -> Callable[[bytes], tuple[str, bool]]:
     """
     import tensorflow as tf  # noqa: PLC0415
 
-    from vse_tf.preprocessing.images import decode  # noqa: PLC0415
+    from vse_tf.preprocessing.image_formats import LAYOUT  # noqa: PLC0415
+    from vse_tf.preprocessing.images import decode_checked  # noqa: PLC0415
 
     # One traced graph for all calls: eager decoding spends longer in Python than in the decoder.
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def size(contents: tf.Tensor) -> tf.Tensor:
-        return tf.shape(decode(contents, max_pixels))
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string), LAYOUT])
+    def size(contents: tf.Tensor, layout: tf.Tensor) -> tf.Tensor:
+        return tf.shape(decode_checked(contents, layout))
 
     size.get_concrete_function()
 
     def check(contents: bytes) -> tuple[str, bool]:
         try:
+            layout = checked_header(contents, max_pixels).layout
             with tf.device("CPU:0"):
-                size(tf.constant(contents))
+                size(tf.constant(contents), tf.constant(layout, tf.int64))
         except (tf.errors.OpError, ValueError) as error:
             return tensorflow_reason(error), isinstance(error, (tf.errors.InvalidArgumentError, ValueError))
         return "", True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from vse_tf.preprocessing.graph_bytes import without_autograph
-from vse_tf.preprocessing.images import refusal
+from vse_tf.preprocessing.image_checks import refusal
 from vse_tf.preprocessing.view import ImageView
 
 DAMAGED = "broken or truncated image data"

@@ -1,5 +1,6 @@
-"""The rules of `vse_tf.preprocessing.image_headers` as TensorFlow operations, for `tf.data` and exported graphs.
+"""The rules of `vse_tf.preprocessing.image_headers` as TensorFlow operations, for exported graphs.
 
+Making a graph of them ready takes seconds of processor time, so images that this process decodes are checked in Python.
 Core operations only, so that a SavedModel made with them needs nothing of this package.
 """
 
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.preprocessing.exif import EXIF_PREFIX, ORIENTATION_TAG
 from vse_tf.preprocessing.graph_bytes import (
     big,
     byte_count,
@@ -25,7 +27,7 @@ from vse_tf.preprocessing.graph_bytes import (
     traced_once,
     walk,
 )
-from vse_tf.preprocessing.graph_jpeg import EXIF_PREFIX, jpeg, plain_jpeg, scanned
+from vse_tf.preprocessing.graph_jpeg import jpeg, plain_jpeg, scanned
 from vse_tf.preprocessing.image_headers import BMP_MASKS, MAGIC, PHOTO_BRANDS, TEXT_CHUNKS, TIFF_MAGIC
 from vse_tf.preprocessing.image_limits import (
     ANIMATED_WEBP,
@@ -51,7 +53,6 @@ from vse_tf.preprocessing.image_limits import (
     UNREAD_BMP,
 )
 
-ORIENTATION_TAG = 0x0112
 # One row of bytes per format, −1 for any byte.
 _MAGIC_BYTES = np.full([len(MAGIC), len(max(MAGIC, key=len))], -1, np.int64)
 for _row, _magic in zip(_MAGIC_BYTES, MAGIC, strict=True):
@@ -74,8 +75,7 @@ class GraphHeader(NamedTuple):
         end: int64, position behind the last byte that a decoder needs.
         width: int64, pixels as stored; 0 or −1 if unknown.
         height: int64, pixels as stored.
-        parts: int64 `(4,)`, positions in the file. GIF: the first frame's descriptor, and its transparent colour index,
-            −1 for none. PNG: the chunks PLTE and tRNS, 0 for none, start and end of the pixel data.
+        parts: int64 `(4,)`, positions in the file; see `image_headers.Header`.
     """
 
     code: tf.Tensor
@@ -87,6 +87,12 @@ class GraphHeader(NamedTuple):
     width: tf.Tensor
     height: tf.Tensor
     parts: tf.Tensor
+
+    @property
+    def layout(self) -> tf.Tensor:
+        """int64 `(9,)`: what decoding needs of the header, see `vse_tf.preprocessing.image_formats.Layout`."""
+        numbers = [self.format, self.orientation, self.end, self.width, self.height]
+        return tf.concat([tf.stack(numbers), self.parts], 0)
 
     @property
     def pixels(self) -> tf.Tensor:

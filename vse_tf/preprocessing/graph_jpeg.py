@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.preprocessing.exif import EXIF_PREFIX
 from vse_tf.preprocessing.graph_bytes import big, byte_count, cut, equals, facts, read_bytes, walk
 from vse_tf.preprocessing.image_headers import END, SCAN, SEQUENTIAL
 from vse_tf.preprocessing.image_limits import BROKEN, MAX_BYTES, MAX_COUNT, MAX_SCANS, SCANS
 
-EXIF_PREFIX = b"Exif\0\0"
 # The fast path: all segments before the first scan are in the first bytes, at most 16 before the frame header and 16
 # behind it.
 _PLAIN_BYTES, _PLAIN_DOUBLINGS = 1024, 4

@@ -6,10 +6,11 @@ thousands and smaller than its canvas.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from vse_tf.preprocessing.graph_bytes import big, cut, first_true, gif_table, little, read_bytes, traced_once
-from vse_tf.preprocessing.graph_headers import GraphHeader
 from vse_tf.preprocessing.image_limits import MAX_GIF_BYTES
 
 # The blocks of a GIF's frame are found in runs of up to RUN blocks of equal size, or else in windows of WINDOW bytes.
@@ -18,12 +19,43 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 WHITE = b"\xff\xff\xff"
 
 
-def stored_pixels(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+class Layout(NamedTuple):
+    """What decoding needs of an image's header, as scalar int64 tensors.
+
+    The same vector comes from Python (`image_headers.Header.layout`) and from a graph (`GraphHeader.layout`).
+
+    Args:
+        format: position in `image_limits.FORMATS`.
+        orientation: 1..8.
+        end: position behind the last byte that a decoder needs.
+        width: in pixels as stored.
+        height: in pixels as stored.
+        parts: int64 `(4,)`, positions in the file; see `image_headers.Header`.
+    """
+
+    format: tf.Tensor
+    orientation: tf.Tensor
+    end: tf.Tensor
+    width: tf.Tensor
+    height: tf.Tensor
+    parts: tf.Tensor
+
+    @classmethod
+    def of(cls, numbers: tf.Tensor) -> Layout:
+        """The layout from its numbers, int64 `(9,)`."""
+        kind, orientation, end, width, height = tf.unstack(numbers[:5])
+        return cls(kind, orientation, end, width, height, numbers[5:])
+
+
+LAYOUT = tf.TensorSpec([9], tf.int64)
+
+
+def stored_pixels(contents: tf.Tensor, layout: tf.Tensor) -> tf.Tensor:
     """Decode an image as it is stored, before its orientation is applied.
 
     Args:
-        contents: string scalar, the file's bytes.
-        header: its header, with code 0.
+        contents: string scalar, the file's bytes up to the layout's end.
+        layout: int64 `(9,)`, of an image that is not refused.
 
     Returns:
         uint8 `(height, width, 3)`.
@@ -32,22 +64,22 @@ def stored_pixels(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
         tf.errors.InvalidArgumentError: the pixels are broken or truncated.
     """
     return tf.cond(
-        header.format == 0,
+        layout[0] == 0,
         lambda: tf.io.decode_jpeg(contents, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE"),
-        lambda: _others(contents, *header),
+        lambda: _others(contents, layout),
     )
 
 
-@traced_once(tf.TensorSpec([], tf.string), *[tf.TensorSpec([], tf.int64)] * 8, tf.TensorSpec([4], tf.int64), rare=True)
-def _others(contents: tf.Tensor, *fields: tf.Tensor) -> tf.Tensor:
-    """All formats but JPEG; the fields are those of the header."""
-    header = GraphHeader(*fields)
+@traced_once(tf.TensorSpec([], tf.string), LAYOUT, rare=True)
+def _others(contents: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """All formats but JPEG."""
+    layout = Layout.of(numbers)
     return tf.switch_case(
-        tf.cast(header.format - 1, tf.int32),
+        tf.cast(layout.format - 1, tf.int32),
         [
-            lambda: _png(contents, header),
-            lambda: _gif(contents, header),
-            lambda: _bmp(contents, header),
+            lambda: _png(contents, layout),
+            lambda: _gif(contents, layout),
+            lambda: _bmp(contents, layout),
             # Not decode_webp: older versions of TensorFlow (Serving) have no such operation and cannot load the graph.
             lambda: _opaque(tf.io.decode_image(contents, channels=0, expand_animations=False)),
         ],
@@ -71,7 +103,7 @@ def _on_white(image: tf.Tensor, opaque: tf.Tensor | int = 255) -> tf.Tensor:
     return tf.cond(tf.reduce_all(image[..., 3] == tf.cast(opaque, tf.uint8)), lambda: image[..., :3], composite)
 
 
-def _png(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+def _png(contents: tf.Tensor, layout: Layout) -> tf.Tensor:
     """Decode a PNG from which all chunks are removed that its pixels do not need.
 
     The decoder would unpack every text and colour profile, and use none.
@@ -79,7 +111,7 @@ def _png(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
     # Below 8 bits the decoder fills a missing alpha channel with the largest value of that number of bits.
     bits = tf.minimum(read_bytes(contents, 24, 1)[0], 8)
     opaque = tf.bitwise.left_shift(tf.constant(1, tf.int64), bits) - 1
-    palette, clear, start, end = tf.unstack(header.parts)
+    palette, clear, start, end = tf.unstack(layout.parts)
 
     def chunk(at: tf.Tensor) -> tf.Tensor:
         size = big(read_bytes(contents, at, 4))
@@ -89,9 +121,9 @@ def _png(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
     return _on_white(tf.io.decode_png(tf.strings.join(needed), channels=4), opaque)
 
 
-def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+def _gif(contents: tf.Tensor, layout: Layout) -> tf.Tensor:
     """Decode the first frame, as a GIF of its own: at the origin, with its transparent colour made white."""
-    at, clear = header.parts[0], header.parts[1]
+    at, clear = layout.parts[0], layout.parts[1]
     screen = read_bytes(contents, 6, 5)
     frame = read_bytes(contents, at, 10)
     left, top, width, height = (little(frame[i : i + 2]) for i in (1, 3, 5, 7))
@@ -113,7 +145,7 @@ def _gif(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
         ]
     )
     pixels = tf.io.decode_gif(alone)[0]
-    around = [[top, header.height - top - height], [left, header.width - left - width], [0, 0]]
+    around = [[top, layout.height - top - height], [left, layout.width - left - width], [0, 0]]
     return tf.pad(pixels, tf.cast(around, tf.int64), constant_values=tf.constant(255, tf.uint8))
 
 
@@ -159,12 +191,12 @@ def _cleared(table: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
     return tf.where(at + 3 <= length, patched, table)
 
 
-def _bmp(contents: tf.Tensor, header: GraphHeader) -> tf.Tensor:
+def _bmp(contents: tf.Tensor, layout: Layout) -> tf.Tensor:
     head = read_bytes(contents, 0, 70)
     size, bits, compression = little(head[14:18]), little(head[28:30]), little(head[30:34])
     # The decoder refuses bytes behind the pixels.
-    row = (bits // 8 * header.width + 3) // 4 * 4
-    pixels = tf.io.decode_bmp(cut(contents, 0, little(head[10:14]) + row * header.height))
+    row = (bits // 8 * layout.width + 3) // 4 * 4
+    pixels = tf.io.decode_bmp(cut(contents, 0, little(head[10:14]) + row * layout.height))
     has_alpha = (compression > 0) & (size >= 56) & (little(head[66:70]) == 0xFF000000)
 
     def coloured() -> tf.Tensor:

@@ -1,7 +1,7 @@
-"""Headers of image files, read before anything is decoded: format and size. No TensorFlow is imported here.
+"""Headers of image files, read before anything is decoded: format, size, orientation. No TensorFlow is imported here.
 
-`vse_tf.preprocessing.graph_headers` has the same rules as TensorFlow operations and gives the same results; only there
-the orientation is read.
+Images that this process decodes are checked here. `vse_tf.preprocessing.graph_headers` has the same rules as TensorFlow
+operations, for exported graphs, and gives the same results.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vse_tf.preprocessing.exif import EXIF_PREFIX, orientation
 from vse_tf.preprocessing.image_limits import (
     ANIMATED_WEBP,
     BROKEN,
@@ -33,6 +34,7 @@ from vse_tf.preprocessing.image_limits import (
     TEXTS,
     UNREAD_BMP,
     RefusedImageError,
+    above_limit,
 )
 
 # First bytes of each format, in the order of FORMATS; a "." stands for any byte.
@@ -46,6 +48,7 @@ BMP_MASKS = struct.pack("<3I", 0x00FF0000, 0x0000FF00, 0x000000FF)
 SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 SCAN, END = b"\xff\xda", b"\xff\xd9"
 TEXT_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
+NO_PARTS = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,9 @@ class Header:
         height: height in pixels as stored.
         scans: number of times that decoding goes over all pixels (JPEG).
         end: position behind the last byte that a decoder needs. Only up to there were the scans of a JPEG counted.
+        orientation: of EXIF, 1..8.
+        parts: positions in the file. GIF: the first frame's descriptor, and its transparent colour index, −1 for none.
+            PNG: the chunks PLTE and tRNS, 0 for none, start and end of the pixel data.
         complete: False if the limits need bytes that `contents` did not have: read the complete file.
     """
 
@@ -66,12 +72,20 @@ class Header:
     height: int
     scans: int = 1
     end: int = 0
+    orientation: int = 1
+    parts: tuple[int, int, int, int] = NO_PARTS
     complete: bool = True
 
     @property
     def pixels(self) -> int:
         """Number of decoded pixels."""
         return self.width * self.height
+
+    @property
+    def layout(self) -> tuple[int, ...]:
+        """What decoding needs of the header, see `vse_tf.preprocessing.image_formats.Layout`."""
+        kind = FORMATS.index(self.format)
+        return (kind, self.orientation, self.end, self.width, self.height, *self.parts)
 
 
 def format_of(contents: bytes) -> str:
@@ -97,12 +111,12 @@ def photo_kind(contents: bytes) -> str:
 
 
 def read_header(contents: bytes) -> Header:
-    """Format and size of an image file, without decoding it; the limits of `image_limits` are applied.
+    """Format, size and orientation of an image file, without decoding it; the limits of `image_limits` are applied.
 
     Args:
         contents: the file's bytes. The first 64 KiB are enough for most files: a JPEG needs all segments up to its
-            frame header, a progressive one the rest too (see `Header.complete`); texts behind the pixels of a PNG are
-            only found in the complete file.
+            frame header, a progressive one the rest too (see `Header.complete`); texts and an orientation behind the
+            pixels are only found in the complete file.
 
     Returns:
         The header.
@@ -116,7 +130,7 @@ def read_header(contents: bytes) -> Header:
         >>> from PIL import Image
         >>> Image.new("RGB", (640, 480)).save(file := io.BytesIO(), "JPEG")
         >>> read_header(file.getvalue())
-        Header(format='jpeg', width=640, height=480, scans=1, end=..., complete=True)
+        Header(format='jpeg', width=640, height=480, scans=1, end=..., orientation=1, ...)
     """
     if len(contents) > MAX_BYTES:
         raise RefusedImageError(BYTES, len(contents))
@@ -136,7 +150,30 @@ def read_header(contents: bytes) -> Header:
     if found.packed > MAX_PIXEL_BYTES * found.width * found.height + SPARE_BYTES:
         raise RefusedImageError(EXCESS, found.packed)
     end = len(contents) if found.end < 0 else found.end
-    return Header(name, found.width, found.height, found.scans, end, found.complete)
+    return Header(
+        name, found.width, found.height, found.scans, end, orientation(found.exif), found.parts, found.complete
+    )
+
+
+def checked_header(contents: bytes, max_pixels: int) -> Header:
+    """`read_header` for an image that is to be decoded.
+
+    Args:
+        contents: the file's bytes, all of them.
+        max_pixels: images with more pixels are refused, as are those whose scans go over too many.
+
+    Raises:
+        ValueError: the image is refused; the message is one line.
+
+    Example:
+        >>> checked_header(b"hello", 100_000_000)
+        Traceback (most recent call last):
+        vse_tf.preprocessing.image_limits.RefusedImageError: not a JPEG, PNG, GIF, BMP or WebP image
+    """
+    header = read_header(contents)
+    if problem := above_limit(header.width, header.height, header.scans, max_pixels):
+        raise ValueError(problem)
+    return header
 
 
 class _Facts(NamedTuple):
@@ -147,6 +184,8 @@ class _Facts(NamedTuple):
     complete: bool = True
     texts: int = 0
     packed: int = 0
+    exif: bytes = b""
+    parts: tuple[int, int, int, int] = NO_PARTS
 
 
 def _starts(data: bytes, magic: bytes) -> bool:
@@ -155,7 +194,7 @@ def _starts(data: bytes, magic: bytes) -> bool:
 
 def _jpeg(data: bytes) -> _Facts:
     """Read the segments up to the first scan (SOS) as libjpeg does: stray bytes between segments are skipped."""
-    at, frame = 2, 0
+    at, frame, exif = 2, 0, b""
     for _ in range(MAX_BLOCKS):
         try:
             if data[at] != 0xFF or data[at + 1] == 0xFF:
@@ -171,6 +210,8 @@ def _jpeg(data: bytes) -> _Facts:
             if not frame and 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 struct.unpack_from(">5x4x", data, at)
                 frame = at
+            if not frame and not exif and marker == 0xE1 and data[at + 4 : at + 10] == EXIF_PREFIX:
+                exif = data[at + 4 : at + 2 + length]
             at += 2 + length
         except (IndexError, struct.error):
             break
@@ -180,13 +221,13 @@ def _jpeg(data: bytes) -> _Facts:
     # All components in the first scan of a sequential frame: there can be no other.
     complete = data[at : at + 2] == SCAN and len(data) >= max(at + 5, frame + 10)
     if complete and data[frame + 1] in SEQUENTIAL and data[at + 4] == data[frame + 9]:
-        return _Facts(width, height)
+        return _Facts(width, height, exif=exif)
     # Between and inside scans neither marker has another meaning. An end inside a comment between scans would hide what
     # follows, so nothing behind the first end is decoded.
     found = data.find(END, frame)
     end = len(data) if found < 0 else found + len(END)
     scans = min(data.count(SCAN, frame, end), MAX_COUNT)
-    return _Facts(width, height, scans=scans, end=end, complete=found >= 0)
+    return _Facts(width, height, scans=scans, end=end, complete=found >= 0, exif=exif)
 
 
 def _png(data: bytes) -> _Facts:
@@ -194,7 +235,8 @@ def _png(data: bytes) -> _Facts:
     if data[12:16] != b"IHDR":
         raise RefusedImageError(BROKEN)
     width, height = struct.unpack_from(">II", data, 16)
-    at, texts = 33, 0
+    at, texts, exif, has_exif = 33, 0, b"", False
+    palette = clear = 0  # the chunks PLTE and tRNS
     first = last = 0  # start and end of the pixel data
     for _ in range(MAX_CHUNKS):
         head = data[at : at + 8]
@@ -211,22 +253,34 @@ def _png(data: bytes) -> _Facts:
                 if data[at + step : at + step + 8] != head:
                     break
                 at += step
+        elif kind == b"PLTE" and not first:
+            palette = palette or at
+        elif kind == b"tRNS" and not first:
+            clear = clear or at
+        elif kind == b"eXIf" and not has_exif:
+            has_exif, exif = True, data[at + 8 : at + step - 4]
         texts += kind in TEXT_CHUNKS
         at += step
     if not last:
         raise RefusedImageError(CHUNKS)
-    return _Facts(width, height, complete=first > 0, texts=texts, packed=last - first if first else 0)
+    packed = last - first if first else 0
+    parts = (palette, clear, first, last)
+    return _Facts(width, height, complete=first > 0, texts=texts, packed=packed, exif=exif, parts=parts)
 
 
 def _gif(data: bytes) -> _Facts:
     """The canvas is the logical screen, enlarged if the first frame reaches beyond it."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at, inside = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0), False
+    clear = -1
     for _ in range(MAX_BLOCKS):
         if inside:
             inside = data[at] != 0
             at += 1 + data[at]
         elif data[at] == 0x21:
+            # A graphic control extension: 21 F9 04 flags delay delay index 00.
+            if data[at + 1 : at + 3] == b"\xf9\x04":
+                clear = data[at + 6] if data[at + 3] & 1 else -1
             inside = True
             at += 2
         else:
@@ -234,7 +288,7 @@ def _gif(data: bytes) -> _Facts:
     left, top, frame_width, frame_height, _ = struct.unpack_from("<4HB", data, at + 1)
     if inside or data[at] != 0x2C or not (frame_width and frame_height):
         raise RefusedImageError(BROKEN)
-    return _Facts(max(width, left + frame_width), max(height, top + frame_height))
+    return _Facts(max(width, left + frame_width), max(height, top + frame_height), parts=(at, clear, 0, 0))
 
 
 def _bmp(data: bytes) -> _Facts:
@@ -253,7 +307,8 @@ def _webp(data: bytes) -> _Facts:
         flags, wide, high = struct.unpack_from("<B3x3s3s", data, 20)
         if flags & 0x02:
             raise RefusedImageError(ANIMATED_WEBP)
-        return _Facts(int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1)
+        exif = _webp_exif(data) if flags & 0x08 else b""
+        return _Facts(int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1, exif=exif)
     if kind == b"VP8L" and data[20] == 0x2F:
         (packed,) = struct.unpack_from("<I", data, 21)
         return _Facts((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1)
@@ -261,6 +316,20 @@ def _webp(data: bytes) -> _Facts:
         width, height = struct.unpack_from("<HH", data, 26)
         return _Facts(width & 0x3FFF, height & 0x3FFF)
     raise RefusedImageError(BROKEN)
+
+
+def _webp_exif(data: bytes) -> bytes:
+    """The first chunk EXIF."""
+    at = 12
+    for _ in range(MAX_BLOCKS):
+        head = data[at : at + 8]
+        if len(head) < 8:
+            break
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"EXIF":
+            return data[at + 8 : at + 8 + size]
+        at += 8 + size + (size & 1)
+    return b""
 
 
 _READERS = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp, "webp": _webp}

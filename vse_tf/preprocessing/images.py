@@ -1,7 +1,10 @@
 """Encoded or decoded images to model input, the same in `tf.data`, in notebooks and in exported graphs.
 
-All functions take one image, work eagerly, inside `tf.data` and inside `tf.function`, and use core TensorFlow
-operations only, so that a SavedModel made with them needs nothing of this package.
+All functions take one image, work eagerly, inside `tf.data` and inside `tf.function`. In a graph they use core
+TensorFlow operations only, so that a SavedModel made with them needs nothing of this package.
+
+An image is decoded in two steps: its header is checked, then it is decoded with what the header says, its layout; see
+`image_checks`. Graphs that stay in this process are given the layout: `decode_checked`, `random_view_checked`.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ import tensorflow as tf
 
 from vse_tf.errors import UserError
 from vse_tf.preprocessing.graph_bytes import cut, without_autograph
-from vse_tf.preprocessing.graph_headers import GraphHeader, read_graph_header
-from vse_tf.preprocessing.image_formats import stored_pixels
+from vse_tf.preprocessing.image_checks import checked
+from vse_tf.preprocessing.image_formats import Layout, stored_pixels
 from vse_tf.preprocessing.image_limits import FORMATS
 
 PIXELS_VERSION = 1
@@ -48,26 +51,31 @@ def decode(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
         >>> decode(tf.io.read_file("cat.jpg"), max_pixels=100_000_000).shape
         TensorShape([480, 640, 3])
     """
-    contents, header = _check(contents, max_pixels)
-    return _oriented(stored_pixels(contents, header), header.orientation)
+    return decode_checked(*checked(contents, max_pixels))
 
 
 @without_autograph
-def refusal(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Why `decode` refuses an image by its header.
+def decode_checked(contents: tf.Tensor, layout: tf.Tensor) -> tf.Tensor:
+    """`decode` for an image whose header was checked.
 
     Args:
         contents: string scalar, the file's bytes.
-        max_pixels: see `decode`.
+        layout: int64 `(9,)`, of `checked` or of `image_headers.checked_header`.
 
     Returns:
-        string scalar, empty if it is not refused.
+        uint8 `(height, width, 3)`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the pixels are broken or truncated.
 
     Example:
-        >>> refusal(tf.constant(b"hello"), 100_000_000).numpy()
-        b'not a JPEG, PNG, GIF, BMP or WebP image'
+        >>> contents = Path("cat.jpg").read_bytes()
+        >>> decode_checked(contents, checked_header(contents, 100_000_000).layout).shape
+        TensorShape([480, 640, 3])
     """
-    return read_graph_header(contents).problem(max_pixels)
+    layout = tf.convert_to_tensor(layout, tf.int64)
+    _, orientation, end, *_ = Layout.of(layout)
+    return _oriented(stored_pixels(cut(contents, 0, end), layout), orientation)
 
 
 @without_autograph
@@ -121,10 +129,41 @@ def decode_random_view(
         >>> decode_random_view(tf.io.read_file("cat.jpg"), 100_000_000, (224, 224), (0.08, 1.0), True, [0, 7]).shape
         TensorShape([224, 224, 3])
     """
-    contents, header = _check(contents, max_pixels)
-    turned = header.orientation >= 5
-    height = tf.where(turned, header.width, header.height)
-    width = tf.where(turned, header.height, header.width)
+    return random_view_checked(*checked(contents, max_pixels), size, scale, flip, seed)
+
+
+@without_autograph
+def random_view_checked(
+    contents: tf.Tensor, layout: tf.Tensor, size: Size, scale: Pair, flip: bool, seed: tf.Tensor
+) -> tf.Tensor:
+    """`decode_random_view` for an image whose header was checked.
+
+    Args:
+        contents: string scalar, the file's bytes.
+        layout: int64 `(9,)`, see `decode_checked`.
+        size: height and width of the view in pixels.
+        scale: see `random_view`.
+        flip: see `random_view`.
+        seed: int `(2,)`.
+
+    Returns:
+        float32 `(*size, 3)` in 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the pixels are broken or truncated.
+
+    Example:
+        >>> contents = Path("cat.jpg").read_bytes()
+        >>> layout = checked_header(contents, 100_000_000).layout
+        >>> random_view_checked(contents, layout, (224, 224), (0.08, 1.0), True, [0, 7]).shape
+        TensorShape([224, 224, 3])
+    """
+    layout = tf.convert_to_tensor(layout, tf.int64)
+    kind, orientation, end, stored_width, stored_height, _ = Layout.of(layout)
+    contents = cut(contents, 0, end)
+    turned = orientation >= 5
+    height = tf.where(turned, stored_width, stored_height)
+    width = tf.where(turned, stored_height, stored_width)
     window = random_window(height, width, scale, seed=seed)
 
     def from_window() -> tf.Tensor:
@@ -133,9 +172,9 @@ def decode_random_view(
         )
 
     def from_image() -> tf.Tensor:
-        return _crop(_oriented(stored_pixels(contents, header), header.orientation), window)
+        return _crop(_oriented(stored_pixels(contents, layout), orientation), window)
 
-    crop = tf.cond((header.format == JPEG) & (header.orientation == 1), from_window, from_image)
+    crop = tf.cond((kind == JPEG) & (orientation == 1), from_window, from_image)
     return _flipped(_fitted(crop, size), flip, seed)
 
 
@@ -314,19 +353,6 @@ def _resampled(image: tf.Tensor, size: Size, ratio: tf.Tensor, offset: tf.Tensor
         kernel_type="triangle",
         antialias=True,
     )[0]
-
-
-def _check(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, GraphHeader]:
-    """The header, and the contents as far as a decoder needs them, available only after the header was checked."""
-    contents = tf.convert_to_tensor(contents)
-    header = read_graph_header(contents)
-    message = header.problem(max_pixels)
-    if tf.executing_eagerly():
-        if text := message.numpy().decode():
-            raise tf.errors.InvalidArgumentError(None, None, text)
-        return cut(contents, 0, header.end), header
-    with tf.control_dependencies([tf.debugging.Assert(message == "", [message])]):
-        return cut(contents, 0, header.end), header
 
 
 def _oriented(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -6,8 +6,7 @@ import io
 
 from PIL import Image, ImageOps
 
-from vse_tf.preprocessing.image_headers import read_header
-from vse_tf.preprocessing.image_limits import above_limit
+from vse_tf.preprocessing.image_headers import checked_header
 from vse_tf.preprocessing.photo_formats import as_decodable
 
 
@@ -28,9 +27,7 @@ def small_image(contents: bytes, side: int, max_pixels: int) -> Image.Image:
         ValueError: not an image, one that is too large, or a damaged one.
     """
     contents = as_decodable(contents, max_pixels)
-    header = read_header(contents)
-    if problem := above_limit(header.width, header.height, header.scans, max_pixels):
-        raise ValueError(problem)
+    header = checked_header(contents, max_pixels)
     try:
         with Image.open(io.BytesIO(contents[: header.end]), formats=[header.format]) as opened:
             # JPEGs can be decoded at an eighth of their size.

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from vse_tf.config import ImageSettings
 from vse_tf.preprocessing import images
+from vse_tf.preprocessing.image_checks import checked
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,39 @@ class ImageView:
         return self.size
 
     def of_file(self, contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Encoded bytes to float32 `(h, w, 3)` in 0..255; a seed `(2,)` asks for the training view."""
+        """Encoded bytes to float32 `(h, w, 3)` in 0..255; a seed `(2,)` asks for the training view.
+
+        In a graph the header is read by operations, as an exported model needs it. Making such a graph ready takes
+        seconds: where Python can read the header, use `of_checked`.
+        """
+        return self.of_checked(*checked(contents, self.max_pixels), seed)
+
+    def of_checked(self, contents: tf.Tensor, layout: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """`of_file` for an image whose header was checked, with its layout `(9,)`; see `images.decode_checked`."""
+        inputs = [contents, layout] if seed is None else [contents, layout, seed]
         if tf.executing_eagerly():
-            return self._of_file(contents, seed)
-        inputs = [contents] if seed is None else [contents, seed]
+            return self._of_checked(*inputs)
         with tf.init_scope():
-            run = _traced(self).get_concrete_function(*(tf.TensorSpec(each.shape, each.dtype) for each in inputs))
+            run = self.traced(*(tf.TensorSpec(each.shape, each.dtype) for each in inputs))
         return run(*inputs)
 
-    def _of_file(self, contents: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+    def traced(self, *inputs: tf.TensorSpec) -> Any:
+        """The graph of `of_checked` for inputs of this kind, traced once per process."""
+        return _traced(self).get_concrete_function(*inputs)
+
+    def _of_checked(self, contents: tf.Tensor, layout: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         if seed is not None and self.random_crop:
-            return images.decode_random_view(contents, self.max_pixels, self.pixels, self.crop_scale, self.flip, seed)
-        centre = images.decode_centre_view(contents, self.max_pixels, self.pixels, self.resize)
+            return images.random_view_checked(contents, layout, self.pixels, self.crop_scale, self.flip, seed)
+        centre = images.centre_view(images.decode_checked(contents, layout), self.pixels, self.resize)
         return self._flipped(centre, seed)
 
-    def all_of_file(self, contents: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+    def all_of_checked(self, contents: tf.Tensor, layout: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """Encoded bytes to the centre view and a random crop for each seed `(n, 2)`: float32 `(1 + n, h, w, 3)`.
 
-        The image is decoded once; the pixels of a crop are those of `of_pixels`.
+        The header was checked, see `of_checked`. The image is decoded once; the pixels of a crop are those of
+        `of_pixels`.
         """
-        image = images.decode(contents, self.max_pixels)
+        image = images.decode_checked(contents, layout)
         centre = images.centre_view(image, self.pixels, self.resize)
         spec = tf.TensorSpec([*self.pixels, 3], tf.float32)
         crops = tf.map_fn(
@@ -122,4 +136,4 @@ class ImageView:
 @lru_cache(maxsize=32)
 def _traced(view: ImageView) -> Any:
     """The graph of a view, which every pass over a split needs: its concrete functions are traced once each."""
-    return tf.function(view._of_file, autograph=False)
+    return tf.function(view._of_checked, autograph=False)
