@@ -194,11 +194,20 @@ def test_words_are_added_to_an_image_and_left_out(page, images):
     page.get_by_text("Type what to look for.").wait_for()
 
 
+def held_in(waiting):
+    """Holds requests back. Playwright sets an attribute of what it is given, which `waiting.append` does not allow."""
+
+    def hold(route):
+        waiting.append(route)
+
+    return hold
+
+
 def test_words_that_are_typed_while_a_search_runs_stay(page, images):
     search(page, "two dogs")
     first = names_of(page)[0]
     waiting = []
-    page.route("**/gallery/nearest", lambda route: waiting.append(route), times=1)
+    page.route("**/gallery/nearest", held_in(waiting), times=1)
     page.locator("#results button").first.click()
     page.click("#similar")
     page.fill("#text", "at night")
@@ -212,7 +221,7 @@ def test_words_that_are_typed_while_a_search_runs_stay(page, images):
 
 def test_words_that_are_typed_while_the_page_loads_stay(browser, address):
     page, waiting = browser.new_page(), []
-    page.route("**/gallery", lambda route: waiting.append(route))
+    page.route("**/gallery", held_in(waiting))
     page.goto(address)
     page.fill("#text", "at night")
     until(lambda: page.evaluate("1") and waiting)
