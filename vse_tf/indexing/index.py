@@ -63,7 +63,7 @@ class Index(files.Index):
 
         Returns:
             Hits, the best first, each with `score`, `relevance`, and `path` (of an image) or `caption`. A relevance
-            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.05) means that the item is not a relevant result.
+            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.15) means that the item is not a relevant result.
 
         Raises:
             TypeError: neither a text nor an image.
