@@ -27,7 +27,7 @@ from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.artifacts.shards import map_shard
 from vse_tf.indexing.compacting import compacted
-from vse_tf.indexing.relevance import Relevance, calibrate
+from vse_tf.indexing.relevance import calibrate, relevance
 from vse_tf.models.mixing import Query
 
 CLUSTERS = 1000
@@ -104,10 +104,10 @@ def measure(index: Index, name: str, queries: int, batch: int, repeat: int) -> d
     ready = time.perf_counter() - started
     with Peak() as peak:
         search(query[:batch], 10)
-    relevance = Relevance(index)
 
     def with_relevance(part: np.ndarray, k: int) -> None:
-        relevance.of_all([Query(one, "captions") for one in part], *search(part, k))
+        for one, scores in zip(part, search(part, k)[1], strict=True):
+            relevance(index.calibration, Query(one, "captions"), scores)
 
     with_relevance(query[:1], 10)
     single, ratio = compared(search, index, query[: max(1, queries // 8)], 1, repeat)

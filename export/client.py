@@ -76,7 +76,7 @@ class BadAnswerError(ServingError):
 class Hit(NamedTuple):
     """One item of the gallery that was found.
 
-    The relevance is the share of ordinary queries that find something worse, from 0 to 1; below 0.05 the item is not a
+    The relevance is the share of ordinary queries that find something worse, from 0 to 1; below 0.15 the item is not a
     relevant result. It is None where the gallery is not calibrated for such queries, as in exports of earlier versions.
     """
 

@@ -26,7 +26,7 @@ from vse_tf.indexing.embedding import EmbeddingModel
 from vse_tf.indexing.embedding_models import UNKNOWN, model_of_index, named_model, unknown_texts
 from vse_tf.indexing.faiss import BACKENDS, search_backend
 from vse_tf.indexing.items import read_queries
-from vse_tf.indexing.relevance import MIN_RELEVANCE, NOTHING, Relevance
+from vse_tf.indexing.relevance import MIN_RELEVANCE, NOTHING, relevance
 from vse_tf.indexing.search import Hit, check_model, hits, hits_table
 from vse_tf.models.mixing import Part, Query, mix
 from vse_tf.pages.contact_sheet import contact_sheet, hits_picture
@@ -92,12 +92,14 @@ def _opened(arguments: Namespace) -> tuple[IndexBase, EmbeddingModel, Find]:
     if address is None:
         index = Index.open(arguments.index, arguments.root)
         model = model_of_index(index, arguments.run, arguments.models)
-        search, relevance = search_backend(arguments.backend or "auto", index, note), Relevance(index)
+        search = search_backend(arguments.backend or "auto", index, note)
 
         def find(queries: Sequence[Query]) -> list[list[Hit]]:
             found = search(np.stack([query.vector for query in queries]), arguments.top_k)
-            shares = relevance.of_all(queries, *found)
-            return [hits(index, *each) for each in zip(*found, shares, strict=True)]
+            return [
+                hits(index, rows, scores, relevance(index.calibration, query, scores))
+                for query, rows, scores in zip(queries, *found, strict=True)
+            ]
 
         return index, model, find
     from vse_tf.stores.published import PublishedIndex  # noqa: PLC0415 (Arrow)

@@ -164,7 +164,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path):
         lambda compact: compact.update(shards=compact["shards"][:1]),
         lambda compact: compact["shards"][0].update(name="../a.npy"),
         lambda compact: compact["shards"][0].update(rows=4),
-        lambda compact: compact.update(levels={"images": [0.0]}),
+        lambda compact: compact.update(score_levels={"images": [0.0]}),
         lambda compact: compact.clear(),
     ],
 )

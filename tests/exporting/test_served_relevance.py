@@ -10,8 +10,8 @@ from vse_tf.artifacts.index import Item
 from vse_tf.artifacts.index_writer import IndexWriter
 from vse_tf.artifacts.storage import store
 from vse_tf.exporting.retrieval_module import RetrievalModule
-from vse_tf.exporting.served_relevance import ServedRelevance, item_hubness
-from vse_tf.indexing.relevance import Relevance, calibrate
+from vse_tf.exporting.served_relevance import ServedRelevance
+from vse_tf.indexing.relevance import calibrate, relevance
 from vse_tf.indexing.search import ExactSearch
 from vse_tf.models.folding import EXTRA, fold
 
@@ -43,9 +43,9 @@ def make(folder, kind, corrected):
     ids = [str(row) for row in range(COUNT)]
     items = [Item(name, **({"path": name} if kind == "images" else {"caption": name})) for name in ids]
     index = writer.commit([writer.write(gallery)], items, {}, root=folder, calibration=calibration)
-    relevance = ServedRelevance(item_hubness(gallery, calibration, kind, dim), calibration.levels)
+    served = ServedRelevance(calibration.levels)
     plain_of = (kind, dim) if corrected else None
-    return index, RetrievalModule(Files(), Texts(), store(gallery, "float32"), ids, ids, 10, plain_of, relevance)
+    return index, RetrievalModule(Files(), Texts(), store(gallery, "float32"), ids, ids, 10, plain_of, served)
 
 
 @pytest.mark.parametrize("corrected", [False, True])
@@ -59,7 +59,7 @@ def test_it_is_the_relevance_of_the_index(tmp_path, corrected):
     for number, row in enumerate(rows):
         query = query_of(row, "images", index.plain_dim)
         found, scores = ExactSearch(index)(query.vector[None], 10)
-        expected = Relevance(index)(query, found[0], scores[0])
+        expected = relevance(index.calibration, query, scores[0])
         assert [int(name) for name in answer["ids"][number].numpy()] == found[0].tolist()
         np.testing.assert_allclose(answer["relevance"][number], expected, atol=1e-3)
     assert np.ptp(answer["relevance"]) > 0.5
@@ -93,8 +93,8 @@ def test_what_was_not_measured_has_none(tmp_path):
 
 @pytest.mark.parametrize("levels", [np.linspace(0, 1, STEPS) ** 2, np.repeat([0.1, 0.4, 0.9], [1, 90, 10])])
 def test_shares_are_those_of_numpy(levels):
-    module = ServedRelevance({"images": np.zeros(1, np.float32)}, {"images": list(map(float, levels))})
+    module = ServedRelevance({"images": list(map(float, levels))})
     values = np.float32([[-1, 0, 0.1, 0.25, 0.4, 0.41, 0.89, 0.9, 1, 2]])
-    found = module(np.zeros([1, 10], np.int32), tf.constant(values), {"images": np.ones([1, 1], bool)}, None)
+    found = module(tf.constant(values), {"images": np.ones([1, 1], bool)}, None)
     expected = np.interp(values.astype(np.float64), levels, np.linspace(0, 1, STEPS))
     np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -41,7 +41,8 @@ def test_scores_are_those_of_the_sum(values, weights, kinds, kind, folded, items
         expected = cosines
     parts = [Part(*part) for part in zip(units, kinds, weights, strict=True)]
     query = mix(parts, kind, DIM)
-    assert query.of == (used.pop() if len(used) == 1 else "mixed")
+    several = sum(map(bool, weights)) > 1
+    assert query.of == ("mixed" if len(used) > 1 else "texts" if several and used == {"captions"} else used.pop())
     assert query.vector.dtype == np.float32
     scores = search_queries(query.vector[None], kind, DIM) @ gallery.T
     np.testing.assert_allclose(scores[0], expected, atol=2e-5)

@@ -80,7 +80,7 @@ def test_the_gallery_tells_what_it_is(client):
         "kind": "images",
         "count": 6,
         "dim": DIM,
-        "min_relevance": 0.05,
+        "min_relevance": 0.15,
         "models": {"text": "text_tower", "image": "image_tower"},
     }
 

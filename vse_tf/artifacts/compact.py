@@ -139,12 +139,13 @@ class Compact:
             corrected: the vectors have a hubness correction.
         """
         form = Form(described["storage"], described["dims"], corrected)
-        return cls(folder, form, [Shard.of(shard) for shard in described["shards"]], described["levels"])
+        return cls(folder, form, [Shard.of(shard) for shard in described["shards"]], described.get("score_levels", {}))
 
     def described(self) -> dict[str, Any]:
         """What the manifest says of them."""
         shards = [asdict(shard) for shard in self.shards]
-        return {"storage": self.form.storage, "dims": self.form.dims, "shards": shards, "levels": dict(self.levels)}
+        form = {"storage": self.form.storage, "dims": self.form.dims}
+        return {**form, "shards": shards, "score_levels": dict(self.levels)}
 
     def check(self) -> None:
         """Check the sizes of the files.

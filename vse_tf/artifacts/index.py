@@ -81,9 +81,9 @@ class Index(IndexBase):
         self.provenance: dict[str, Any] = manifest["provenance"]
         self.image_root = ImageRoot(folder, manifest.get("root"), root, manifest.get("root_name"))
         self._items: dict[str, Any] = manifest["items"]
-        relevance = manifest.get("relevance") or {}
-        self._levels = relevance.get("levels")
-        background = relevance.get("background")
+        calibration = manifest.get("calibration") or {}
+        self._levels = calibration.get("levels")
+        background = calibration.get("background")
         self.background = None if background is None else Shard.of(background)
 
     @classmethod

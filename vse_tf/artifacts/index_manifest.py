@@ -71,8 +71,8 @@ def _check(manifest: dict[str, Any]) -> None:
     _check_strings("model.", manifest["model"], ("kind", "name", "path", "checkpoint", "id"))
     if not _is_int(manifest["items"].get("bytes"), 0) or not isinstance(manifest["items"].get("sha256"), str):
         raise ValueError("items without bytes and sha256")
-    if "relevance" in manifest:
-        _check_relevance(manifest["relevance"])
+    if "calibration" in manifest:
+        _check_calibration(manifest["calibration"])
     shards = manifest.get("shards")
     if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
         raise ValueError("shards without name, rows and sha256")
@@ -85,9 +85,9 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"{manifest['items']['bytes']} bytes of items cannot be {manifest['count']} lines")
 
 
-def _check_relevance(value: Any) -> None:
+def _check_calibration(value: Any) -> None:
     if not isinstance(value, dict) or not (value.get("background") is None or _is_shard(value["background"])):
-        raise ValueError("relevance without levels")
+        raise ValueError("calibration without levels")
     check_levels(value.get("levels"))
 
 
@@ -101,7 +101,8 @@ def _check_compact(value: Any, plain_dim: int, rows: list[int]) -> None:
         raise ValueError("compact.shards without name, rows and sha256")
     if [shard["rows"] for shard in shards] != rows:
         raise ValueError("compact.shards have other rows than the shards")
-    check_levels(value.get("levels"))
+    # Other levels, of another definition of relevance, were called `levels`.
+    check_levels(value.get("score_levels", {}))
 
 
 def _is_shard(value: object) -> bool:

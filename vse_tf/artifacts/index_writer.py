@@ -130,11 +130,11 @@ class IndexWriter:
             UserError: a file cannot be written.
         """
         count = sum(shard.rows for shard in shards)
-        relevance: dict[str, Any] = {}
+        calibrated: dict[str, Any] = {}
         if calibration is not None:
             texts = calibration.texts
             background = {} if texts is None else {"background": asdict(self.write(texts, "background"))}
-            relevance = {"relevance": {**background, "levels": dict(calibration.levels)}}
+            calibrated = {"calibration": {**background, "levels": dict(calibration.levels)}}
         with file_errors(self.folder, "written"):
             digest, size, lines = hashlib.sha256(), 0, 0
             with atomic_file(self.folder / ITEMS) as file:
@@ -159,7 +159,7 @@ class IndexWriter:
                 "items": {"bytes": size, "sha256": digest.hexdigest()},
                 "shards": [asdict(shard) for shard in shards],
                 **({} if compact is None else {"compact": compact.described()}),
-                **relevance,
+                **calibrated,
                 "model": {key: value for key, value in made_by.items() if value is not None},
                 "provenance": dict(provenance or {}),
             }

@@ -14,7 +14,7 @@ from vse_tf.exporting.exported_model import Arrays, ExportedModel, GoldenRequest
 from vse_tf.exporting.gallery import Gallery
 from vse_tf.exporting.image_module import ImageModule
 from vse_tf.exporting.retrieval_module import RetrievalModule
-from vse_tf.exporting.served_relevance import ServedRelevance, item_hubness
+from vse_tf.exporting.served_relevance import ServedRelevance
 from vse_tf.exporting.storage import recall_loss
 from vse_tf.exporting.text_module import TextModule
 from vse_tf.exporting.towers import encoded, image_facts, strings, text_facts
@@ -53,7 +53,6 @@ def retrieval_model(
         source = {} if embedder.run is None else {"kind": "run", "path": str(embedder.run)}
         texts = embedder.encode_texts(background_texts(source)) if kind == "images" else None
         calibration = calibrate(lambda: [gallery.vectors], len(gallery), kind, dim, texts)
-    hubness = item_hubness(gallery.vectors, calibration, kind, dim)
     module = RetrievalModule(
         image,
         text,
@@ -62,7 +61,7 @@ def retrieval_model(
         gallery.captions,
         k,
         (kind, dim) if embedder.corrections else None,
-        ServedRelevance(hubness, calibration.levels),
+        ServedRelevance(calibration.levels),
     )
     restored = stored.restored()
     rows: dict[str, list[int]] = {}

@@ -142,12 +142,13 @@ class RetrievalModule(tf.Module):
             # A single part is that part, with its hubness.
             alone = tf.where(own, as_own, total)
             unit = tf.where(number == 1, alone, mixed)
-        photo_alone = of_image & ~of_text & ~of_without
         of: dict[Of, tf.Tensor] = {
-            "images": photo_alone[:, None],
-            "captions": ~of_image[:, None],
-            "mixed": (of_image & ~photo_alone)[:, None],
+            "images": of_image & ~of_text & ~of_without,
+            "captions": ~of_image & ~of_without,
+            "texts": ~of_image & of_without,
+            "mixed": of_image & (of_text | of_without),
         }
+        of = {kind: is_kind[:, None] for kind, is_kind in of.items()}
         known = None if self.relevance is None else of_image | self.text.known(text)
         return self.search(tf.ensure_shape(unit, [None, width]), of, known)
 
@@ -179,7 +180,7 @@ class RetrievalModule(tf.Module):
             [tf.TensorSpec([self.k], tf.float32), tf.TensorSpec([self.k], tf.int32)],
         )
         answer = {"ids": tf.gather(self.ids, rows), "scores": scores, "captions": tf.gather(self.captions, rows)}
-        relevance = None if self.relevance is None or of is None else self.relevance(rows, scores, of, known)
+        relevance = None if self.relevance is None or of is None else self.relevance(scores, of, known)
         return answer if relevance is None else {**answer, "relevance": relevance}
 
     def _nearest(self, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -41,7 +41,7 @@ def compacted(
         return None
     before = None if earlier is None or earlier.compact is None or earlier.compact.form != form else earlier.compact
     files = {} if before is None or earlier is None else dict(zip(earlier.shards, before.shards, strict=True))
-    if before is not None and earlier is not None and earlier.complete and list(shards) == earlier.shards:
+    if before is not None and before.levels and earlier and earlier.complete and list(shards) == earlier.shards:
         return before
     with phase_if(progress, f"storing the vectors as {form}", len(shards), "shards") as bar:
         for shard in shards:

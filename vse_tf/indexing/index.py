@@ -13,7 +13,7 @@ import numpy as np
 from vse_tf.artifacts import index as files
 from vse_tf.indexing.compact_search import default_search
 from vse_tf.indexing.embedding_models import UNKNOWN, RunModel, model_of_index, unknown_texts
-from vse_tf.indexing.relevance import Relevance
+from vse_tf.indexing.relevance import relevance
 from vse_tf.indexing.search import Hit, Search, check_model, hits
 from vse_tf.models.mixing import Part, mix
 
@@ -63,7 +63,7 @@ class Index(files.Index):
 
         Returns:
             Hits, the best first, each with `score`, `relevance`, and `path` (of an image) or `caption`. A relevance
-            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.05) means that the item is not a relevant result.
+            below `vse_tf.indexing.relevance.MIN_RELEVANCE` (0.15) means that the item is not a relevant result.
 
         Raises:
             TypeError: neither a text nor an image.
@@ -92,7 +92,7 @@ class Index(files.Index):
             parts.append(Part(self.fitted(_encode_image(model, image))[0], "images", given["image"]))
         query = mix(parts, self.kind, self.plain_dim)
         rows, scores = self._search(query.vector[np.newaxis], k)
-        return hits(self, rows[0], scores[0], self._relevance(query, rows[0], scores[0]))
+        return hits(self, rows[0], scores[0], relevance(self.calibration, query, scores[0]))
 
     def _model(self, run: str | None, models: str | None) -> EmbeddingModel:
         """The model, loaded once."""
@@ -105,10 +105,6 @@ class Index(files.Index):
     @cached_property
     def _models(self) -> dict[tuple[str | None, str | None], EmbeddingModel]:
         return {}
-
-    @cached_property
-    def _relevance(self) -> Relevance:
-        return Relevance(self)
 
     @cached_property
     def _search(self) -> Search:

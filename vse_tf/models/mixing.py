@@ -18,8 +18,8 @@ import numpy as np
 
 from vse_tf.models.folding import Floats, Modality, fold, plain
 
-Of = Literal["images", "captions", "mixed"]
-"""What a query is of: images alone, texts alone, or both."""
+Of = Literal["images", "captions", "texts", "mixed"]
+"""What a query is of: images alone, a single text, several texts, or images and texts."""
 LEAST = 1e-3
 """Shortest sum of parts that still has a direction."""
 
@@ -47,7 +47,7 @@ class Query:
 
     Args:
         vector: float32 `(dim,)`, as wide as the index's vectors.
-        of: what its parts are of.
+        of: what its parts are of; scores of one kind are not comparable with those of another.
         known: false where all that is looked for is texts without a word of the vocabulary.
     """
 
@@ -78,6 +78,9 @@ def mix(parts: Sequence[Part], kind: str, dim: int) -> Query:
     if not any(part.weight > 0 for part in parts):
         raise ValueError("nothing to look for: name a text or an image, not only what to leave out")
     of = parts[0].of if len({part.of for part in parts}) == 1 else "mixed"
+    own_modality = of == kind
+    if of == "captions" and len(parts) > 1:
+        of = "texts"
     known = any(part.known for part in parts if part.weight > 0)
     vectors = np.stack([part.vector for part in parts])
     if len(parts) == 1:
@@ -92,7 +95,7 @@ def mix(parts: Sequence[Part], kind: str, dim: int) -> Query:
     unit = (total / np.float32(length))[np.newaxis]
     if vectors.shape[1] != dim:
         # Of the items' modality it would be compared with them in the plain space: only where all its parts are of it.
-        unit = without_hubness(unit, "image" if (of == kind) == (kind == "images") else "caption")
+        unit = without_hubness(unit, "image" if own_modality == (kind == "images") else "caption")
     return Query(unit[0].astype(np.float32), of, known)
 
 

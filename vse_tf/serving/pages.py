@@ -21,7 +21,7 @@ from vse_tf.artifacts.versions import versions
 from vse_tf.errors import UserError, shell_path
 from vse_tf.evaluation.similarity import NonFiniteError
 from vse_tf.indexing.compact_search import default_search
-from vse_tf.indexing.relevance import MIN_RELEVANCE, Relevance
+from vse_tf.indexing.relevance import MIN_RELEVANCE, relevance
 from vse_tf.models.mixing import Part, mix
 from vse_tf.pages.thumbnails import thumbnail_of_contents
 
@@ -120,7 +120,6 @@ class GalleryRoute:
         self.full_paths = full_paths
         self.min_relevance = min_relevance
         self._search = default_search(index)
-        self._relevance = Relevance(index)
         self._pictures = {kind: lru_cache(maxsize=size)(partial(self._make, kind)) for kind, size in KEPT.items()}
         self._one_at_a_time = threading.Lock()
 
@@ -149,12 +148,12 @@ class GalleryRoute:
             query = mix([self._part(part) for part in parts], self.index.kind, self.index.plain_dim)
             rows, scores = self._search(query.vector[None], asked.get("k", 10))
             own = next((self.index.item(part["row"]) for part in parts if "row" in part), None)
-            known = self._relevance(query, rows[0], scores[0])
-            relevance = [None] * len(rows[0]) if known is None else known.tolist()
+            known = relevance(self.index.calibration, query, scores[0])
+            shares = [None] * len(rows[0]) if known is None else known.tolist()
             # One item at a time: each may be large, and only a part of it is sent.
             items = [
                 {"row": int(row), **self._described(self.index.item(row)), "score": float(score), "relevance": value}
-                for row, score, value in zip(rows[0], scores[0], relevance, strict=True)
+                for row, score, value in zip(rows[0], scores[0], shares, strict=True)
             ]
         except (ValueError, IndexError, RecursionError, OverflowError) as error:
             return _refusal(str(error), 400)

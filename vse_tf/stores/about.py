@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
-
-import numpy as np
 
 from vse_tf.artifacts.calibration import Calibration, check_levels
 from vse_tf.artifacts.index import Index
 from vse_tf.artifacts.index_manifest import MAX_DIM, Kind
 from vse_tf.errors import UserError
-from vse_tf.indexing.relevance import sample
-from vse_tf.models.folding import EXTRA, Floats
+from vse_tf.models.folding import EXTRA
 
 FORMAT = 1
 MAX_CHARACTERS = 2**26
@@ -32,7 +28,6 @@ class About:
         count: number of rows.
         model: the model that made the vectors: `kind`, `name`, `checkpoint`, `id`; no path.
         calibration: what a score means in it, if it is known.
-        own: with a calibration, the index's own background queries, float32 `(n, dim)`.
         complete: all rows are there; False while it is being published.
         recall: recall@10 of the store's approximate index against exact search; None: there is none.
     """
@@ -43,7 +38,6 @@ class About:
     count: int
     model: dict[str, str]
     calibration: Calibration | None = None
-    own: Floats | None = None
     complete: bool = False
     recall: float | None = None
 
@@ -51,16 +45,13 @@ class About:
     def of_index(cls, index: Index) -> About:
         """What is to be known of an index."""
         model = {key: str(index.model[key]) for key in _MODEL if index.model.get(key) is not None}
-        own = index.gather(sample(index.count)) if index.calibration else None
-        return cls(index.kind, index.dim, index.plain_dim, index.count, model, index.calibration, own)
+        known = None if index.calibration is None else Calibration(None, index.calibration.levels)
+        return cls(index.kind, index.dim, index.plain_dim, index.count, model, known)
 
     def to_json(self) -> str:
-        """As text; vectors are float32 in base64."""
-        values = {**asdict(self), "format": FORMAT, "own": _packed(self.own), "calibration": None}
-        if self.calibration is not None:
-            calibration = {"levels": dict(self.calibration.levels), "texts": _packed(self.calibration.texts)}
-            values["calibration"] = calibration
-        return json.dumps(values)
+        """As text."""
+        levels = None if self.calibration is None else dict(self.calibration.levels)
+        return json.dumps({**asdict(self), "format": FORMAT, "calibration": None, "levels": levels})
 
     @classmethod
     def of_json(cls, text: str, where: object) -> About:
@@ -79,13 +70,13 @@ class About:
             values = json.loads(text)
             if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
                 raise ValueError("another format")
-            calibration, dim = values.pop("calibration"), values["dim"]
             _check(values)
-            known = None
-            if calibration is not None:
-                check_levels(calibration["levels"])
-                known = Calibration(_unpacked(calibration["texts"], dim), calibration["levels"])
-            return cls(**{**values, "calibration": known, "own": _unpacked(values["own"], dim)})
+            # Earlier versions wrote background vectors, of another definition of relevance.
+            values.pop("own", None)
+            levels = values.pop("levels", None)
+            if levels is not None:
+                check_levels(levels)
+            return cls(**{**values, "calibration": None if levels is None else Calibration(None, levels)})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{where}: not what this version publishes ({error}); publish the index again") from None
 
@@ -106,16 +97,3 @@ def _check(values: dict[str, Any]) -> None:
         raise ValueError("model is not an object of strings")
     if type(values["complete"]) is not bool or not isinstance(values["recall"], float | None):
         raise ValueError("complete or recall is of another type")
-
-
-def _packed(vectors: Floats | None) -> str | None:
-    return None if vectors is None else base64.b64encode(np.ascontiguousarray(vectors, np.float32).tobytes()).decode()
-
-
-def _unpacked(text: str | None, dim: int) -> Floats | None:
-    if text is None:
-        return None
-    vectors = np.frombuffer(base64.b64decode(text, validate=True), np.float32).reshape(-1, dim)
-    if not np.isfinite(vectors).all():
-        raise ValueError("background vectors that are not finite")
-    return vectors

@@ -79,7 +79,7 @@ def publish_parquet(index: Index, address: Address, progress: bool = False) -> P
 
 
 def _metadata(index: Index) -> dict[str, object]:
-    about = replace(About.of_index(index), calibration=None, own=None)
+    about = replace(About.of_index(index), calibration=None)
     return {"kind": about.kind, "dim": about.dim, "plain_dim": about.plain_dim, "model": about.model}
 
 

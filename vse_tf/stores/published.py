@@ -12,7 +12,7 @@ from vse_tf.artifacts.calibration import Calibration
 from vse_tf.artifacts.index_base import IndexBase
 from vse_tf.artifacts.index_paths import ImageRoot
 from vse_tf.errors import UserError
-from vse_tf.indexing.relevance import Relevance
+from vse_tf.indexing.relevance import relevance
 from vse_tf.indexing.search import Hit, hits_of
 from vse_tf.models.folding import Floats, search_queries
 from vse_tf.models.mixing import Query
@@ -48,7 +48,6 @@ class PublishedIndex(IndexBase):
         self.count = about.count
         self.model = dict(about.model)
         self.image_root = ImageRoot(Path(store.name), None, root)
-        self._relevance = _Relevance(self)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -100,18 +99,5 @@ class PublishedIndex(IndexBase):
         # Stores round scores in other ways, or give distances.
         scores = vectors @ vector
         order = np.argsort(-scores, kind="stable")
-        relevance = self._relevance.of_vectors(query, vectors[order], scores[order])
-        return hits_of(self, [items[i] for i in order], scores[order], relevance)
-
-
-class _Relevance(Relevance):
-    """The relevance of a published index, whose background is beside its rows."""
-
-    def __init__(self, index: PublishedIndex) -> None:
-        super().__init__(index)
-        self._published = index.about.own
-
-    def own(self) -> Floats:
-        """The index's own background queries."""
-        assert self._published is not None
-        return self._published
+        shares = relevance(self.calibration, query, scores[order])
+        return hits_of(self, [items[i] for i in order], scores[order], shares)

@@ -194,6 +194,56 @@ def test_words_are_added_to_an_image_and_left_out(page, images):
     page.get_by_text("Type what to look for.").wait_for()
 
 
+def held_in(waiting):
+    """Holds requests back. Playwright sets an attribute of what it is given, which `waiting.append` does not allow."""
+
+    def hold(route):
+        waiting.append(route)
+
+    return hold
+
+
+def test_words_that_are_typed_while_a_search_runs_stay(page, images):
+    search(page, "two dogs")
+    first = names_of(page)[0]
+    waiting = []
+    page.route("**/gallery/nearest", held_in(waiting), times=1)
+    page.locator("#results button").first.click()
+    page.click("#similar")
+    page.fill("#text", "at night")
+    page.fill("#without", "people")
+    until(lambda: page.evaluate("1") and waiting)
+    waiting[0].continue_()
+    page.get_by_text(f"images like {first}").wait_for()
+    page.keyboard.press("Enter")
+    page.get_by_text(f"for “at night” and like {first}, without “people”").wait_for()
+
+
+def test_words_that_are_typed_while_the_page_loads_stay(browser, address):
+    page, waiting = browser.new_page(), []
+    page.route("**/gallery", held_in(waiting))
+    page.goto(address)
+    page.fill("#text", "at night")
+    until(lambda: page.evaluate("1") and waiting)
+    waiting[0].continue_()
+    page.get_by_text(f"{COUNT} images").wait_for()
+    assert page.locator("#text").input_value() == "at night"
+    page.close()
+
+
+def test_a_query_can_be_sent_again_to_a_server_that_was_busy(page, images):
+    folder, names = images
+    page.set_input_files("#image", folder / names[4])
+    page.get_by_text(f"images like {names[4]}").wait_for()
+    page.route("**/gallery/nearest", lambda route: route.fulfill(status=503, json={"error": "busy"}))
+    page.fill("#text", "at night")
+    page.keyboard.press("Enter")
+    failed(page, "The server is busy; try again in a moment.")
+    page.unroute("**/gallery/nearest")
+    page.keyboard.press("Enter")
+    page.get_by_text(f"for “at night” and like {names[4]}").wait_for()
+
+
 def test_an_image_too_large_to_keep_is_asked_for_again(page, images):
     upload(page, (images[0] / images[1][4]).read_bytes() + bytes(5_000_000))
     page.get_by_text("images like photo.png").wait_for()

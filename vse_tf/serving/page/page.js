@@ -113,10 +113,10 @@ function clear() {
   document.title = "vse_tf search";
 }
 
-function start() {
+function start(typed = {}) {
   newest += 1;
   clear();
-  showQuery({});
+  showQuery(typed);
   hint.hidden = false;
   if (gallery) say(`${gallery.count.toLocaleString("en")} ${gallery.kind}`);
 }
@@ -124,8 +124,8 @@ function start() {
 function fail(error) {
   console.error(error);
   clear();
-  like = {};
-  remove.hidden = true;
+  // After a fault of the server the same query can be sent again; an image that is at fault is dropped.
+  if (!(error instanceof ServerError) || /image_bytes\[0\]: /.test(error.message)) showLike({});
   results.setAttribute("aria-busy", "false");
   say(sentence(error), true);
 }
@@ -216,9 +216,14 @@ function stored() {
 }
 
 // A query, as the address names it: words (q), an image or a result (row, item), and what to leave out.
-function showQuery({ q, without, image, row, item }, picture, caption) {
-  textInput.value = q ?? "";
-  withoutInput.value = without ?? "";
+function showQuery(query, picture) {
+  textInput.value = query.q ?? "";
+  withoutInput.value = query.without ?? "";
+  showLike(query, picture);
+}
+
+// The image or the result alone: when an answer comes, other words may already have been typed.
+function showLike({ image, row, item }, picture, caption) {
   like = image ? { image } : row ? { row, item } : {};
   remove.hidden = !(image || row);
   queryPicture.hidden = !picture;
@@ -260,15 +265,15 @@ function searchFor(query) {
   }, ({ query: found }) => {
     if (!row) return;
     if (found.id !== item) throw new Error(`“${item}” is no longer in its place; search for it again.`);
-    showQuery(query, gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", found.caption);
+    showLike(query, gallery.kind === "images" ? `gallery/thumbnails/${row}` : "", found.caption);
   });
 }
 
 // The address names the query, so that back, forward and reload work.
-function followAddress() {
+function followAddress(typed) {
   const query = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   if (!/^\d{1,15}$/.test(query.row ?? "")) delete query.row;
-  if (query.q || query.row || query.image) searchFor(query); else start();
+  if (query.q || query.row || query.image) searchFor(query); else start(typed);
 }
 
 function go(query) {
@@ -276,7 +281,7 @@ function go(query) {
   if (location.hash === address) followAddress(); else location.hash = address;
 }
 
-window.addEventListener("hashchange", followAddress);
+window.addEventListener("hashchange", () => followAddress());
 
 function ask() {
   const [q, without] = [textInput.value.trim(), withoutInput.value.trim()];
@@ -446,7 +451,7 @@ document.addEventListener("keydown", (event) => {
 
 try {
   gallery = await call("gallery");
-  followAddress();
+  followAddress({ q: textInput.value, without: withoutInput.value });
 } catch (error) {
   fail(error);
 }
