@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from vse_tf.addresses import is_address
 from vse_tf.artifacts.index import Index
 from vse_tf.atomic import check_folder
 from vse_tf.command_line import command_parser
@@ -15,6 +16,7 @@ from vse_tf.indexing.embedding import SHARD_ROWS, embed
 from vse_tf.indexing.embedding_models import named_model
 from vse_tf.indexing.items import Items, caption_items, image_items
 from vse_tf.indexing.merging import merge
+from vse_tf.indexing.remote_index import copy_of_index, publish_index
 from vse_tf.indexing.shard_items import shard_items
 from vse_tf.startup import starting_tensorflow
 
@@ -39,7 +41,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--captions", type=str | None, help="text file with one caption per line, instead of images")
     parser.add_argument("--merge", nargs="+", type=str, help="merge these indexes instead; no vector is copied")
-    parser.add_argument("--output", type=str, required=True, help="the index's folder; repeat the command to update it")
+    parser.add_argument(
+        "--output",
+        type=str,
+        required=True,
+        help="the index's folder, or its address in a bucket; repeat the command to update it",
+    )
     parser.add_argument("--on_bad", choices=["skip", "fail"], default="skip", help="on images that cannot be read")
     parser.add_argument("--batch_size", type=int | None, help="number of items per batch (default: the run's)")
     parser.add_argument("--shard_rows", type=int, default=SHARD_ROWS, help="rows per shard; one shard is in memory")
@@ -54,7 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if sum(source is not None for source in (arguments.images, arguments.captions, arguments.merge)) != 1:
         raise UserError("name what to embed: either --images or --captions, or --merge with indexes")
-    check_folder(Path(arguments.output), "--output")
+    address = arguments.output if is_address(arguments.output) else None
+    if address is None or arguments.merge is not None:
+        check_folder(Path(arguments.output), "--output")
     if arguments.merge is not None:
         index = merge(arguments.merge, arguments.output, arguments.storage)
         if index.compact is not None:
@@ -75,26 +84,31 @@ def main(argv: list[str] | None = None) -> None:
     else:
         items = shard_items(arguments.images) or image_items(arguments.images)
     model = named_model(arguments.run, arguments.models, arguments.checkpoint, arguments.batch_size)
+    folder = Path(arguments.output) if address is None else copy_of_index(address)
     with starting_tensorflow():
         import tensorflow  # noqa: F401, PLC0415
     result = embed(
         items,
         model,
-        arguments.output,
+        folder,
         on_bad=arguments.on_bad,
         shard_rows=arguments.shard_rows,
         storage=arguments.storage,
         runner=runner,
+        portable=address is not None,
         progress=True,
         note=lambda line: say(line, sys.stderr),
     )
-    print("\n".join(result.summary(items.ignored)))
-    _print_index(result.index)
+    if address is not None:
+        publish_index(folder, address)
+    print("\n".join(result.summary(items.ignored)).replace(str(folder), arguments.output))
+    _print_index(result.index, address)
 
 
-def _print_index(index: Index) -> None:
-    print(f"{index.folder}: {index.count:,} {index.kind}, {index.dim} dimensions, {len(index.shards)} shards")
-    print(f'to search it: python -m vse_tf.search --index {shell_path(index.folder)} "two dogs in the snow"')
+def _print_index(index: Index, address: str | None = None) -> None:
+    place, run = (address, " --run RUN") if address else (index.folder, "")
+    print(f"{place}: {index.count:,} {index.kind}, {index.dim} dimensions, {len(index.shards)} shards")
+    print(f'to search it: python -m vse_tf.search --index {shell_path(place)}{run} "two dogs in the snow"')
 
 
 if __name__ == "__main__":
