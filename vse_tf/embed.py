@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from vse_tf.addresses import is_address
 from vse_tf.artifacts.index import Index
 from vse_tf.atomic import check_folder
@@ -12,7 +14,7 @@ from vse_tf.command_line import command_parser
 from vse_tf.display import say
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.indexing.compacting import compact_summary
-from vse_tf.indexing.embedding import SHARD_ROWS, embed
+from vse_tf.indexing.embedding import SHARD_ROWS, Runner, embed
 from vse_tf.indexing.embedding_models import named_model
 from vse_tf.indexing.items import Items, caption_items, image_items
 from vse_tf.indexing.merging import merge
@@ -56,7 +58,9 @@ def main(argv: list[str] | None = None) -> None:
         help="int8, float16 or, for the first 256 dimensions, int8:256: store vectors in this form too; it is searched "
         "first, and the best hits by the float32 ones, which may be deleted (default: as before, else float32)",
     )
-    parser.add_argument("--runner", type=str | None, help="Apache Beam runner that embeds, e.g. DirectRunner; [beam]")
+    parser.add_argument(
+        "--runner", type=str | None, help="Apache Beam runner that embeds: DirectRunner, DaskRunner, …; [beam]"
+    )
     parser.add_argument("--runner_options", type=str, default="", help="options of the Beam runner, in one string")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if sum(source is not None for source in (arguments.images, arguments.captions, arguments.merge)) != 1:
@@ -73,17 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     for option in ("batch_size", "shard_rows"):
         if (value := arguments[option]) is not None and value < 1:
             raise UserError(f"--{option}: {value} is not above 0")
-    runner = None
-    if arguments.runner is not None:
-        from vse_tf.indexing.beam import beam_runner  # noqa: PLC0415
-
-        runner = beam_runner(arguments.runner, arguments.runner_options)
     items: Items
     if arguments.images is None:
         items = caption_items(arguments.captions)
     else:
         items = shard_items(arguments.images) or image_items(arguments.images)
     model = named_model(arguments.run, arguments.models, arguments.checkpoint, arguments.batch_size)
+    runner = None if arguments.runner is None else _runner(arguments, items, address)
     folder = Path(arguments.output) if address is None else copy_of_index(address)
     with starting_tensorflow():
         import tensorflow  # noqa: F401, PLC0415
@@ -103,6 +103,17 @@ def main(argv: list[str] | None = None) -> None:
         publish_index(folder, address)
     print("\n".join(result.summary(items.ignored)).replace(str(folder), arguments.output))
     _print_index(result.index, address)
+
+
+def _runner(arguments: Namespace, items: Items, address: str | None) -> Runner:
+    from vse_tf.indexing.beam import beam_runner  # noqa: PLC0415
+
+    if address is None:
+        return beam_runner(arguments.runner, arguments.runner_options)
+    from vse_tf.indexing.remote_spans import remote_spans  # noqa: PLC0415
+
+    spans_of = remote_spans(address, arguments.run, items, arguments.batch_size)
+    return beam_runner(arguments.runner, arguments.runner_options, spans_of)
 
 
 def _print_index(index: Index, address: str | None = None) -> None:

@@ -42,15 +42,6 @@ def there(address):
     return {name: fsspec.filesystem("memory").cat_file(f"{address}/{name}") for name in filesystem.listed(address)}
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    """Shards of a few scenes; none changes them."""
-    folder = tmp_path_factory.mktemp("packed")
-    scenes = ["--data.shapes.train_scenes", "64", "--data.shapes.gallery_scenes", "20", "--data.shapes.size", "16"]
-    pack.main([*scenes, "--output", str(folder), "--shard_mb", "1"])
-    return folder
-
-
 @pytest.mark.parametrize(
     ("typed", "wanted"),
     [

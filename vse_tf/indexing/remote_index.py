@@ -28,8 +28,8 @@ def copy_of_index(address: str) -> Path:
     if there and MANIFEST not in there:
         raise UserError(f"{address} holds something that is not an index; choose another address for the index")
     folder = copy_folder(address)
-    # What a killed call has embedded stays.
-    bring(address, folder, skip=(".embed/*",), tidy=False)
+    # What a killed call has embedded stays, here and there.
+    bring(address, folder, skip=(".embed/spans/*",), tidy=False)
     return folder
 
 

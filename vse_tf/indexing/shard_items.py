@@ -17,7 +17,7 @@ from vse_tf.data.sources.shards import shard_paths
 from vse_tf.indexing.image_files import SUFFIXES
 from vse_tf.indexing.items import Items
 from vse_tf.remote.filesystem import version
-from vse_tf.remote.shards import mirror_of, suffixes_at
+from vse_tf.remote.shards import fetch_ahead, mirror_of, suffixes_at
 from vse_tf.source_detection import SHARDS, is_pattern
 
 
@@ -49,6 +49,7 @@ class ShardItems(Items):
         paths = [Path(str(self.root), name) for name in names]
         files, numbers = [], {name: number for number, name in enumerate(names)}
         samples: dict[str, tuple[int, int]] = {}
+        fetch_ahead(paths)
         for name, path in zip(names, paths, strict=True):
             mine = [item for item in items if item.path == name]
             if mine[0].offset is None:

@@ -19,8 +19,9 @@ from vse_tf.display import say
 from vse_tf.errors import UserError
 
 T = TypeVar("T")
-# A failed request is repeated after 0.2, 0.4, … seconds, a little more at random so that many workers spread.
-TRIES, FIRST_WAIT = 6, 0.2
+# A failed request is repeated after 0.2, 0.4 and 0.8 seconds, a little more at random so that many workers spread.
+# s3fs and gcsfs have tried several times before that.
+TRIES, FIRST_WAIT = 4, 0.2
 # Bytes of a request: large enough for full speed, small enough that a cut connection costs little.
 CHUNK = 16 * 2**20
 # What tells two contents of one address apart, the most reliable first.

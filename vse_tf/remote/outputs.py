@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vse_tf.display import Phase
+from vse_tf.display import phase_if
 from vse_tf.remote.filesystem import Version, listed, remove, upload
 
 MB = 10**6
@@ -24,6 +24,7 @@ def put_folder(
     *,
     tidy: Callable[[str], bool] = lambda name: False,
     there: dict[str, Version] | None = None,
+    progress: bool = True,
 ) -> None:
     """Write the files of a folder below an address, and delete what belongs to an earlier version.
 
@@ -35,6 +36,7 @@ def put_folder(
         last: names of files, without folders, that are written after all others, in this order.
         tidy: whether an object that is not in the folder is deleted, by its name; after all is written.
         there: what is there already (default: it is listed).
+        progress: show a progress bar; not in a thread.
 
     Raises:
         UserError: an object cannot be written; then the last ones are as before.
@@ -55,7 +57,8 @@ def put_folder(
         upload(f"{address}/{name}", b"", str(folder / name))
         return sizes[name]
 
-    with Phase(f"writing {address}", max(1, total // MB), "MB") as phase, ThreadPoolExecutor(PARALLEL) as pool:
+    shown = phase_if(progress, f"writing {address}", max(1, total // MB), "MB")
+    with shown as phase, ThreadPoolExecutor(PARALLEL) as pool:
         done = 0
         for group in groups:
             for size in pool.map(put, sorted(group)):

@@ -6,6 +6,7 @@ image's bytes are read from where the shard is.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -22,7 +23,7 @@ from vse_tf.cache import cache_folder
 from vse_tf.cache_size import SHARDS, BoundedCache
 from vse_tf.config import DataSettings
 from vse_tf.errors import UserError
-from vse_tf.files import file_errors
+from vse_tf.files import file_errors, open_regular
 from vse_tf.remote.filesystem import ChangedError, Version, download, listed, missing, read_range, version
 
 # Shards that are fetched at a time, ahead of the one that is read.
@@ -52,6 +53,8 @@ class Mirror:
         self.cache = cache
         self.root = Path(os.path.realpath(cache.folder)) / SHARDS / f"{last_name(address)[:60]}-{digest}"
         self.versions: dict[str, Version] = {}
+        # Those that are being fetched ahead: an image of one waits for it.
+        self.coming: set[str] = set()
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
         _mirrors[f"{self.root}{os.sep}"] = self
@@ -103,6 +106,9 @@ class Mirror:
         """
         address = f"{self.address}/{name}"
         try:
+            if name in self.coming:
+                with open_regular(self.fetch(name)) as file:
+                    return os.pread(file.fileno(), end - start, start)
             found = read_range(address, start, end)
             same = version(address) == self.version(name)
         except (UserError, ChangedError) as error:
@@ -200,17 +206,18 @@ def fetch_ahead(paths: Sequence[Path]) -> None:
         room -= mirror.version(name).size or 0
         if room < 0:
             break
+        mirror.coming.add(name)
         waiting.put(found)
 
     def work() -> None:
         while True:
             try:
                 mirror, name = waiting.get_nowait()
-                mirror.fetch(name)
             except queue.Empty:
                 return
-            except UserError:
-                continue
+            with contextlib.suppress(UserError):
+                mirror.fetch(name)
+            mirror.coming.discard(name)
 
     for _ in range(min(PARALLEL, waiting.qsize())):
         # A daemon: a command that is done does not wait for what it no longer needs.

@@ -109,7 +109,9 @@ class RunSync:
                 if path.name in _WEIGHTS and path.is_file() and path.stat().st_size == there[name].size:
                     path.unlink()
                     there.pop(name)
-            put_folder(snapshot, self.address, ["results.json", POINTER], tidy=_is_checkpoint, there=there)
+            put_folder(
+                snapshot, self.address, ["results.json", POINTER], tidy=_is_checkpoint, there=there, progress=False
+            )
             self._error = None
         except UserError as error:
             self._error = error
