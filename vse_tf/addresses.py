@@ -68,7 +68,9 @@ def allow(address: str) -> str:
         )
     if ".." in rest.split("/"):
         raise UserError(f"{text}: an address with .. is not opened; write it out")
-    _typed[text] = address
+    # What is shown of an address is typed again where it is passed on; the secret stays.
+    if text != address.rstrip("/") or text not in _typed:
+        _typed[text] = address
     return text
 
 

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeGuard, TypeVar, get_args, get_type_hints
 
-from vse_tf.addresses import PLACES, is_address, shown
+from vse_tf.addresses import PLACES, allow, is_address, shown
 from vse_tf.errors import UserError
 
 # The largest count that TensorFlow's 32-bit integers hold.
@@ -116,6 +116,12 @@ class PathText:
             return f"{value[:40]!r}… is too long for a path; one name in it has at most {_NAME_BYTES} bytes"
         return ""
 
+    def allowed(self, value: str) -> str:
+        """The value; what is shown of it where it is an address, which may then be opened."""
+        kind, colon, place = value.partition(":") if self.preset and value.startswith("hub:") else ("", "", value)
+        # Presets of other places, such as hf://, are not of this package.
+        return f"{kind}{colon}{allow(place)}" if is_address(place) else value
+
     def absolute(self, value: str) -> str:
         """The value with its path made absolute; what is not a path stays."""
         if self.output or value in self.names or is_address(value):
@@ -192,14 +198,30 @@ def absolute_paths(section: T) -> T:
         >>> absolute_paths(TrainSettings(init_from="/home/ada/../grace/base")).init_from
         '/home/ada/../grace/base'
     """
+    return _with_paths(section, PathText.absolute)
+
+
+def allowed_addresses(section: T) -> T:
+    """A settings dataclass whose addresses the user has typed: they may be opened, and lose what is not shown of them.
+
+    Args:
+        section: the dataclass.
+
+    Raises:
+        UserError: an address is refused, see `vse_tf.addresses.allow`.
+    """
+    return _with_paths(section, PathText.allowed)
+
+
+def _with_paths(section: T, change: Callable[[PathText, str], str]) -> T:
     kind: Any = type(section)
     types, changes = _types(kind), {}
     for field in dataclasses.fields(section):  # type: ignore[arg-type]
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            changes[field.name] = absolute_paths(value)
+            changes[field.name] = _with_paths(value, change)
         elif paths := [mark for mark in _marks(types[field.name]) if isinstance(mark, PathText)]:
-            changes[field.name] = _mapped(paths[0].absolute, value)
+            changes[field.name] = _mapped(partial(change, paths[0]), value)
     return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 

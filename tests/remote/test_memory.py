@@ -17,6 +17,7 @@ from vse_tf.config import DataSettings
 from vse_tf.data.sources import read
 from vse_tf.errors import UserError
 from vse_tf.remote import copies, filesystem, shards
+from vse_tf.settings_parser import parse_settings
 from vse_tf.training.run_sync import RunSync
 
 
@@ -225,6 +226,27 @@ def test_an_index_in_a_bucket_appears_with_its_manifest(monkeypatch, tiny_run, t
     )
     embed.main(["--run", str(tiny_run), "--captions", str(captions), "--output", "memory://b/words.index"])
     assert order[-1] == "memory://b/words.index/manifest.json" and len(order) == len(set(order))
+
+
+def test_a_recipe_may_name_addresses_and_its_secrets_stay_with_it(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{data: {annotations: 'https://a:b@h/x.tar?k=v'}, image: {encoder: 'hub:s3://b/p'}}")
+    settings = parse_settings(["--config", str(recipe), "--train.sync_to", "s3://b/run"], "train", "")
+    assert settings.data.annotations == "https://h/x.tar" and settings.data.source == "webdataset"
+    assert addresses.typed("https://h/x.tar") == "https://a:b@h/x.tar?k=v"
+    assert addresses.typed("s3://b/p/config.json") and addresses.typed("s3://b/run/results.json")
+    typed = ["--data.annotations", "https://a:b@h/y.tar?k=v", "--config", str(recipe)]
+    parse_settings([*typed[2:], *typed[:2]], "train", "")
+    assert addresses.typed("https://h/y.tar") == "https://a:b@h/y.tar?k=v"
+
+
+def test_an_address_in_a_caption_file_is_a_missing_image(tmp_path):
+    fsspec.filesystem("memory").pipe_file("/b/captions.csv", b"image,caption\nmemory://b/cat.png,a cat\n")
+    fsspec.filesystem("memory").pipe_file("/b/cat.png", b"")
+    (tmp_path / "photos").mkdir()
+    settings = DataSettings(annotations=addresses.allow("memory://b/captions.csv"), images=str(tmp_path / "photos"))
+    with pytest.raises(UserError, match="missing image"):
+        read(settings, progress=False)
 
 
 @pytest.mark.parametrize(

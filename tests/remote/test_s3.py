@@ -1,9 +1,12 @@
 """Runs, shards, indexes and models in a bucket of an S3 server, with faults in front of it."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 
 import pytest
@@ -12,10 +15,11 @@ from tests.tiny import arguments, rows_of
 from vse_tf import addresses, embed, export, search, train
 from vse_tf.artifacts import manifest
 from vse_tf.cache import cache_folder
-from vse_tf.config import DataSettings
+from vse_tf.config import DataSettings, to_dict
 from vse_tf.data.sources import read
 from vse_tf.errors import UserError
 from vse_tf.remote import copies, filesystem
+from vse_tf.settings_parser import parse_settings
 
 pytestmark = pytest.mark.extras
 
@@ -81,6 +85,44 @@ def test_without_the_extra_its_name_is_in_the_message(monkeypatch):
     monkeypatch.setattr(addresses, "_typed", {})
     with pytest.raises(UserError, match=r"s3:// needs the extra: pip install 'vse_tf\[remote\]'"):
         filesystem.opened(addresses.allow("s3://photos/x"))
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server that wants a password and a token, and tells neither ranges nor ETags."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def send_head(self):
+            wanted = "Basic " + base64.b64encode(b"ann:secret").decode()
+            if self.headers.get("Authorization") != wanted or "token=xyz123" not in self.path:
+                self.send_error(403)
+                return None
+            return super().send_head()
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+def test_a_caption_file_of_a_web_server(bucket, web, tmp_path, noise_images, capsys):
+    names = [f"{number:02}.png,a photo of noise {number}" for number in range(12)]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *names]) + "\n")
+    typed = f"http://ann:secret@{web}/captions.csv?token=xyz123"
+    settings = parse_settings(["--data.annotations", typed, "--data.images", str(noise_images)], "train", "")
+    assert sum(map(len, read(settings.data).splits.values())) == 12
+    with pytest.raises(UserError, match="access denied") as refused:
+        copies.local_file(addresses.allow(f"http://ann:wrong@{web}/captions.csv?token=abc999"))
+    shown = capsys.readouterr()
+    everything = f"{to_dict(settings)} {shown.out} {shown.err} {refused.value}"
+    everything += "".join(path.read_text() for path in (tmp_path / "cache").rglob("*.json"))
+    assert not [secret for secret in ("secret", "xyz123", "abc999", "wrong") if secret in everything]
 
 
 def test_shards_are_read_from_the_bucket_when_the_cache_is_empty(bucket, packed):

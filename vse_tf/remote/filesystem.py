@@ -104,9 +104,12 @@ def repeated(address: str, do: Callable[[], T], doing: str = "read") -> T:
     for attempt in range(1, TRIES + 1):
         try:
             return do()
-        except (FileNotFoundError, UserError, ChangedError):
+        except (UserError, ChangedError):
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = _cause(raised)
+            if isinstance(error, FileNotFoundError):
+                raise
             reason = _reason(address, error)
             if not _passes(error) or attempt == TRIES:
                 times = f" ({TRIES} times)" if attempt > 1 else ""
@@ -115,6 +118,15 @@ def repeated(address: str, do: Callable[[], T], doing: str = "read") -> T:
                 say(f"{address}: {reason}; trying again", sys.stderr)
         time.sleep(FIRST_WAIT * 2 ** (attempt - 1) * (1 + random.random()))
     raise AssertionError
+
+
+def _cause(error: Exception) -> Exception:
+    """An error, or what it came from: of every failure of a web server fsspec says that there is no such file."""
+    cause = error.__cause__ or error.__context__
+    of_server = isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp")
+    if of_server and isinstance(cause, Exception) and getattr(cause, "status", None) not in (404, 410):
+        return cause
+    return error
 
 
 def _passes(error: Exception) -> bool:
