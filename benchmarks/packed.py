@@ -80,8 +80,8 @@ def seconds(split: Any, workers: int | None) -> tuple[float, float]:
 
 def write_indexes(folder: Path, records: int) -> None:
     """Shards without contents, and what the cache has of such shards once they have been read."""
+    from vse_tf.cache import cached_result  # noqa: PLC0415
     from vse_tf.config import TableSettings  # noqa: PLC0415
-    from vse_tf.data.cache import cached_result  # noqa: PLC0415
     from vse_tf.data.sources.webdataset import index_name  # noqa: PLC0415
 
     for number, first in enumerate(range(0, records, IN_SHARD)):

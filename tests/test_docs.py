@@ -32,8 +32,8 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for path in [ROOT / "README.md", DOCS / "index.md", DOCS / "scaling.md", *sorted((DOCS / "guides").glob("*.md"))]
     if path.name
-    # tests/test_guides.py and tests/stores have them
-    not in {"own_keras_model.md", "offline.md", "stores.md", "clip.md"}
+    # tests/test_guides.py, tests/stores and tests/remote have them
+    not in {"own_keras_model.md", "offline.md", "stores.md", "clip.md", "bucket.md"}
 }
 README = PAGES["README.md"]
 # What makes training commands small; the built-in set's own keys fit no other source.

@@ -19,7 +19,7 @@ from tests.test_serve import address, ask, running
 from vse_tf import serve
 from vse_tf.artifacts.index import Index, Item
 from vse_tf.artifacts.index_writer import IndexWriter
-from vse_tf.data.cache_size import BoundedCache
+from vse_tf.cache_size import BoundedCache
 from vse_tf.embedder import load
 from vse_tf.errors import UserError
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS

@@ -84,7 +84,7 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
     """Load a trained run for use.
 
     Args:
-        run: the run folder.
+        run: the run folder, or its address in a bucket.
         checkpoint: `best` (by `train.monitor`, the validation rsum) or `last`.
 
     Returns:
@@ -97,8 +97,10 @@ def load(run: str | Path, checkpoint: str = "best") -> Embedder:
         model = vse_tf.load("runs/shapes-convse-0")
         score = model.encode_texts("a red circle left of a blue star") @ model.encode_images("scene.png")
     """
+    from vse_tf.addresses import allow, is_address  # noqa: PLC0415
     from vse_tf.startup import starting_tensorflow  # noqa: PLC0415
 
+    run = allow(run) if is_address(run) else run
     with starting_tensorflow():
         from vse_tf.embedder import load as load_embedder  # noqa: PLC0415
 

@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -179,6 +180,7 @@ def check_file(path: Path, option: str) -> None:
     Raises:
         UserError: its folder is missing or cannot be written, or the path is not a file.
     """
+    _refuse_address(path, option, "file")
     with option_errors(path, option, "name another file"):
         if not path.absolute().parent.is_dir():
             raise UserError(f"{option}: the folder {path.absolute().parent} does not exist")
@@ -197,6 +199,7 @@ def check_folder(path: Path, option: str) -> None:
     Raises:
         UserError: it cannot be written, or the path is not a folder.
     """
+    _refuse_address(path, option, "folder")
     with option_errors(path, option, "mend that, or name another folder"):
         path = path.absolute()
         existing = next(folder for folder in (path, *path.parents) if folder.is_symlink() or folder.exists())
@@ -204,6 +207,12 @@ def check_folder(path: Path, option: str) -> None:
             raise UserError(f"{option}: {existing} is not a folder; name a folder")
         # A missing folder's name is tried too: it may be too long.
         _try_writing(existing / ("folder" if existing == path else path.relative_to(existing).parts[0]))
+
+
+def _refuse_address(path: Path, option: str, kind: str) -> None:
+    """Refuse the address of a bucket where only local files are written: `pathlib` has made one slash of two."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!$)", path.as_posix()) and not path.is_absolute():
+        raise UserError(f"{option}: an address takes no such output; name a local {kind}, and copy it from there")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from vse_tf.addresses import allow_arguments
 from vse_tf.errors import UserError
 from vse_tf.help_text import expected_in_words, help_text
 from vse_tf.removed_settings import refuse_removed
@@ -36,6 +37,7 @@ class CommandParser(ArgumentParser):
         if asked is not None:
             print(self.help_in_words(complete=args[asked + 1 : asked + 2] == ["all"]))
             raise SystemExit(0)
+        args = allow_arguments(args)
         refuse_removed(argument.removeprefix("--").partition("=")[0] for argument in args)
         return super().parse_args(args, **kwargs)
 

@@ -11,6 +11,7 @@ from vse_tf.losses.registry import LOSSES
 from vse_tf.setting_types import (
     LARGEST,
     Above0,
+    BucketAddress,
     Count,
     CountOrNone,
     EncoderName,
@@ -21,10 +22,10 @@ from vse_tf.setting_types import (
     From0,
     Kept,
     Length,
-    LocalPath,
     OutputPath,
     Range,
     Rate,
+    RemotePath,
     Seed,
     Share,
     Side,
@@ -251,6 +252,8 @@ class TrainSettings:
 
     Args:
         run_dir: run folder (default: runs/<source>-<loss>-<seed>).
+        sync_to: address of a folder in a bucket that checkpoints, logs and results are copied to; the same command on
+            another machine continues from there.
         epochs: number of epochs; 0 measures and saves the model as it starts, such as a preset without training.
         batch_size: pairs in a global batch, all replicas together.
         micro_batch: number of pairs of the global batch that are encoded at a time, with the exact gradient of the full
@@ -294,12 +297,13 @@ class TrainSettings:
     """
 
     run_dir: Free[OutputPath | None] = None
+    sync_to: Free[BucketAddress | None] = None
     epochs: Free[EpochsOrNone] = 7
     batch_size: Annotated[int, Range(2)] = 128
     micro_batch: CountOrNone = 0
     seed: Seed = 0
     deterministic: bool = False
-    init_from: LocalPath | None = None
+    init_from: RemotePath | None = None
     resume: Free[Literal["auto", "never", "force"]] = "auto"
     learning_rate: Rate[Above0] = 1e-3
     weight_decay: From0 = 0.0

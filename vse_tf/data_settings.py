@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from vse_tf.setting_types import Above0, Count, Few, Free, Kept, LocalPath, Paths, Range, Seed, Share
+from vse_tf.setting_types import (
+    Above0,
+    Count,
+    Few,
+    Free,
+    Kept,
+    LocalPath,
+    Paths,
+    Range,
+    RemotePath,
+    RemotePaths,
+    Seed,
+    Share,
+)
 from vse_tf.used_settings import NUMBER, UsedIf
 
 Verify = Literal["none", "headers", "decode"]
@@ -68,7 +81,7 @@ class TfdsSettings:
     """
 
     name: str | None = None
-    data_dir: LocalPath | None = None
+    data_dir: RemotePath | None = None
     image_feature: str = "image"
     caption_feature: str = "captions/text"
     download: bool = True
@@ -82,7 +95,7 @@ class DataSettings:
         source: kind of source; auto tells it from the annotations, or takes tfds where `data.tfds.name` is given, and
             shapes, the generated set, where neither is.
         annotations: own files only: the caption table, the karpathy JSON, the coco JSON(s), the precomp folder, or tar
-            shards or Parquet files: files, folders, or patterns such as `train-*.tar`.
+            shards or Parquet files: files, folders, or patterns such as `train-*.tar`; also at s3://, gs://, https://.
         images: own files only: image folder(s); for coco one per caption file, or one for all; for karpathy one or
             several; for a table the default is its own folder; for parquet that of images that are only paths.
         split_ids: coco only: `.npy` files of annotation ids per split, as in {train: [a.npy, b.npy], val: [c.npy]}.
@@ -114,7 +127,7 @@ class DataSettings:
     """
 
     source: Literal["auto", "shapes", "karpathy", "coco", "table", "precomp", "webdataset", "parquet", "tfds"] = "auto"
-    annotations: Annotated[Paths, _source("karpathy", "coco", "table", "precomp", *PACKED)] = None
+    annotations: Annotated[RemotePaths, _source("karpathy", "coco", "table", "precomp", *PACKED)] = None
     images: Annotated[Paths, _source("karpathy", "coco", "table", "parquet")] = None
     split_ids: Annotated[dict[str, list[LocalPath]] | None, _source("coco")] = None
     restval_as_train: Annotated[bool, _source("karpathy", *PACKED, "tfds")] = True

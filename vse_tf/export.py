@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from vse_tf.addresses import is_address
 from vse_tf.artifacts.run_folder import CARD, RunFolder
 from vse_tf.atomic import check_folder, write_text
 from vse_tf.command_line import command_parser
@@ -16,6 +17,8 @@ from vse_tf.display import Phase, say
 from vse_tf.errors import UserError, run_command, shell_path
 from vse_tf.files import file_errors
 from vse_tf.preprocessing.image_limits import SERVED_PIXELS
+from vse_tf.remote.copies import local_path
+from vse_tf.remote.filesystem import check_writable
 from vse_tf.startup import starting_tensorflow
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ def main(argv: list[str] | None = None) -> None:
     plain = {"plain_dim": embedder.plain_dim} if embedder.corrections else {}
     facts = {"dim": embedder.dim, **plain, "precision": embedder.settings.model.precision, **facts}
     root = Path(arguments.output)
+    if is_address(arguments.output):
+        from vse_tf.exporting.remote_models import copy_of_models  # noqa: PLC0415
+
+        root = copy_of_models(arguments.output)
     if arguments.format == "savedmodel":
         _savedmodel(arguments, embedder, facts, root)
     else:
@@ -57,7 +64,18 @@ def main(argv: list[str] | None = None) -> None:
             written = write_portable(root, embedder, arguments.format, facts)
         _copy_card(arguments.run, written[0][0].parent)
         for path, difference in written:
-            print(f"{path}: within {difference:.1g} of the run")
+            print(f"{_place(arguments, path, root)}: within {difference:.1g} of the run")
+    if is_address(arguments.output):
+        from vse_tf.exporting.remote_models import publish_models  # noqa: PLC0415
+
+        publish_models(root, arguments.output)
+    elif arguments.format == "savedmodel":
+        print(f"try it: python -m vse_tf.serve --models {shell_path(root)}")
+
+
+def _place(arguments: Namespace, path: Path, root: Path) -> str:
+    """Where a written file or folder is, for messages."""
+    return f"{arguments.output}/{path.relative_to(root)}" if is_address(arguments.output) else str(path)
 
 
 def _copy_card(run: str, folder: Path) -> None:
@@ -101,9 +119,9 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
     written = write_models(root, models, facts, embedder.settings.model.precision, progress=True)
     for model in written:
         _copy_card(arguments.run, model.folder)
-        facts = model.manifest
+        facts, place = model.manifest, _place(arguments, model.folder, root)
         print(
-            f"{model.folder}: {', '.join(facts['signatures'])}; {model.size / 1e6:.1f} MB; within "
+            f"{place}: {', '.join(facts['signatures'])}; {model.size / 1e6:.1f} MB; within "
             f"{facts['largest_difference']:.1g} of the run; {facts['needs']}"
         )
         if loss := facts.get("gallery", {}).get("recall_loss"):
@@ -111,13 +129,17 @@ def _savedmodel(arguments: Namespace, embedder: Embedder, facts: dict[str, Any],
                 f"{facts['gallery']['storage']} storage loses {loss['loss_at_k']:.2%} of the exact first {loss['k']}, "
                 f"{loss['loss_at_1']:.2%} of the first ({loss['queries']} queries: {loss['of']})"
             )
-    print(f"try it: python -m vse_tf.serve --models {shell_path(root)}")
 
 
 def _parser() -> ArgumentParser:
     parser = command_parser(PROG, "Write a trained run as SavedModels for TensorFlow Serving, in new version folders.")
     parser.add_argument("--run", type=str, required=True, help="run folder")
-    parser.add_argument("--output", type=str, default="models", help="folder of all models, each with its versions")
+    parser.add_argument(
+        "--output",
+        type=str,
+        default="models",
+        help="folder of all models, each with its versions, or its address in a bucket",
+    )
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which model of the run")
     parser.add_argument(
         "--gallery",
@@ -171,9 +193,14 @@ def _checked(arguments: Namespace) -> Namespace:
         arguments.batching = read_batching(arguments.batching)
     for option in ("gallery", "gallery_queries"):
         place = getattr(arguments, option)
-        if place and not Path(place).expanduser().exists():
+        if is_address(place):
+            arguments[option] = str(local_path(place))
+        elif place and not Path(place).expanduser().exists():
             raise UserError(f"--{option.replace('_', '-')}: {place}: no such file or folder")
-    check_folder(Path(arguments.output), "--output")
+    if is_address(arguments.output):
+        check_writable(arguments.output, "--output")
+    else:
+        check_folder(Path(arguments.output), "--output")
     return arguments
 
 

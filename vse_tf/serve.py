@@ -201,7 +201,7 @@ class _RunSource:
         with starting_tensorflow():
             import tensorflow  # noqa: F401, PLC0415
         from vse_tf.artifacts.index import Index  # noqa: PLC0415
-        from vse_tf.data.cache_size import BoundedCache  # noqa: PLC0415
+        from vse_tf.cache_size import BoundedCache  # noqa: PLC0415
         from vse_tf.indexing.embedding import embed  # noqa: PLC0415
 
         result = embed(self.items, self.model, self.folder, progress=True, note=lambda line: say(line, sys.stderr))
@@ -249,8 +249,8 @@ class _RunSource:
 
 def _cached_index(arguments: Namespace) -> Path:
     """The folder of the index of these images by this run, in the cache folder."""
+    from vse_tf.cache import cache_folder  # noqa: PLC0415
     from vse_tf.config import DataSettings  # noqa: PLC0415
-    from vse_tf.data.cache import cache_folder  # noqa: PLC0415
 
     images, run = (os.path.realpath(path) for path in (arguments.images, arguments.run))
     digest = hashlib.sha256(os.fsencode(f"{images}\0{run}")).hexdigest()[:16]

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeGuard, TypeVar, get_args, get_type_hints
 
+from vse_tf.addresses import PLACES, allow, is_address, shown
 from vse_tf.errors import UserError
 
 # The largest count that TensorFlow's 32-bit integers hold.
@@ -89,11 +90,15 @@ class PathText:
         preset: the value is an encoder, whose path, preset name or address stands behind `hub:`.
         names: values that are not paths.
         output: the path is written to and stays as the user gave it.
+        remote: an address of a bucket or web server is read too.
+        bucket: it is the address of a folder in a bucket.
     """
 
     preset: bool = False
     names: tuple[str, ...] = ()
     output: bool = False
+    remote: bool = False
+    bucket: bool = False
 
     def problem(self, value: object) -> str:
         """Why a value is refused; empty where it is not."""
@@ -101,16 +106,25 @@ class PathText:
             return ""
         if "\0" in value:
             return "the path holds a NUL"
+        if self.bucket or (self.remote and is_address(value)):
+            return "" if is_address(value) else f"{value[:80]!r} is not an address such as s3://BUCKET/FOLDER"
         if not self.preset and _ADDRESS.match(value):
-            return f"{value[:80]!r} is an address; name a local file or folder"
+            places = f"a local file or folder{f', or one at {PLACES}' if self.remote else ''}"
+            return f"{shown(value)[:80]!r} is an address; name {places}"
         path = os.fsencode(value)
         if len(path) > _PATH_BYTES or any(len(name) > _NAME_BYTES for name in path.split(b"/")):
             return f"{value[:40]!r}… is too long for a path; one name in it has at most {_NAME_BYTES} bytes"
         return ""
 
+    def allowed(self, value: str) -> str:
+        """The value; what is shown of it where it is an address, which may then be opened."""
+        kind, colon, place = value.partition(":") if self.preset and value.startswith("hub:") else ("", "", value)
+        # Presets of other places, such as hf://, are not of this package.
+        return f"{kind}{colon}{allow(place)}" if is_address(place) else value
+
     def absolute(self, value: str) -> str:
         """The value with its path made absolute; what is not a path stays."""
-        if self.output or value in self.names:
+        if self.output or value in self.names or is_address(value):
             return value
         kind, _, path = value.partition(":") if self.preset else ("", "", value)
         if self.preset and not (kind == "hub" and Path(path).expanduser().is_dir()):
@@ -139,10 +153,13 @@ From0 = Annotated[float, Range()]
 Share = Annotated[float, Range(0, 1, below=True)]
 Unit = Annotated[float, Range(0, 1)]
 LocalPath = Annotated[str, PathText()]
+RemotePath = Annotated[str, PathText(remote=True)]
+BucketAddress = Annotated[str, PathText(bucket=True)]
 OutputPath = Annotated[str, PathText(output=True)]
 EncoderName = Annotated[str, PathText(preset=True)]
 Weights = Annotated[str, PathText(names=("imagenet", "none"))]
 Paths = list[LocalPath] | LocalPath | None
+RemotePaths = list[RemotePath] | RemotePath | None
 
 
 def check_values(section: Section, prefix: str = "") -> None:
@@ -181,14 +198,30 @@ def absolute_paths(section: T) -> T:
         >>> absolute_paths(TrainSettings(init_from="/home/ada/../grace/base")).init_from
         '/home/ada/../grace/base'
     """
+    return _with_paths(section, PathText.absolute)
+
+
+def allowed_addresses(section: T) -> T:
+    """A settings dataclass whose addresses the user has typed: they may be opened, and lose what is not shown of them.
+
+    Args:
+        section: the dataclass.
+
+    Raises:
+        UserError: an address is refused, see `vse_tf.addresses.allow`.
+    """
+    return _with_paths(section, PathText.allowed)
+
+
+def _with_paths(section: T, change: Callable[[PathText, str], str]) -> T:
     kind: Any = type(section)
     types, changes = _types(kind), {}
     for field in dataclasses.fields(section):  # type: ignore[arg-type]
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            changes[field.name] = absolute_paths(value)
+            changes[field.name] = _with_paths(value, change)
         elif paths := [mark for mark in _marks(types[field.name]) if isinstance(mark, PathText)]:
-            changes[field.name] = _mapped(paths[0].absolute, value)
+            changes[field.name] = _mapped(partial(change, paths[0]), value)
     return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 

@@ -24,7 +24,7 @@ from vse_tf.config import DataSettings, LossSettings, Settings, TrainSettings, t
 from vse_tf.errors import UserError
 from vse_tf.losses.registry import LOSSES
 from vse_tf.removed_settings import refuse_removed, split_removed
-from vse_tf.setting_types import Section, check_values
+from vse_tf.setting_types import Section, allowed_addresses, check_values
 from vse_tf.settings_yaml import read_yaml
 from vse_tf.source_detection import with_source
 from vse_tf.used_settings import unused
@@ -83,10 +83,13 @@ def parse_settings(
     parser, in_files = _parser(prog, description, tuple(examples), tuple(usual)), dict[str, Any]()
     for path in _named_configs(argv):
         values = read_yaml(path)
-        _checked_values(values, str(path))
+        # The user has named the file: its addresses are typed.
+        allowed_addresses(_checked_values(values, str(path)))
         in_files |= dict(_leaves(values))
     with _defaults(parser, SOURCE_DEFAULTS.get(_source(parser, argv), {})):
         parsed = _settings(parser, parser.parse_args(argv))
+    # What was typed as an option has lost it already.
+    parsed = allowed_addresses(parsed) if in_files else parsed
     check_values(parsed)
     settings = check(replace(parsed, data=with_source(parsed.data)))
     # Not in `check`: a finished run that had them otherwise is still read.
@@ -319,7 +322,7 @@ def _source(parser: ArgumentParser, argv: list[str]) -> str:
         # The real parse that follows says what is wrong.
         return "auto"
     try:
-        return with_source(data).source
+        return with_source(allowed_addresses(data)).source
     except UserError:
         if asked is None:
             raise

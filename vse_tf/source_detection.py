@@ -14,9 +14,13 @@ import zlib
 from pathlib import Path
 from typing import Literal
 
+from vse_tf.addresses import is_address
 from vse_tf.data_settings import DataSettings
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, text_encoding
+from vse_tf.remote.copies import local_file
+from vse_tf.remote.filesystem import missing, version
+from vse_tf.remote.shards import suffixes_at
 
 Kind = Literal["karpathy", "coco", "table", "precomp", "webdataset", "parquet"]
 # COCO's caption files begin with a few kB about the set itself.
@@ -65,6 +69,8 @@ def kind_of(path: str) -> Kind:
     Raises:
         UserError: it cannot be read, or does not tell.
     """
+    if is_address(path):
+        return _remote_kind(path)
     # Not pathlib's: it raises for a name of 300 letters, and for `~` without a home.
     place = Path(os.path.expanduser(path))  # noqa: PTH111
     if os.path.isdir(place):  # noqa: PTH112
@@ -98,6 +104,25 @@ def kind_of(path: str) -> Kind:
         keys = ", ".join(key[:40] for key in list(top)[:5])
         raise UserError(f"data.annotations: {path} is a JSON object with the keys {keys!r}; {_NAME_IT}")
     return kind
+
+
+def _remote_kind(address: str) -> Kind:
+    """The source that reads a remote file or folder. Shards are not fetched for that."""
+    if (shards := SHARDS.get(Path(address).suffix)) is not None:
+        return shards
+    if version(address) is not None:
+        return kind_of(str(local_file(address)))
+    suffixes = suffixes_at(address)
+    for suffix, kind in SHARDS.items():
+        if suffix in suffixes:
+            return kind
+    if ".npy" in suffixes:
+        return "precomp"
+    raise UserError(
+        f"data.annotations: {address} holds no shards (*.tar, *.parquet) and no *_ims.npy; check the address"
+        if suffixes
+        else str(missing(address))
+    )
 
 
 def is_pattern(path: str) -> bool:

@@ -13,9 +13,9 @@ from tests.indexing.collections import BytesModel, draw
 from vse_tf import embed as command
 from vse_tf.artifacts.index import Index
 from vse_tf.errors import UserError
-from vse_tf.indexing.beam import _part_names, _remove_results, beam_runner
-from vse_tf.indexing.embedding import embed
-from vse_tf.indexing.items import image_items
+from vse_tf.indexing.beam import LocalSpans, _part_names, beam_runner
+from vse_tf.indexing.embedding import SpanEmbedder, embed
+from vse_tf.indexing.items import caption_items, image_items
 
 SEVERAL = "--direct_running_mode=multi_processing --direct_num_workers=3"
 ONE = "--direct_running_mode=in_memory"
@@ -82,7 +82,7 @@ def test_a_killed_call_is_continued(folder, tmp_path):
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
     assert len(list(index.glob(".embed/part-*"))) >= 2
-    assert list(index.glob(".embed/beam-temp-*"))
+    assert list(index.glob(".embed/results/*.json"))
     embed(image_items(folder), BytesModel(), index, shard_rows=3, runner=beam_runner("DirectRunner", SEVERAL))
     embed(image_items(folder), BytesModel(), tmp_path / "local", shard_rows=3)
     assert contents(index) == contents(tmp_path / "local")
@@ -90,7 +90,7 @@ def test_a_killed_call_is_continued(folder, tmp_path):
 
 def test_lost_results_are_called_lost(tmp_path):
     with pytest.raises(UserError, match=r"--runner Dask: 3 of 3 results are lost"):
-        list(_part_names([], 3, "Dask"))
+        _part_names(lambda number: None, 3, "Dask")
 
 
 def test_an_unknown_runner_is_one_line(folder, tmp_path):
@@ -99,14 +99,19 @@ def test_an_unknown_runner_is_one_line(folder, tmp_path):
 
 
 def test_what_a_killed_call_left_is_removed(tmp_path):
-    (tmp_path / "beam-temp-beam-7f").mkdir()
-    (tmp_path / "beam-temp-beam-7f" / "shard").write_text("half")
-    (tmp_path / "beam-00000-of-00001.jsonl").write_text("[0, {}]")
+    place = LocalSpans(SpanEmbedder(tmp_path / "i", caption_items(__file__), (), BytesModel(), "skip"))
+    place.begin([])
+    place.write(0, "{}")
+    assert place.read(0) == "{}"
+    place.begin([])
+    assert place.read(0) is None
+    # A stranger's index may have a link there.
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "beam-link").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "part-0.npy").write_text("stays")
-    _remove_results(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "part-0.npy"]
+    (tmp_path / "elsewhere" / "0.json").write_text("stays")
+    place.folder.rmdir()
+    place.folder.symlink_to(tmp_path / "elsewhere")
+    place.begin([])
+    assert (tmp_path / "elsewhere" / "0.json").read_text() == "stays" and place.read(0) is None
 
 
 def test_a_runner_whose_package_is_missing_names_it(folder, tmp_path):

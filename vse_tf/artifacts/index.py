@@ -23,6 +23,7 @@ from vse_tf.artifacts.index_paths import ImageRoot, own_file
 from vse_tf.artifacts.shards import Shard, by_shard, map_shard
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular, sha256_of
+from vse_tf.remote.copies import local_path
 
 __all__ = ["ITEMS", "ITEM_BYTES", "LINE_BYTES", "Index", "Item", "Shard", "map_shard"]
 
@@ -81,6 +82,7 @@ class Index(IndexBase):
         self.provenance: dict[str, Any] = manifest["provenance"]
         self.image_root = ImageRoot(folder, manifest.get("root"), root, manifest.get("root_name"))
         self._items: dict[str, Any] = manifest["items"]
+        self._items_name: str = self._items.get("name", ITEMS)
         calibration = manifest.get("calibration") or {}
         self._levels = calibration.get("levels")
         background = calibration.get("background")
@@ -91,17 +93,17 @@ class Index(IndexBase):
         """Open an index and check the sizes and shapes of its files, not every byte; see `verify`.
 
         Args:
-            folder: the folder.
+            folder: the folder, or the address of one that the user has typed.
             root: see the class.
 
         Raises:
             UserError: there is no index, or a file is missing, truncated or another one; the message names it.
         """
-        folder = Path(folder)
+        folder = local_path(folder)
         index = cls(folder, read_manifest(folder), root)
         with index._open_items() as file:
             size = os.fstat(file.fileno()).st_size
-        path = folder / ITEMS
+        path = folder / index._items_name
         if size != index._items["bytes"]:
             raise UserError(f"{path}: {size} bytes where the manifest says {index._items['bytes']}; {AGAIN}")
         for shard in [*(index.shards if index.complete else []), *filter(None, [index.background])]:
@@ -172,7 +174,7 @@ class Index(IndexBase):
         with self._open_items() as file:
 
             def read(row: int) -> bytes:
-                with file_errors(self.folder / ITEMS):
+                with file_errors(self.folder / self._items_name):
                     # One byte more than the limit, so that a longer line is noticed.
                     return file.read(min(starts[row + 1] - file.seek(starts[row]), ITEM_BYTES + 1))
 
@@ -203,7 +205,7 @@ class Index(IndexBase):
             UserError: a file is damaged; the message names it.
         """
         named = [(shard.name, shard.sha256) for shard in self.files]
-        for name, expected in [*named, (ITEMS, self._items["sha256"])]:
+        for name, expected in [*named, (self._items_name, self._items["sha256"])]:
             path = self.folder / name
             with file_errors(path):
                 found = sha256_of(own_file(self.folder, name))
@@ -217,8 +219,8 @@ class Index(IndexBase):
         return [*(self.shards if self.complete else []), *compact, *filter(None, [self.background])]
 
     def _open_items(self) -> BinaryIO:
-        with file_errors(self.folder / ITEMS):
-            return open_regular(own_file(self.folder, ITEMS))
+        with file_errors(self.folder / self._items_name):
+            return open_regular(own_file(self.folder, self._items_name))
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
@@ -231,7 +233,7 @@ class Index(IndexBase):
         try:
             return Item.of_line(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.folder / ITEMS}: line {row + 1}: {error}; {AGAIN}") from None
+            raise UserError(f"{self.folder / self._items_name}: line {row + 1}: {error}; {AGAIN}") from None
 
     @cached_property
     def _line_starts(self) -> np.ndarray:
@@ -248,4 +250,6 @@ class Index(IndexBase):
     def _check_lines(self, lines: int) -> None:
         if lines != self.count:
             found = f"{lines} lines" if lines >= 0 else "a truncated last line"
-            raise UserError(f"{self.folder / ITEMS}: {found} where the manifest counts {self.count} rows; {AGAIN}")
+            raise UserError(
+                f"{self.folder / self._items_name}: {found} where the manifest counts {self.count} rows; {AGAIN}"
+            )

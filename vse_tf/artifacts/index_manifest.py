@@ -69,8 +69,7 @@ def _check(manifest: dict[str, Any]) -> None:
         if not isinstance(manifest.get(key), dict):
             raise ValueError(f"no {key}")
     _check_strings("model.", manifest["model"], ("kind", "name", "path", "checkpoint", "id"))
-    if not _is_int(manifest["items"].get("bytes"), 0) or not isinstance(manifest["items"].get("sha256"), str):
-        raise ValueError("items without bytes and sha256")
+    _check_items(manifest["items"])
     if "calibration" in manifest:
         _check_calibration(manifest["calibration"])
     shards = manifest.get("shards")
@@ -83,6 +82,13 @@ def _check(manifest: dict[str, Any]) -> None:
     # Shards may be named several times, so that this alone bounds the rows by a file's size.
     if manifest["count"] * _LEAST_LINE > manifest["items"]["bytes"]:
         raise ValueError(f"{manifest['items']['bytes']} bytes of items cannot be {manifest['count']} lines")
+
+
+def _check_items(value: dict[str, Any]) -> None:
+    if not _is_int(value.get("bytes"), 0) or not isinstance(value.get("sha256"), str):
+        raise ValueError("items without bytes and sha256")
+    if re.fullmatch(r"items(-[0-9a-f]{16})?\.jsonl", str(value.get("name", "items.jsonl"))) is None:
+        raise ValueError("items with another name than items-….jsonl")
 
 
 def _check_calibration(value: Any) -> None:

@@ -6,8 +6,9 @@ import errno
 import os
 from pathlib import Path
 
+from vse_tf.addresses import is_address
 from vse_tf.data.sources.files import short_repr
-from vse_tf.errors import shell_path
+from vse_tf.errors import UserError, shell_path
 
 
 class OutsideError(OSError):
@@ -79,6 +80,8 @@ class ImageRoot:
     def __init__(
         self, index: Path, written: str | None, named: str | Path | None = None, name: str | None = None
     ) -> None:
+        if is_address(named):
+            raise UserError("--root: images are shown from a local folder only; name one, or leave --root out")
         self.index = index
         self.name = name
         self.named = named is not None

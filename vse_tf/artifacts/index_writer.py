@@ -32,6 +32,8 @@ class IndexWriter:
         kind: `images` or `captions`.
         dim: dimensions of the vectors.
         plain_dim: dimensions of the space (default: `dim`), where the vectors have a hubness correction.
+        portable: the index names no folder of this machine, and its items' file is named by its contents, so that in
+            a bucket too a reader of the older index never meets files of the new one.
 
     Raises:
         UserError: the folder cannot be made.
@@ -45,11 +47,14 @@ class IndexWriter:
         1
     """
 
-    def __init__(self, folder: str | Path, kind: Kind, dim: int, plain_dim: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, kind: Kind, dim: int, plain_dim: int | None = None, portable: bool = False
+    ) -> None:
         self.folder = Path(folder)
         self.kind = kind
         self.dim = dim
         self.plain_dim = plain_dim or dim
+        self.portable = portable
         with file_errors(self.folder, "written"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -145,6 +150,12 @@ class IndexWriter:
                 if lines != count:
                     raise ValueError(f"{lines} items for {count} vectors")
             made_by = dict(model)
+            items_file: dict[str, Any] = {"bytes": size, "sha256": digest.hexdigest()}
+            if self.portable:
+                items_file["name"] = f"items-{digest.hexdigest()[:16]}.jsonl"
+                (self.folder / ITEMS).replace(self.folder / items_file["name"])
+                made_by.pop("path", None)
+                root, root_name = None, root_name or (None if root is None else Path(root).name)
             if Path(made_by.get("path") or "").is_absolute():
                 made_by["path"] = relative(made_by["path"], self.folder)
             manifest = {
@@ -156,7 +167,7 @@ class IndexWriter:
                 "count": count,
                 "root": None if root is None else relative(root, self.folder),
                 "root_name": root_name if root is None else Path(root).name,
-                "items": {"bytes": size, "sha256": digest.hexdigest()},
+                "items": items_file,
                 "shards": [asdict(shard) for shard in shards],
                 **({} if compact is None else {"compact": compact.described()}),
                 **calibrated,
@@ -166,7 +177,8 @@ class IndexWriter:
             write_json(self.folder / MANIFEST, manifest)
             index = Index.open(self.folder)
             named = {shard.name for shard in index.files}
-            for pattern in ("vectors-*.npy", "background-*.npy", "compact-*.npy"):
+            named.add(items_file.get("name", ITEMS))
+            for pattern in ("vectors-*.npy", "background-*.npy", "compact-*.npy", "items*.jsonl"):
                 remove_leftovers(self.folder, pattern)
                 for path in self.folder.glob(pattern):
                     if path.name not in named:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vse_tf import files
+from vse_tf.addresses import allow_arguments
 from vse_tf.artifacts.checkpoint_files import required_checkpoint
 from vse_tf.atomic import check_folder, option_errors, write_json, write_text
 from vse_tf.config import Settings
@@ -17,6 +18,7 @@ from vse_tf.data.records import Problem
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, load_json
 from vse_tf.locks import BusyError, ProcessLock
+from vse_tf.remote.copies import RUN_SKIPS, local_path
 from vse_tf.settings_parser import load_settings, save_settings
 
 # Format of run folders; to be raised when earlier versions can no longer read what this one writes.
@@ -31,7 +33,7 @@ class RunFolder:
     """The files of a run.
 
     Args:
-        path: the folder; it may be missing.
+        path: the folder; it may be missing. Of an address, its copy in the cache folder.
 
     Attributes:
         config: `config.yaml`, the settings.
@@ -49,7 +51,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_path(path, skip=RUN_SKIPS)
         self.config = self.path / "config.yaml"
         self.format = self.path / "run.json"
         self.model = self.path / "model.json"
@@ -268,5 +270,5 @@ def settings_of_run(argv: list[str]) -> Settings:
     # Errors in the arguments are left to the command's own parser.
     known = ArgumentParser(add_help=False)
     known.add_argument("--run", nargs="?")
-    run = known.parse_known_args(argv)[0].run
+    run = known.parse_known_args(allow_arguments(argv))[0].run
     return RunFolder(run).settings() if run and not {"-h", "--help"} & set(argv) else Settings()

@@ -13,6 +13,7 @@ import numpy as np
 from vse_tf.data.records import EncodedImages
 from vse_tf.files import open_regular
 from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.remote.shards import mirror_of, remote_state
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,20 @@ class PackedFile:
 
     @classmethod
     def of(cls, path: str) -> PackedFile:
-        """The file as it is now.
+        """The file as it is now; a remote shard need not be in the cache.
 
         Raises:
             OSError: there is no such file.
         """
+        if (remote := remote_state(path)) is not None:
+            return cls(path, *remote)
         stat = os.stat(path)  # noqa: PTH116 - the path stays as it is
         return cls(path, stat.st_size, stat.st_mtime_ns)
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Size and modification time."""
+        return self.size, self.mtime_ns
 
     def read(self, start: int, length: int, skipped: int = 0) -> bytes:
         """A part of the file.
@@ -50,7 +58,14 @@ class PackedFile:
         Raises:
             OSError: it cannot be read, or has changed since its positions were found.
         """
-        with open_regular(self.path) as opened:
+        try:
+            file = open_regular(self.path)
+        except FileNotFoundError:
+            # A remote shard that the cache has evicted.
+            if (remote := mirror_of(self.path)) is None:
+                raise
+            return remote[0].read(remote[1], start + skipped, start + length)
+        with file as opened:
             now = os.fstat(opened.fileno())
             if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
                 raise OSError(errno.ESTALE, f"{self.path} has changed since this command began; repeat it", self.path)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from vse_tf.cache import read_cached, write_cached
 from vse_tf.config import Verify
-from vse_tf.data.cache import read_cached, write_cached
 from vse_tf.display import phase_if
 from vse_tf.errors import tensorflow_reason
 from vse_tf.files import open_regular

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vse_tf.addresses import last_name
 from vse_tf.artifacts.background import background_texts
 from vse_tf.artifacts.calibration import Calibration
 from vse_tf.artifacts.compact import Form
@@ -195,6 +196,7 @@ def embed(
     shard_rows: int = SHARD_ROWS,
     storage: str | None = None,
     runner: Runner | None = None,
+    portable: bool = False,
     progress: bool = False,
     note: Callable[[str], object] = lambda line: None,
 ) -> EmbeddingResult:
@@ -215,6 +217,7 @@ def embed(
             `vse_tf.artifacts.compact.Form.of` (default: as before, or else `float32`: they are not).
         runner: embeds the spans and returns the names of their parts in order (default: one span after another in this
             process).
+        portable: for another machine, see `IndexWriter`.
         progress: show a progress bar.
         note: called with each message for the user.
 
@@ -252,11 +255,18 @@ def embed(
                     yield item
 
         calibration = _calibration(folder, shards, collection.kind, model, earlier, progress)
-        writer = IndexWriter(folder, collection.kind, model.dim, model.plain_dim)
+        writer = IndexWriter(folder, collection.kind, model.dim, model.plain_dim, portable)
         compact = compacted(writer, shards, form, calibration, earlier, progress)
         with phase_if(progress, "writing the index"):
             index = writer.commit(
-                shards, items(), model.identity, collection.root, software(), calibration=calibration, compact=compact
+                shards,
+                items(),
+                model.identity,
+                None if collection.address else collection.root,
+                software(),
+                last_name(collection.address) if collection.address else None,
+                calibration,
+                compact,
             )
             reuse.close()
             work.remove()

@@ -64,10 +64,10 @@ class RunModel:
     """
 
     def __init__(self, run: str | Path, checkpoint: str = "best", batch_size: int | None = None) -> None:
-        self.run = Path(run)
+        folder = RunFolder(run)
+        self.run = folder.path
         self.checkpoint = checkpoint
         self.batch_size = batch_size
-        folder = RunFolder(run)
         self._settings = folder.settings()
         self.plain_dim = self._settings.model.dim
         self.dim = vector_width(folder, checkpoint)

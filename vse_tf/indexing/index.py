@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vse_tf.addresses import allow, is_address
 from vse_tf.artifacts import index as files
 from vse_tf.indexing.compact_search import default_search
 from vse_tf.indexing.embedding_models import UNKNOWN, RunModel, model_of_index, unknown_texts
@@ -37,6 +38,21 @@ class Index(files.Index):
         similar = index.search(image="beach.jpg", k=1)[0].path
         mixed = index.search("at night", image="beach.jpg", without="people", weights={"image": 0.5})
     """
+
+    @classmethod
+    def open(cls, folder: str | Path, root: str | Path | None = None) -> Index:
+        """Open an index; see `vse_tf.artifacts.index.Index`.
+
+        Args:
+            folder: the folder, or its address in a bucket.
+            root: see the class.
+
+        Raises:
+            UserError: there is no index, or a file is missing, truncated or another one.
+        """
+        opened = super().open(allow(folder) if is_address(folder) else folder, root)
+        assert isinstance(opened, Index)
+        return opened
 
     def search(
         self,

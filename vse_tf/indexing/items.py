@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
+from vse_tf.addresses import is_address
 from vse_tf.artifacts.index import LINE_BYTES, Item
 from vse_tf.artifacts.index_manifest import Kind
 from vse_tf.data.records import EncodedImages, Problem
@@ -23,6 +24,7 @@ from vse_tf.errors import UserError
 from vse_tf.files import open_regular
 from vse_tf.indexing.image_files import SUFFIXES, refused_file
 from vse_tf.preprocessing.image_limits import MAX_BYTES
+from vse_tf.remote.copies import local_path
 
 MAX_SKIPPED_BYTES = 2**26
 
@@ -35,6 +37,7 @@ class Items:
         kind: `images` or `captions`.
         source: the folder, list or text file.
         root: folder that relative image paths start from; None for captions.
+        address: where it is, if it is remote; `root` is then in the cache, and no index names it.
 
     Attributes:
         ignored: number of files of the folder that are no images, by suffix, as counted by the last iteration.
@@ -43,6 +46,7 @@ class Items:
     kind: Kind
     source: Path
     root: Path | None
+    address: str | None = field(default=None, kw_only=True)
     ignored: Counter[str] = field(default_factory=Counter, compare=False)
 
     def without_folder(self, problem: Problem) -> Problem:
@@ -90,6 +94,10 @@ def image_items(source: str | Path) -> Items:
         ...     [item.id for item in image_items(holiday)]
         ['2014/cat.jpg', 'beach.png']
     """
+    if is_address(source):
+        raise UserError(
+            f"--images: {source}: images in a bucket are read from shards (*.tar, *.parquet); pack them first"
+        )
     path = Path(source)
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if the name is too long
         return Items("images", path, path.resolve())
@@ -114,7 +122,7 @@ def caption_items(source: str | Path) -> Items:
         ...     list(caption_items(file.name))
         [Item(id='1', path=None, caption='two dogs in the snow', size=None, mtime_ns=None, offset=None)]
     """
-    return Items("captions", _readable(Path(source), "captions"), None)
+    return Items("captions", _readable(local_path(source), "captions"), None)
 
 
 def read_queries(source: str | Path) -> list[str]:
@@ -127,7 +135,7 @@ def read_queries(source: str | Path) -> list[str]:
         UserError: it cannot be read or is empty, or a line is not UTF-8.
     """
     queries = []
-    for item in _captions(_readable(Path(source), "queries")):
+    for item in _captions(_readable(local_path(source), "queries")):
         if isinstance(item, Problem):
             raise UserError(f"--queries: {item}")
         queries.append(item.caption or "")

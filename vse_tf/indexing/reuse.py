@@ -121,6 +121,11 @@ def gather(folder: Path, shards: list[Shard], locations: np.ndarray, dim: int) -
     return vectors
 
 
+def shard_numbers(locations: np.ndarray) -> list[int]:
+    """The numbers of the shards that hold these locations, none of them `MISSING`."""
+    return [int(number) for number in np.unique(locations >> _SHIFT)]
+
+
 def equal_shard(shards: list[Shard], locations: np.ndarray) -> Shard | None:
     """The shard that consists of exactly the vectors at these locations, in this order, if there is one."""
     if not len(locations) or locations[0] == MISSING:

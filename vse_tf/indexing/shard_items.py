@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vse_tf.addresses import is_address
 from vse_tf.artifacts.index import Item
 from vse_tf.config import DataSettings
 from vse_tf.data.packed_images import PackedFile, PackedImages
@@ -15,6 +16,8 @@ from vse_tf.data.sources.packed import Shard
 from vse_tf.data.sources.shards import shard_paths
 from vse_tf.indexing.image_files import SUFFIXES
 from vse_tf.indexing.items import Items
+from vse_tf.remote.filesystem import version
+from vse_tf.remote.shards import fetch_ahead, mirror_of, suffixes_at
 from vse_tf.source_detection import SHARDS, is_pattern
 
 
@@ -46,6 +49,7 @@ class ShardItems(Items):
         paths = [Path(str(self.root), name) for name in names]
         files, numbers = [], {name: number for number, name in enumerate(names)}
         samples: dict[str, tuple[int, int]] = {}
+        fetch_ahead(paths)
         for name, path in zip(names, paths, strict=True):
             mine = [item for item in items if item.path == name]
             if mine[0].offset is None:
@@ -76,6 +80,8 @@ def shard_items(source: str | Path) -> ShardItems | None:
         >>> shard_items("holiday") is None
         True
     """
+    if is_address(source):
+        return _remote_items(source)
     path = Path(source)
     kinds = {suffix for suffix in SHARDS if path.suffix == suffix and (is_pattern(str(path)) or path.is_file())}
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if the name is too long
@@ -90,6 +96,19 @@ def shard_items(source: str | Path) -> ShardItems | None:
     shards = tuple(Path(os.path.realpath(each)) for each in shard_paths(str(source), suffix))
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
     return ShardItems("images", path, root, shards=shards)
+
+
+def _remote_items(address: str) -> ShardItems | None:
+    suffix = Path(address).suffix
+    if suffix not in SHARDS:
+        if version(address) is not None:
+            return None
+        there = suffixes_at(address)
+        suffix = next((each for each in SHARDS if each in there), ".tar")
+    shards = tuple(shard_paths(address, suffix))
+    mirror, _ = mirror_of(shards[0]) or (None, "")
+    assert mirror is not None
+    return ShardItems("images", mirror.root, mirror.root, shards=shards, address=mirror.address)
 
 
 def _open(paths: Sequence[Path]) -> Iterator[Shard]:

@@ -16,10 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.cache import cache_folder
+from vse_tf.cache_size import BoundedCache
 from vse_tf.config import DataSettings, TextSettings
 from vse_tf.data.bad_images import BadImages
-from vse_tf.data.cache import cache_folder
-from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.features import CachedFeatures, CachedTokens, FeatureShards, readable
 from vse_tf.data.image_reader import ImageReader
 from vse_tf.data.records import EncodedImages, Images, Split

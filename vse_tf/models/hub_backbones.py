@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras_hub.src.utils.preset_utils import load_json
 
+from vse_tf.addresses import is_address
 from vse_tf.config import ImageSettings, TextSettings
 from vse_tf.downloads import preset_downloads
 from vse_tf.errors import UserError
@@ -27,6 +28,7 @@ from vse_tf.models.encoders import Encoder, nearest
 from vse_tf.models.layer_types import LayerOptions
 from vse_tf.models.masking import FillPadding, SplitPadding
 from vse_tf.models.pooling import last_stages, pool, pool_maps, pool_tokens, rounded, spread_states
+from vse_tf.remote.copies import local_path
 
 _LOGITS = {"logit_scale", "logit_bias"}
 _TEXT_INPUTS = {"token_ids", "padding_mask", "segment_ids"}
@@ -305,7 +307,9 @@ def _network(preset: str, key: str, precision: str, **kwargs: Any) -> keras.Mode
 
 def _located(preset: str, key: str) -> str:
     """The preset as KerasHub takes it, checked as far as possible without network access."""
-    if "://" in preset:
+    if is_address(preset):
+        preset = str(local_path(preset))
+    elif "://" in preset:
         return preset
     folder = Path(preset).expanduser()
     if folder.is_dir():

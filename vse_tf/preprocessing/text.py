@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from vse_tf.addresses import is_address
 from vse_tf.downloads import preset_downloads
 from vse_tf.errors import UserError
 from vse_tf.files import read_json, read_regular, reason_of
 from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
 from vse_tf.preprocessing.words import RULE, lower, normalise, split_words, to_tensor, valid_utf8
+from vse_tf.remote.copies import local_path
 
 if TYPE_CHECKING:
     import keras_hub
@@ -206,6 +208,8 @@ class PresetTokenizer(tf.Module):
         import keras_hub  # noqa: PLC0415 (13 s)
 
         preset = preset.removeprefix("hub:")
+        if is_address(preset):
+            preset = str(local_path(preset))
         with preset_downloads("text.encoder", preset):
             try:
                 if (Path(preset) / DESCRIPTION).is_file() and not (Path(preset) / "config.json").exists():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from vse_tf.addresses import is_address
 from vse_tf.errors import UserError
 
 StoreKind = Literal["parquet", "lancedb", "postgresql"]
@@ -77,7 +78,7 @@ def address_of(text: str) -> Address | None:
     for kind in ("parquet", "lancedb"):
         if path.rstrip("/").lower().endswith(f".{kind}"):
             return Address(kind, text)
-    if colon:
+    if colon and not is_address(text):
         raise UserError(f"{scheme}://: not the address of a store; name {STORES}")
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import keras
 
@@ -22,14 +23,23 @@ class CheckpointWriter(keras.callbacks.Callback):
         progress: where the run stands.
         tracker: has values of steps that the progress does not count yet.
         board: TensorBoard, whose events must be on disk first.
+        saved: called after each checkpoint.
     """
 
-    def __init__(self, parts: RunParts, progress: RunProgress, tracker: StepTracker, board: TensorBoard) -> None:
+    def __init__(
+        self,
+        parts: RunParts,
+        progress: RunProgress,
+        tracker: StepTracker,
+        board: TensorBoard,
+        saved: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         self.parts = parts
         self.progress = progress
         self.tracker = tracker
         self.board = board
+        self.saved = saved or (lambda: None)
         self._last_step, self._last_time = progress.position.step, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -44,11 +54,13 @@ class CheckpointWriter(keras.callbacks.Callback):
         self._write(Position(epoch + 1, row["step"]), is_best=self.progress.best is row)
         self.parts.run.append_metrics(row)
         self.parts.run.write_results(self.progress.results(self.parts.provenance))
+        self.saved()
 
     def save(self) -> None:
         """Write a checkpoint of this moment unless its step has one."""
         if self.progress.position.step > self._last_step:
             self._write(self.progress.position, is_best=False)
+            self.saved()
 
     def _write(self, position: Position, is_best: bool) -> None:
         with part("checkpoint"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import keras
@@ -42,13 +43,16 @@ def measure_start(parts: RunParts, progress: RunProgress) -> None:
     parts.run.append_metrics(row)
 
 
-def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
+def fit(
+    parts: RunParts, progress: RunProgress, signals: SignalHandler, saved: Callable[[], None] | None = None
+) -> None:
     """Train from where the run stands to its end.
 
     Args:
         parts: what the run is made of, its model compiled.
         progress: where the run stands.
         signals: knows whether a signal has arrived.
+        saved: called after each checkpoint.
 
     Raises:
         Interrupted: a signal has arrived at a worker of the run, and the run is saved.
@@ -69,7 +73,7 @@ def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
                 purge(parts.run.events, progress.position.step or -1)
                 validation = Validation(parts, progress, signals)
                 board = TensorBoard(parts, progress, tracker, validation)
-            writer = CheckpointWriter(parts, progress, tracker, board)
+            writer = CheckpointWriter(parts, progress, tracker, board, saved)
             callbacks += [validation, board, bar, writer]
             bar.first_step()
         callbacks.append(sync)
@@ -82,8 +86,8 @@ def fit(parts: RunParts, progress: RunProgress, signals: SignalHandler) -> None:
                 writer.save()
             sync.wait_for_chief(stop.number)
             where = f"in {parts.run.path}" if writer else "by the chief"
-            saved = f"saved at step {progress.position.step} {where}"
-            raise Interrupted(stop.number, f"{saved}; the same command continues from there") from None
+            stored = f"saved at step {progress.position.step} {where}"
+            raise Interrupted(stop.number, f"{stored}; the same command continues from there") from None
         except tf.errors.OpError as error:
             raise parts.bad.raised(error) from None
 

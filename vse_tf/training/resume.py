@@ -27,6 +27,7 @@ from vse_tf.training.warm_start import warm_start
 # Settings that runs of earlier versions do not have, with what these runs did.
 ADDED = {"image.eval_views": "centre", "train.weight_decay": 0.0, "train.monitor": "rsum"}
 ADDED |= {"train.unfreeze_epoch": 0, "train.layer_decay": 1.0, "loss.nested_dims": []}
+ADDED |= {"train.sync_to": None}
 FREE, RATE = (keys_marked(Settings(), mark) for mark in (OnResume.FREE, OnResume.RATE))
 
 

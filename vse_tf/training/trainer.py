@@ -20,6 +20,7 @@ from vse_tf.data.records import Problem, Split
 from vse_tf.data.sources import read
 from vse_tf.data.training_splits import training_splits
 from vse_tf.display import Phase, phase_if, say
+from vse_tf.errors import Interrupted
 from vse_tf.evaluation.bootstrap import intervals_of
 from vse_tf.evaluation.chance import chance_metrics
 from vse_tf.evaluation.metrics import measure_both
@@ -32,6 +33,7 @@ from vse_tf.training.fitting import fit, measure_start
 from vse_tf.training.hubness import correct
 from vse_tf.training.progress import RunProgress
 from vse_tf.training.resume import finished_results, start_or_resume
+from vse_tf.training.run_sync import RunSync
 from vse_tf.training.signals import SignalHandler
 from vse_tf.training.summary import summary
 from vse_tf.training.worker_sync import lost_worker_error
@@ -62,9 +64,14 @@ def train(settings: Settings, fill: Callable[[RunParts], None] | None = None) ->
     """
     settings = replace(settings, data=with_source(settings.data))
     run = RunFolder.of(settings)
+    sync = RunSync(run, settings) if settings.train.sync_to else None
+    if sync:
+        sync.bring()
     settings = keep_choices(absolute_paths(settings), run)
     results = finished_results(run, settings)
     if results is not None:
+        if sync:
+            sync.finish()
         print(f"already finished: {run.path}, {results['last']['epoch']} epochs; for more epochs: --train.epochs N")
         return run, results
     with SignalHandler() as signals:
@@ -72,7 +79,12 @@ def train(settings: Settings, fill: Callable[[RunParts], None] | None = None) ->
         # With several workers, TensorFlow takes SIGTERM for itself and does nothing with it.
         signals.install()
         try:
-            return run, _train(settings, run, strategy, signals, fill)
+            if sync:
+                sync.agree(strategy)
+            results = _train(settings, run, strategy, signals, fill, sync.push if sync else None)
+            if sync and is_chief(strategy):
+                sync.finish()
+            return run, results
         except tf.errors.OpError as error:
             lost = lost_worker_error(strategy, error)
             if lost is None:
@@ -80,6 +92,10 @@ def train(settings: Settings, fill: Callable[[RunParts], None] | None = None) ->
             # This worker may have got the signal too, but no word of the others.
             signals.check()
             raise lost from None
+        except Interrupted:
+            if sync and is_chief(strategy):
+                sync.finish()
+            raise
         finally:
             run.unlock()
 
@@ -90,6 +106,7 @@ def _train(
     strategy: tf.distribute.Strategy,
     signals: SignalHandler,
     fill: Callable[[RunParts], None] | None,
+    saved: Callable[[], None] | None = None,
 ) -> Results:
     train, chief = settings.train, is_chief(strategy)
     keras.utils.set_random_seed(train.seed)
@@ -142,7 +159,7 @@ def _train(
     if progress.position.epoch < train.epochs and not progress.stopped:
         if chief:
             print(summary(parts), flush=True)
-        fit(parts, progress, signals)
+        fit(parts, progress, signals, saved)
 
     # Measure the best model.
     if chief:

@@ -290,7 +290,7 @@ def test_a_prepared_set_holds_regular_files(tmp_path, prepared):
         ({"name": "kaggle:x/y"}, "give a data set"),
         ({"name": "coco_captions/2014:1.1.0/file_format=x"}, "give a data set"),
         ({"name": "../vse_tiny_captions"}, "give a data set"),
-        ({"data_dir": "gs://bucket"}, "is an address"),
+        ({"data_dir": "gs://bucket"}, "not opened, since it was not typed"),
         ({"data_dir": __file__}, "not a folder"),
     ],
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 
+from vse_tf.addresses import is_address
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
-from vse_tf.data_settings import COLLECTIONS
+from vse_tf.data_settings import COLLECTIONS, PACKED
 from vse_tf.display import say
 from vse_tf.errors import UserError
+from vse_tf.remote.copies import local_folder, local_path
 from vse_tf.setting_types import Paths
 from vse_tf.source_detection import with_source
 
@@ -40,7 +43,7 @@ def read(settings: DataSettings, progress: bool = True) -> Collection:
         >>> len(data.splits["train"]), len(data.splits["train"].captions)
         (64, 320)
     """
-    collection = _read(with_source(settings), progress)
+    collection = _read(_with_copies(with_source(settings)), progress)
     for note in collection.notes if progress else ():
         say(note, sys.stderr)
     return collection
@@ -67,6 +70,24 @@ def named_paths(settings: DataSettings) -> list[str]:
     return [
         f"data.{key} {path}" for key, paths in named for path in ([paths] if isinstance(paths, str) else paths or [])
     ]
+
+
+def _with_copies(settings: DataSettings) -> DataSettings:
+    """The settings with the local copies of remote files; shards stay, which are fetched one by one."""
+    if settings.source == "tfds" and is_address(settings.tfds.data_dir):
+        name = (settings.tfds.name or "").partition("/")[0].partition(":")[0]
+        folder = local_folder(f"{settings.tfds.data_dir}/{name}", settings)
+        return replace(settings, tfds=replace(settings.tfds, data_dir=str(folder.parent), download=False))
+    named = [settings.annotations] if isinstance(settings.annotations, str) else settings.annotations or []
+    if settings.source in PACKED or not any(map(is_address, named)):
+        return settings
+    if settings.source != "precomp" and not settings.images:
+        raise UserError(
+            "data.images: name the local folder of the images; images in a bucket are read as shards, which "
+            "python -m vse_tf.pack writes"
+        )
+    copies = [str(local_path(path, settings)) for path in named]
+    return replace(settings, annotations=copies if isinstance(settings.annotations, list) else copies[0])
 
 
 def _read(settings: DataSettings, progress: bool) -> Collection:

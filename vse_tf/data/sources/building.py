@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vse_tf.cache import cache_folder
 from vse_tf.config import DataSettings
-from vse_tf.data.cache import cache_folder
 from vse_tf.data.equal_files import equal_files
 from vse_tf.data.records import Collection, EncodedImages, FileImages, Images, Record, Report, Split
 from vse_tf.data.sources.files import json_type, problem_of_text, short_repr

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vse_tf.cache import cache_folder, cached_result
 from vse_tf.config import DataSettings
-from vse_tf.data.cache import cache_folder, cached_result
 from vse_tf.data.packed_images import PackedFile, PackedImages
 from vse_tf.data.records import Collection, Record, Report, Split
 from vse_tf.data.sources.building import (
@@ -156,7 +156,7 @@ def _undecodable(shard: Shard, settings: DataSettings, progress: bool) -> dict[s
     # Several shards may share a file.
     places = hashlib.sha256(json.dumps([shard.index.path, images.starts.tolist()]).encode()).hexdigest()[:12]
     name = f"decoded-{RULES}-{settings.max_pixels}-{places}"
-    return cached_result(cache_folder(settings), Path(shard.file.path), name, decode) | passing
+    return cached_result(cache_folder(settings), Path(shard.file.path), name, decode, shard.file.state) | passing
 
 
 def _splits(samples: _Samples, settings: DataSettings, report: Report) -> list[str | None]:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vse_tf.atomic import atomic_file, check_folder
+from vse_tf.cache import cache_folder, read_cached, write_cached
+from vse_tf.cache_size import GB, BoundedCache
 from vse_tf.config import DataSettings
-from vse_tf.data.cache import cache_folder, read_cached, write_cached
-from vse_tf.data.cache_size import GB, BoundedCache
 from vse_tf.data.packed_images import PackedFile
 from vse_tf.data.records import Collection
 from vse_tf.data.sources.files import one_path
@@ -30,6 +30,7 @@ from vse_tf.data.verify import RULES
 from vse_tf.display import phase_if, say
 from vse_tf.files import file_errors
 from vse_tf.locks import process_lock
+from vse_tf.remote.shards import fetch_ahead, present
 
 SUFFIX = ".parquet"
 MB = 10**6
@@ -53,7 +54,7 @@ def read_parquet(settings: DataSettings, progress: bool = True) -> Collection:
     Raises:
         UserError: no Parquet files or columns, no space in the cache folder, or the problems of the rows.
     """
-    paths = shard_paths(settings.annotations, SUFFIX)
+    paths = shard_paths(settings.annotations, SUFFIX, settings)
     return collect_packed("parquet", open_shards(paths, settings, progress), settings, progress)
 
 
@@ -76,7 +77,8 @@ def open_shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -
     for entry in entries:
         cache.claim(entry)
     missing = [copy for copy in copies if not copy.exists()]
-    needed = sum(ParquetShard(copy.path, settings.table).image_bytes for copy in missing)
+    fetch_ahead([copy.path for copy in missing])
+    needed = sum(ParquetShard(present(copy.path), settings.table).image_bytes for copy in missing)
     if missing:
         for entry in entries:
             check_folder(entry, "data.cache_dir")
@@ -98,7 +100,7 @@ def open_shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -
             index = copy.index()
             if index is None:
                 with file_errors(copy.entry, "written", "name another folder with --data.cache_dir"):
-                    index = copy.make(ParquetShard(copy.path, settings.table), folder, advance)
+                    index = copy.make(ParquetShard(present(copy.path), settings.table), folder, advance)
             with file_errors(copy.images):
                 file = PackedFile.of(str(copy.images))
             yield Shard(index, file, split)

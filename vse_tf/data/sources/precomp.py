@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from vse_tf.cache import cache_folder, cached_result
 from vse_tf.config import DataSettings
-from vse_tf.data.cache import cache_folder, cached_result
 from vse_tf.data.records import Collection, Images, Report
 from vse_tf.data.sources.building import Entry, Gathering, collect, split_names
 from vse_tf.data.sources.files import one_path, read_array, read_text

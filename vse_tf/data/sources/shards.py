@@ -8,22 +8,26 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vse_tf.addresses import is_address
+from vse_tf.config import DataSettings
 from vse_tf.data.sources.building import KNOWN_SPLITS, SPLIT_ALIASES
-from vse_tf.data.sources.files import several_paths
+from vse_tf.data.sources.files import one_path
 from vse_tf.errors import UserError
+from vse_tf.remote.shards import shards_at
 from vse_tf.setting_types import Paths
 from vse_tf.source_detection import RANGE, is_pattern
 
 MOST_SHARDS = 1_000_000
 
 
-def shard_paths(value: Paths, suffix: str) -> list[Path]:
+def shard_paths(value: Paths, suffix: str, settings: DataSettings | None = None) -> list[Path]:
     """The shards that `data.annotations` names.
 
     Args:
         value: shards, folders of shards (subfolders included), and patterns: `*`, `?`, or a range as in
             `train-{00000..00041}.tar`.
         suffix: of the shards in a folder, with its dot.
+        settings: for remote shards, whose paths in the cache are returned: `cache_dir` and `cache_size` are read.
 
     Raises:
         UserError: a path, folder or pattern names no shard.
@@ -37,7 +41,11 @@ def shard_paths(value: Paths, suffix: str) -> list[Path]:
         ['train-0.tar', 'train-1.tar']
     """
     found: dict[Path, None] = {}
-    for path in several_paths(value, "data.annotations", f"*{suffix} shard"):
+    for text in [value] if isinstance(value, str) else value or [""]:
+        if is_address(text):
+            found |= dict.fromkeys(shards_at(text, suffix, settings or DataSettings()))
+            continue
+        path = one_path(text, "data.annotations", f"*{suffix} shard")
         if path.is_dir():
             named = sorted(each for each in path.rglob(f"*{suffix}") if not _hidden(each, path))
             what = f"a folder without *{suffix} files"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vse_tf.atomic import check_folder, write_text
+from vse_tf.cache import cache_folder
+from vse_tf.cache_size import BoundedCache
 from vse_tf.config import DataSettings, TfdsSettings
-from vse_tf.data.cache import cache_folder
-from vse_tf.data.cache_size import BoundedCache
 from vse_tf.data.records import Collection, Report
 from vse_tf.data.sources.building import Gathering, collect_files, split_names
 from vse_tf.data.sources.files import expanded

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vse_tf.data.cache import cached_result
+from vse_tf.cache import cached_result
 from vse_tf.data.packed_images import PackedFile
 from vse_tf.data.sources.packed import Shard
 from vse_tf.data.sources.shard_index import ShardIndex, read_index

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from vse_tf.cache import cache_folder, cached_result
 from vse_tf.config import DataSettings, TableSettings
-from vse_tf.data.cache import cache_folder, cached_result
 from vse_tf.data.packed_images import PackedFile
 from vse_tf.data.records import Collection
 from vse_tf.data.sources.packed import Shard, collect_packed
@@ -19,6 +19,7 @@ from vse_tf.data.verify import RULES
 from vse_tf.display import phase_if
 from vse_tf.errors import UserError
 from vse_tf.files import file_errors, open_regular
+from vse_tf.remote.shards import fetch_ahead, mirror_of, present
 
 SUFFIX = ".tar"
 MB = 10**6
@@ -43,7 +44,7 @@ def read_webdataset(settings: DataSettings, progress: bool = True) -> Collection
     Raises:
         UserError: no shards, or the problems of their samples.
     """
-    paths = shard_paths(settings.annotations, SUFFIX)
+    paths = shard_paths(settings.annotations, SUFFIX, settings)
     return collect_packed("webdataset", open_shards(paths, settings, progress), settings, progress)
 
 
@@ -62,7 +63,9 @@ def open_shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -
     for path in paths:
         with file_errors(path):
             files.append(PackedFile.of(str(path)))
-            _check_kind(path)
+            if mirror_of(path) is None:
+                _check_kind(path)
+    fetch_ahead(paths)
     with phase_if(progress, "indexing the shards", sum(file.size for file in files) // MB, "MB") as indexing:
         done = 0
 
@@ -74,19 +77,27 @@ def open_shards(paths: Sequence[Path], settings: DataSettings, progress: bool) -
         for path, file, split in zip(paths, files, splits_of_names(paths), strict=True):
             start = done
             with file_errors(path):
-                index = _index(path, settings.table, cache_folder(settings), advance)
+                index = _index(path, file, settings.table, cache_folder(settings), advance)
             advance(start + file.size - done)
             yield Shard(index, file, split)
 
 
-def _index(path: Path, table: TableSettings, cache: Path, advance: Callable[[int], object]) -> ShardIndex:
+def _index(
+    path: Path, file: PackedFile, table: TableSettings, cache: Path, advance: Callable[[int], object]
+) -> ShardIndex:
     """The index of a shard, from the cache if there is one."""
-    values = cached_result(cache, path, index_name(table), lambda: index_tar(path, table, advance).values())
+
+    def make() -> ShardIndex:
+        if mirror_of(path) is not None:
+            _check_kind(present(path))
+        return index_tar(path, table, advance)
+
+    values = cached_result(cache, path, index_name(table), lambda: make().values(), file.state)
     try:
         return read_index(str(path), values)
     except ValueError:
         # Somebody else has changed the cache.
-        return index_tar(path, table, advance)
+        return make()
 
 
 def index_name(table: TableSettings) -> str:

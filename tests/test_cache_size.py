@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vse_tf.data.cache_size import GB, BoundedCache
+from vse_tf.cache_size import GB, BoundedCache
 from vse_tf.errors import UserError
 
 MB = 10**6
@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_refused_and_removes_nothing(tmp_path):
 def test_what_a_running_process_uses_stays(tmp_path):
     used = entry(tmp_path, "a", 2 * MB, 1)
     program = (
-        "from pathlib import Path; from vse_tf.data.cache_size import BoundedCache; "
+        "from pathlib import Path; from vse_tf.cache_size import BoundedCache; "
         f"BoundedCache(Path({str(tmp_path)!r})).claim(Path({str(used)!r})); print('claimed', flush=True); input()"
     )
     with subprocess.Popen(

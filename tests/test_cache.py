@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from vse_tf.cache import cache_folder, cached_result, read_cached, write_cached
 from vse_tf.config import DataSettings
-from vse_tf.data.cache import cache_folder, cached_result, read_cached, write_cached
 
 
 def test_the_folder_is_the_setting_or_the_variable_or_the_home(monkeypatch, tmp_path):

@@ -19,6 +19,10 @@ GB = 10**9
 SIZE = "size.json"
 # How deep below the cache folder the files or folders lie that are removed as a whole.
 DEPTHS = {"features": 2, "text_features": 2, "verify": 1, "tfds": 1, "parquet": 1, "indexes": 1}
+DEPTHS |= {"remote": 1}
+# A folder in which each file is an entry, at any depth; its modification time stands for its version, and the time of
+# its last access is set by hand.
+SHARDS = "shards"
 _LOCK, _LAST_USE, _IN_USE = ".lock", ".last_use", ".in_use-"
 _claims: dict[Path, ProcessLock] = {}
 
@@ -84,7 +88,7 @@ class BoundedCache:
         if excess <= 0:
             return
         with self._locked():
-            for entry in sorted(self._entries(), key=_last_use):
+            for entry in sorted(self._entries(), key=self._last_use):
                 if excess <= 0:
                     break
                 if entry.is_dir() and _in_use(entry):
@@ -130,7 +134,17 @@ class BoundedCache:
 
     def _entries(self) -> list[Path]:
         patterns = [f"{kind}{'/[!.]*' * depth}" for kind, depth in DEPTHS.items()]
-        return [path for pattern in patterns for path in self.folder.glob(pattern)]
+        shards = [path for path in (self.folder / SHARDS).rglob("[!.]*") if path.is_file()]
+        return [*(path for pattern in patterns for path in self.folder.glob(pattern)), *shards]
+
+    def _last_use(self, entry: Path) -> float:
+        with contextlib.suppress(OSError):
+            if (self.folder / SHARDS) in entry.parents:
+                return entry.stat().st_atime
+        for path in (entry / _LAST_USE, entry):
+            with contextlib.suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -158,13 +172,6 @@ def _in_use(entry: Path) -> bool:
         lock.release()
         path.unlink(missing_ok=True)
     return found
-
-
-def _last_use(entry: Path) -> float:
-    for path in (entry / _LAST_USE, entry):
-        with contextlib.suppress(OSError):
-            return path.stat().st_mtime
-    return 0.0
 
 
 def _size(entry: Path) -> int:

@@ -65,7 +65,9 @@ def read_cached(path: Path) -> Any:
     return found
 
 
-def cached_result(folder: Path, file: Path, name: str, compute: Callable[[], T]) -> T:
+def cached_result(
+    folder: Path, file: Path, name: str, compute: Callable[[], T], state: tuple[int, int] | None = None
+) -> T:
     """A result that depends on a file, computed again only if the file's size or modification time has changed.
 
     Args:
@@ -73,9 +75,12 @@ def cached_result(folder: Path, file: Path, name: str, compute: Callable[[], T])
         file: the file that the result depends on.
         name: name of the result.
         compute: computes the result, a value that JSON can hold.
+        state: the file's size and modification time in nanoseconds (default: as it is now).
     """
-    stat = file.stat()
-    version = [stat.st_size, stat.st_mtime_ns]
+    if state is None:
+        stat = file.stat()
+        state = stat.st_size, stat.st_mtime_ns
+    version = list(state)
     digest = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:24]
     path = folder / "verify" / f"{name}-{digest}.json"
     found = read_cached(path)
