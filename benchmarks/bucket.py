@@ -2,7 +2,7 @@
 
     python -m benchmarks.bucket --images FOLDER [--count 1000] [--vectors 200000]
 
-Needs the extra [remote] and moto (`pip install 'moto[s3]' flask flask-cors`), whose S3 server runs in a process of its
+Needs the extras [remote] and [s3server], whose S3 server runs in a process of its
 own on this machine. Prints one JSON line of processor seconds, which hold on a busy machine, and of the milliseconds of
 a request.
 """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -209,6 +210,10 @@ def test_a_run_is_copied_and_brought_back(tiny_run, tmp_path):
     assert new.is_dir()
     sync.finish()
     assert not [name for name in there("memory://b/copy") if "step-000000004" in name]
+    config = first.config.read_text()
+    first.config.write_text(config.replace("  seed: 0\n  deterministic", "  seed: 7\n  deterministic"))
+    with pytest.raises(UserError, match=r"holds another run than .*first, with another train\.seed"):
+        RunSync(first, settings).bring()
     second = RunFolder(tmp_path / "second")
     RunSync(second, settings).bring()
     assert there("memory://b/copy") == {
@@ -228,7 +233,7 @@ def test_an_index_in_a_bucket_appears_with_its_manifest(monkeypatch, tiny_run, t
     assert order[-1] == "memory://b/words.index/manifest.json" and len(order) == len(set(order))
 
 
-def test_a_recipe_may_name_addresses_and_its_secrets_stay_with_it(tmp_path):
+def test_a_recipe_may_name_addresses(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{data: {annotations: 'https://a:b@h/x.tar?k=v'}, image: {encoder: 'hub:s3://b/p'}}")
     settings = parse_settings(["--config", str(recipe), "--train.sync_to", "s3://b/run"], "train", "")
@@ -238,6 +243,11 @@ def test_a_recipe_may_name_addresses_and_its_secrets_stay_with_it(tmp_path):
     typed = ["--data.annotations", "https://a:b@h/y.tar?k=v", "--config", str(recipe)]
     parse_settings([*typed[2:], *typed[:2]], "train", "")
     assert addresses.typed("https://h/y.tar") == "https://a:b@h/y.tar?k=v"
+
+
+def test_local_commands_do_not_import_fsspec():
+    files = (Path(addresses.__file__).parent).rglob("*.py")
+    assert not [path for path in files if re.search("^(import|from) fsspec", path.read_text(), re.MULTILINE)]
 
 
 def test_an_address_in_a_caption_file_is_a_missing_image(tmp_path):

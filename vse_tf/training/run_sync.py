@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from vse_tf.files import file_errors
 from vse_tf.remote.copies import bring
 from vse_tf.remote.filesystem import check_writable, listed, read_object
 from vse_tf.remote.outputs import put_folder
+from vse_tf.settings_parser import differences, load_settings
+from vse_tf.settings_yaml import YAML_BYTES
 from vse_tf.training.distribution import is_chief, worker_sum
+from vse_tf.training.resume import FREE, RATE
 
 SNAPSHOT = ".sync"
 # Written once, and never changed under their names.
@@ -59,9 +63,11 @@ class RunSync:
         """Copy the run from the bucket if it is further there than here, or not here at all.
 
         Raises:
-            UserError: it cannot be read, or the run folder not be written.
+            UserError: it cannot be read or is another run, or the run folder cannot be written.
         """
         there = self._remote_state()
+        if there is not None and self.run.exists:
+            self._check_same()
         if there is not None and (not self.run.exists or there > self._local_state()):
             say(f"{self.address}: the run is taken from there")
             bring(self.address, self.run.path, skip=(".lock",))
@@ -149,6 +155,19 @@ class RunSync:
         with contextlib.suppress(FileNotFoundError):
             return step, bool(self._remote_json("results.json").get("finished"))
         return step, False
+
+    def _check_same(self) -> None:
+        """Refuse a place with another run: one of the two would be lost."""
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder, "config.yaml")
+            config.write_bytes(read_object(f"{self.address}/config.yaml", YAML_BYTES))
+            there = load_settings(config)
+        differing = [key for key in differences(self.run.settings(), there) if key not in FREE | RATE]
+        if differing:
+            raise UserError(
+                f"train.sync_to: {self.address} holds another run than {self.run.path}, with another {differing[0]}; "
+                "name an empty place, or another --train.run_dir"
+            )
 
     def _remote_json(self, name: str) -> dict[str, object]:
         found = json.loads(read_object(f"{self.address}/{name}", _SMALL))
