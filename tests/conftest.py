@@ -46,12 +46,17 @@ if not os.environ.get("VSE_TF_TESTS_GRAPPLER"):
 
 # A long file that comes last leaves the other workers idle. Of files of the same length the order does not matter.
 LONGEST_FIRST = (
+    "training/test_no_epochs.py",
     "reliability/test_resume.py",
     "test_docs.py",
     "test_bad_input.py",
     "models/test_feature_cache.py",
+    "models/test_backbone_tail.py",
+    "training/test_unfreezing.py",
     "test_train.py",
     "test_export.py",
+    "training/test_interpolation.py",
+    "test_guides.py",
     "training/test_distribution.py",
     "models/test_text_tower.py",
     "data/test_pipeline.py",

@@ -57,7 +57,7 @@ def test_addresses_in_a_run_are_refused(run, path):
     folder = run(data__source="table", data__annotations="placeholder")
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("placeholder", path))
-    refused(folder, "is an address; name a local file or folder")
+    refused(folder, "not opened, since it was not typed")
 
 
 @pytest.mark.parametrize("name", ["r" * 300, "a\0b", "a/" * 3000])

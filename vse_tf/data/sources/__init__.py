@@ -6,7 +6,7 @@ import importlib
 import sys
 from dataclasses import replace
 
-from vse_tf.addresses import is_address
+from vse_tf.addresses import is_address, typed
 from vse_tf.config import DataSettings
 from vse_tf.data.records import Collection
 from vse_tf.data_settings import COLLECTIONS, PACKED
@@ -81,6 +81,8 @@ def _with_copies(settings: DataSettings) -> DataSettings:
     named = [settings.annotations] if isinstance(settings.annotations, str) else settings.annotations or []
     if settings.source in PACKED or not any(map(is_address, named)):
         return settings
+    for path in filter(is_address, named):
+        typed(path)
     if settings.source != "precomp" and not settings.images:
         raise UserError(
             "data.images: name the local folder of the images; images in a bucket are read as shards, which "
