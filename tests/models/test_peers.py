@@ -62,6 +62,9 @@ def image_folder(kind: str, folder: Path) -> tuple[Any, Any]:
         model = transformers.Dinov2Model(transformers.Dinov2Config(**size, mlp_ratio=2))
         processor = transformers.BitImageProcessor
         sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    elif kind == "vit":
+        model = transformers.ViTForImageClassification(transformers.ViTConfig(**size))
+        processor, sizes = transformers.ViTImageProcessor, {"size": {"height": SIDE, "width": SIDE}}
     else:
         config = transformers.SwinConfig(
             image_size=SIDE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
@@ -74,12 +77,12 @@ def image_folder(kind: str, folder: Path) -> tuple[Any, Any]:
     return model, made
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "swin"])
+@pytest.mark.parametrize("kind", ["dinov2", "swin", "vit"])
 def test_image_vectors_are_the_peers(kind: str, tmp_path: Path) -> None:
     model, processor = image_folder(kind, tmp_path)
     pixels = processor(list(IMAGES), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        states = model(pixels).last_hidden_state.numpy()
+        states = getattr(model, "vit", model)(pixels).last_hidden_state.numpy()
     expected = states.mean(axis=1) if kind == "swin" else states[:, 0]
     assert image_size(str(tmp_path)) == (SIDE, SIDE)
     backbone = hub_image_backbone(str(tmp_path), (SIDE, SIDE), False, "float32")
