@@ -113,7 +113,7 @@ def typed(address: str) -> str:
         return _typed[address]
     if ".." not in address.split("/"):
         for text, full in _typed.items():
-            # A pattern allows the files beside it: which of them are read, the pattern says.
+            # A pattern allows its whole folder; only the files that match it are read.
             folder = text if not is_pattern(text) else pattern_folder(text)
             if address.startswith(f"{folder}/") or address == folder:
                 scheme, _, rest = full.partition("://")

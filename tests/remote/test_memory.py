@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from tests.tiny import tiny_settings
-from vse_tf import addresses, embed, evaluate, pack, search, train
+from vse_tf import addresses, check, embed, evaluate, pack, search, train
 from vse_tf.artifacts.run_folder import RunFolder
 from vse_tf.cache import cache_folder
 from vse_tf.cache_size import BoundedCache
@@ -263,6 +263,8 @@ def test_an_address_in_a_caption_file_is_a_missing_image(tmp_path):
     ("main", "argv", "wanted"),
     [
         (pack.main, ["--output", "s3://b/x"], "--output: an address takes no such output; name a local folder"),
+        (check.main, ["--data.source", "shapes", "--page", "s3://b/x"], "--page: an address takes no such output"),
+        (check.main, ["--data.source", "shapes", "--output", "s3://b/x"], "--output: an address takes no such output"),
         (evaluate.main, ["--run", "memory://b/none"], "memory://b/none: nothing is there"),
         (train.main, ["--train.run_dir", "s3://b/x"], "train.run_dir: .* is an address; name a local file or folder"),
         (train.main, ["--train.sync_to", "https://h/x"], "train.sync_to: https://h/x: a web server takes no files"),

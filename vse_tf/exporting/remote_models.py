@@ -40,7 +40,7 @@ def copy_of_models(address: str) -> Path:
             (folder / name).mkdir(parents=True)
             batching = f"{name}/{FILE_NAME}"
             if batching in there:
-                # The next version is told about it.
+                # The next version keeps these settings unless it is given others.
                 with atomic_file(folder / batching) as file:
                     download(f"{address}/{batching}", there[batching], file)
     return folder

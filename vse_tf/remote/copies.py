@@ -44,7 +44,7 @@ def local_path(place: str | os.PathLike[str], settings: DataSettings | None = No
         skip: patterns of names in a folder that are not copied.
 
     Raises:
-        UserError: there is nothing, it cannot be read, or the cache has no room.
+        UserError: there is nothing, it cannot be read, or it exceeds the limit of the cache.
 
     Example:
         >>> local_path("runs/shapes-convse-0")
@@ -76,7 +76,7 @@ def local_folder(address: str, settings: DataSettings | None = None, skip: Itera
 
 
 def copy_folder(address: str, settings: DataSettings | None = None) -> Path:
-    """Where the copy of a remote folder lies; it is kept until this process ends."""
+    """The local folder for the copy of a remote one; it is not evicted from the cache while this process runs."""
     entry = _entry(address, _cache(settings))
     return entry / last_name(address)
 
@@ -90,7 +90,7 @@ def bring(
         address: the remote folder.
         folder: the local one.
         skip: patterns of names that are left alone.
-        cache: where room is made.
+        cache: the cache that holds the local folder; other entries are evicted if its limit would be exceeded.
         tidy: remove files that are not in the remote folder.
 
     Returns:
@@ -150,8 +150,8 @@ def _tidy(folder: Path, there: dict[str, Version], skip: tuple[str, ...]) -> Non
     with file_errors(folder, "written"):
         for path in list(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            kept = name in there or any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)
-            if not kept and not path.is_dir():
+            wanted = name in there or any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)
+            if not wanted and not path.is_dir():
                 path.unlink()
 
 

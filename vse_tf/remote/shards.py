@@ -76,7 +76,7 @@ class Mirror:
         """The file of a shard, which comes now unless it is there.
 
         Raises:
-            UserError: it cannot be read, has changed since this command began, or the cache has no room.
+            UserError: it cannot be read, has changed since this command began, or exceeds the limit of the cache.
         """
         path = self.root / name
         with self._guard:
@@ -197,14 +197,14 @@ def fetch_ahead(paths: Sequence[Path]) -> None:
     Errors are left to whoever needs the shard.
     """
     waiting: queue.SimpleQueue[tuple[Mirror, str]] = queue.SimpleQueue()
-    room: float | None = None
+    budget: float | None = None  # bytes
     for path in paths:
         if (found := mirror_of(path)) is None:
             continue
         mirror, name = found
-        room = AHEAD * mirror.cache.limit() if room is None else room
-        room -= mirror.version(name).size or 0
-        if room < 0:
+        budget = AHEAD * mirror.cache.limit() if budget is None else budget
+        budget -= mirror.version(name).size or 0
+        if budget < 0:
             break
         mirror.coming.add(name)
         waiting.put(found)
