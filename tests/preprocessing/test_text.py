@@ -301,6 +301,7 @@ def test_preset_in_a_run_folder_tf_data_and_a_saved_model(
         hub[name].save(tmp_path / name)
         assert not [path for path in (tmp_path / name).rglob("*.*") if presets[name] in path.read_text("utf-8")]
         (tmp_path / name).rename(tmp_path / f"moved_{name}")
+        text._made.clear()  # else nothing is read
         loaded.append(text.load_tokenizer(tmp_path / f"moved_{name}"))
         assert isinstance(loaded[-1], text.PresetTokenizer)
         assert (loaded[-1].max_tokens, loaded[-1].vocabulary_size) == (6, hub[name].vocabulary_size)
@@ -311,6 +312,20 @@ def test_preset_in_a_run_folder_tf_data_and_a_saved_model(
     expected.append(text.pad(words(captions), [4, 8], 16).numpy().tolist())
     fresh = in_a_fresh_process([*loaded, words], captions, tmp_path, "lt_LT.UTF-8", imports="import tensorflow_text")
     assert fresh == expected
+
+
+def test_equal_files_are_traced_once(hub: dict[str, text.PresetTokenizer], presets: dict[str, str], tmp_path: Path):
+    first = text.PresetTokenizer.from_preset(presets["bert"], max_tokens=6)
+    first.save(tmp_path / "same")
+    assert text.load_tokenizer(tmp_path / "same") is first
+    assert text.PresetTokenizer.from_preset(presets["bert"], max_tokens=7)(["a dog. runs"]).to_list()[0][-2:] == [8, 3]
+    words = tmp_path / "same" / "preset" / "assets" / "tokenizer" / "vocabulary.txt"
+    words.write_text(words.read_text().replace("dog", "cat"))
+    assert text.load_tokenizer(tmp_path / "same")(["cat dog"]).to_list() == [[2, 6, 1, 3]]
+    for length in range(8, 8 + text.MADE):
+        text.PresetTokenizer.from_preset(presets["bert"], max_tokens=length)
+    assert len(text._made) == text.MADE
+    assert text.load_tokenizer(tmp_path / "same") is not first
 
 
 def test_siglip_text_is_canonical_as_kerashub_does_it(presets: dict[str, str]) -> None:

@@ -11,10 +11,12 @@ Both are `tf.Module`s: as an attribute of an exported `tf.Module`, a tokenizer's
 from __future__ import annotations
 
 import json
+import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 PADDING = -1
 UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # never words of a caption: `normalise` splits off < and >
 MOST_TOKENS = 2**16  # as in the settings
+# So many tokenizers of presets are kept by a process, the last ones.
+MADE = 4
 DESCRIPTION, VOCABULARY, PRESET = "tokenizer.json", "vocabulary.txt", "preset"
 
 
@@ -221,7 +225,20 @@ class PresetTokenizer(tf.Module):
                 raise UserError(
                     f"text.encoder: no tokenizer in preset {preset!r}; give a text preset ({reason})"
                 ) from error
-        return cls(tokenizer, max_tokens)
+        return cls._once(tokenizer, max_tokens)
+
+    @classmethod
+    def _once(cls, tokenizer: keras_hub.tokenizers.Tokenizer, max_tokens: int) -> PresetTokenizer:
+        """The one that this process has made of equal files before, if any: tracing CLIP's takes 3 s."""
+        content = blake2b(str(max_tokens).encode())
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_to_preset(folder)
+            for path in sorted(filter(Path.is_file, Path(folder).rglob("*"))):
+                content.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode() + path.read_bytes())
+        found = _made.pop(key := content.digest(), None) or cls(tokenizer, max_tokens)
+        while len(_made) >= MADE:
+            _made.pop(next(iter(_made)), None)
+        return _made.setdefault(key, found)
 
     def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
         """Tokenise strings `(n,)` into int32 `(n, None)`, at most `max_tokens` ids per caption."""
@@ -252,7 +269,10 @@ class PresetTokenizer(tf.Module):
         except Exception as error:  # KerasHub raises anything for a damaged vocabulary
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{Path(folder) / PRESET}: {reason}; copy the complete folder again") from error
-        return cls(tokenizer, settings["max_tokens"])
+        return cls._once(tokenizer, settings["max_tokens"])
+
+
+_made: dict[bytes, PresetTokenizer] = {}
 
 
 def load_tokenizer(folder: str | Path) -> WordTokenizer | PresetTokenizer:
