@@ -74,6 +74,14 @@ def test_the_vectors_are_the_presets_own(started, dual_presets, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_a_loaded_model_outlives_a_new_seed(started):
+    """It drops TensorFlow's kernels, and with them what SentencePiece has loaded; so does every training."""
+    model = vse_tf.load(started[1])
+    before = model.encode_texts(CAPTIONS)
+    keras.utils.set_random_seed(1)
+    np.testing.assert_allclose(model.encode_texts(CAPTIONS), before, atol=1e-6)
+
+
 def test_it_is_a_finished_run_of_no_epochs(started, dual_presets, capsys):
     name, run = started
     results = RunFolder(run).read_results()

@@ -199,8 +199,7 @@ class PresetTokenizer(tf.Module):
         self._most_words = max_tokens - (self.start_id is not None) - (self.end_id is not None)
         _check_max_tokens(max_tokens, markers=max_tokens - self._most_words)
         self._prepare = _preparation(tokenizer)
-        # Traced even in eager calls: KerasHub picks its TensorFlow implementation inside a tf.function only.
-        self._run = tf.function(self._tokenise, input_signature=[tf.TensorSpec((None,), tf.string)])
+        self._run = self._traced()
 
     @classmethod
     def from_preset(cls, preset: str, max_tokens: int) -> PresetTokenizer:
@@ -229,7 +228,12 @@ class PresetTokenizer(tf.Module):
 
     @classmethod
     def _once(cls, tokenizer: keras_hub.tokenizers.Tokenizer, max_tokens: int) -> PresetTokenizer:
-        """The one that this process has made of equal files before, if any: tracing CLIP's takes 3 s."""
+        """The one that this process has made of equal files before, if any: tracing CLIP's takes 3 s.
+
+        SentencePiece has a resource that may be lost, see `__call__`, and takes little to trace.
+        """
+        if _is_sentence_piece(tokenizer):
+            return cls(tokenizer, max_tokens)
         content = blake2b(str(max_tokens).encode())
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_to_preset(folder)
@@ -242,7 +246,19 @@ class PresetTokenizer(tf.Module):
 
     def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
         """Tokenise strings `(n,)` into int32 `(n, None)`, at most `max_tokens` ids per caption."""
-        return self._run(to_tensor(texts))
+        try:
+            return self._run(to_tensor(texts))
+        except tf.errors.NotFoundError:
+            if not _is_sentence_piece(self.tokenizer):
+                raise
+            # SentencePiece's resource belongs to a kernel, and `keras.utils.set_random_seed` drops all kernels.
+            self.tokenizer.set_proto(self.tokenizer.proto)
+            self._run = self._traced()
+            return self._run(to_tensor(texts))
+
+    def _traced(self) -> Any:
+        # Traced even in eager calls: KerasHub picks its TensorFlow implementation inside a tf.function only.
+        return tf.function(self._tokenise, input_signature=[tf.TensorSpec((None,), tf.string)])
 
     def _tokenise(self, texts: tf.Tensor) -> tf.RaggedTensor:
         texts = tf.strings.regex_replace(valid_utf8(texts), r"\p{Cc}", " ")  # NUL would end the text in some ops
@@ -273,6 +289,10 @@ class PresetTokenizer(tf.Module):
 
 
 _made: dict[bytes, PresetTokenizer] = {}
+
+
+def _is_sentence_piece(tokenizer: keras_hub.tokenizers.Tokenizer) -> bool:
+    return hasattr(tokenizer, "set_proto")
 
 
 def load_tokenizer(folder: str | Path) -> WordTokenizer | PresetTokenizer:
