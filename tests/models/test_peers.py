@@ -14,7 +14,8 @@ import pytest
 from tests.dual_presets import SENTENCES
 from vse_tf.errors import UserError
 from vse_tf.models.hub_backbones import hub_image_backbone, hub_text_backbone, image_size, logit_scaling
-from vse_tf.preprocessing.text import PresetTokenizer, pad
+from vse_tf.preprocessing.preset_tokenizer import PresetTokenizer
+from vse_tf.preprocessing.text import pad
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vse_tf.errors import UserError
-from vse_tf.preprocessing import text
+from vse_tf.preprocessing import preset_tokenizer, text
 from vse_tf.preprocessing.words import to_tensor
 
 CAPTIONS = [
@@ -301,7 +301,7 @@ def test_preset_in_a_run_folder_tf_data_and_a_saved_model(
         hub[name].save(tmp_path / name)
         assert not [path for path in (tmp_path / name).rglob("*.*") if presets[name] in path.read_text("utf-8")]
         (tmp_path / name).rename(tmp_path / f"moved_{name}")
-        text._made.clear()  # else nothing is read
+        preset_tokenizer._cache.clear()  # else nothing is read
         loaded.append(text.load_tokenizer(tmp_path / f"moved_{name}"))
         assert isinstance(loaded[-1], text.PresetTokenizer)
         assert (loaded[-1].max_tokens, loaded[-1].vocabulary_size) == (6, hub[name].vocabulary_size)
@@ -322,9 +322,9 @@ def test_equal_files_are_traced_once(hub: dict[str, text.PresetTokenizer], prese
     words = tmp_path / "same" / "preset" / "assets" / "tokenizer" / "vocabulary.txt"
     words.write_text(words.read_text().replace("dog", "cat"))
     assert text.load_tokenizer(tmp_path / "same")(["cat dog"]).to_list() == [[2, 6, 1, 3]]
-    for length in range(8, 8 + text.MADE):
+    for length in range(8, 8 + preset_tokenizer.CACHED):
         text.PresetTokenizer.from_preset(presets["bert"], max_tokens=length)
-    assert len(text._made) == text.MADE
+    assert len(preset_tokenizer._cache) == preset_tokenizer.CACHED
     assert text.load_tokenizer(tmp_path / "same") is not first
 
 
@@ -333,7 +333,7 @@ def test_siglip_text_is_canonical_as_kerashub_does_it(presets: dict[str, str]) -
 
     captions = tf.constant(['  A "Dog\'s" ball,\t\n (RED)  & [x]{y}|z ~`^_ <a>=+*/\\;:?!@#$%- ', "", "ÄÖ 狗"])
     reference = keras_hub.models.SigLIPPreprocessor.canonicalize_inputs
-    got = [caption.decode() for caption in text._canonical(captions).numpy()]
+    got = [caption.decode() for caption in preset_tokenizer._canonical(captions).numpy()]
     assert got == [caption.decode().replace("ÄÖ", "äö") for caption in reference(None, captions).numpy()]
 
 

@@ -13,7 +13,8 @@ from vse_tf.artifacts.trained_model import save_model
 from vse_tf.models.dual_encoder import DualEncoder
 from vse_tf.models.image_tower import image_size, image_tower_from_settings
 from vse_tf.models.text_tower import text_tower_from_settings
-from vse_tf.preprocessing.text import PresetTokenizer, WordTokenizer
+from vse_tf.preprocessing.preset_tokenizer import PresetTokenizer
+from vse_tf.preprocessing.text import WordTokenizer
 from vse_tf.preprocessing.view import ImageView
 
 CAPTIONS = ("a brown dog runs through the snow", "two men in a red shirt", "a small dog plays", "the man is in snow")

@@ -10,37 +10,27 @@ Both are `tf.Module`s: as an attribute of an exported `tf.Module`, a tokenizer's
 
 from __future__ import annotations
 
-import json
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from vse_tf.addresses import is_address
-from vse_tf.downloads import preset_downloads
 from vse_tf.errors import UserError
-from vse_tf.files import read_json, read_regular, reason_of
-from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, check_files, load_assets
-from vse_tf.preprocessing.words import RULE, lower, normalise, split_words, to_tensor, valid_utf8
-from vse_tf.remote.copies import local_path
-
-if TYPE_CHECKING:
-    import keras_hub
+from vse_tf.files import read_regular, reason_of
+from vse_tf.preprocessing.preset_tokenizer import PresetTokenizer
+from vse_tf.preprocessing.tokenizer_assets import ASSET_BYTES, DESCRIPTION, check_files
+from vse_tf.preprocessing.tokenizer_parts import between, check_max_tokens, describe, description
+from vse_tf.preprocessing.words import RULE, normalise, split_words, to_tensor
 
 PADDING = -1
 UNKNOWN, START, END = "<unknown>", "<start>", "<end>"  # never words of a caption: `normalise` splits off < and >
-MOST_TOKENS = 2**16  # as in the settings
-# So many tokenizers of presets are kept by a process, the last ones.
-MADE = 4
-DESCRIPTION, VOCABULARY, PRESET = "tokenizer.json", "vocabulary.txt", "preset"
+VOCABULARY = "vocabulary.txt"
 
 
 class Tokenizer(Protocol):
@@ -81,7 +71,7 @@ class WordTokenizer(tf.Module):
 
     def __init__(self, words: Sequence[str], max_tokens: int, min_count: int = 1) -> None:
         super().__init__(name="word_tokenizer")
-        _check_max_tokens(max_tokens, markers=2)
+        check_max_tokens(max_tokens, markers=2)
         self.max_tokens = max_tokens
         self.min_count = min_count
         vocabulary = [UNKNOWN, START, END, *words]
@@ -120,7 +110,7 @@ class WordTokenizer(tf.Module):
     def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
         """Tokenise strings `(n,)` into int32 `(n, None)`, 2 to `max_tokens` ids per caption."""
         words = tf.strings.split(normalise(to_tensor(texts)))[:, : self.max_tokens - 2]
-        return _between(words.with_flat_values(self._table.lookup(words.flat_values)), 1, 2)
+        return between(words.with_flat_values(self._table.lookup(words.flat_values)), 1, 2)
 
     def tokenise_all(self, captions: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """What the function `tokenise_all` gives, without a graph."""
@@ -134,7 +124,7 @@ class WordTokenizer(tf.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `vocabulary.txt` into the folder, which is made if there is none."""
-        _describe(folder, {"kind": "words", "rule": RULE, "max_tokens": self.max_tokens, "min_count": self.min_count})
+        describe(folder, {"kind": "words", "rule": RULE, "max_tokens": self.max_tokens, "min_count": self.min_count})
         (Path(folder) / VOCABULARY).write_bytes((self._lines + "\n").encode("utf-8"))
 
     @classmethod
@@ -144,7 +134,7 @@ class WordTokenizer(tf.Module):
         Raises:
             UserError: a file is missing, broken or has another `RULE`.
         """
-        settings = _description(folder, "words")
+        settings = description(folder, "words")
         if (rule := settings.get("rule")) != RULE:
             raise UserError(f"{Path(folder) / DESCRIPTION}: rule {rule}, this version has {RULE}; retrain")
         path = Path(folder) / VOCABULARY
@@ -161,140 +151,6 @@ class WordTokenizer(tf.Module):
         return cls(lines[3:], settings["max_tokens"], settings.get("min_count", 1))
 
 
-class PresetTokenizer(tf.Module):
-    """The tokenizer of a KerasHub preset, with the start and end tokens that its models were trained with.
-
-    BERT's relatives get `[CLS]` and `[SEP]`, RoBERTa's `<s>` and `</s>`, CLIP its start and end of text; SigLIP and T5
-    get an end only. CLIP's captions are lower-cased and SigLIP's lose case and ASCII punctuation, as KerasHub's
-    preprocessors do it. An empty or blank caption is these tokens alone.
-
-    KerasHub has two implementations of every tokenizer, one in Python for eager calls and one in TensorFlow; they can
-    differ, so this class always runs the second, which needs TensorFlow Text. On disk: `tokenizer.json` and KerasHub's
-    own files in `preset/`; nothing outside the folder is needed again.
-
-    Args:
-        tokenizer: a `keras_hub.tokenizers.Tokenizer` with its vocabulary.
-        max_tokens: largest number of ids per caption, start and end included; longer captions lose their last tokens.
-
-    Raises:
-        UserError: `max_tokens` is too small for a token.
-
-    Example:
-        >>> tokenizer = PresetTokenizer.from_preset("bert_tiny_en_uncased", max_tokens=64)
-        >>> tokenizer(tf.constant(["A dog."])).to_list()
-        [[101, 1037, 3899, 1012, 102]]
-    """
-
-    needs_tf_text = True
-
-    def __init__(self, tokenizer: keras_hub.tokenizers.Tokenizer, max_tokens: int) -> None:
-        super().__init__(name="preset_tokenizer")
-        self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
-        self.vocabulary_size = int(tokenizer.vocabulary_size())
-        self.pad_id = int(getattr(tokenizer, "pad_token_id", 0) or 0)  # for a tower that takes no mask, SigLIP's
-        self.end_id: int | None = getattr(tokenizer, "end_token_id", None)
-        start: int | None = getattr(tokenizer, "start_token_id", None)
-        self.start_id = None if start == self.end_id else start  # T5 has no start token and names its end token so
-        self._most_words = max_tokens - (self.start_id is not None) - (self.end_id is not None)
-        _check_max_tokens(max_tokens, markers=max_tokens - self._most_words)
-        self._prepare = _preparation(tokenizer)
-        self._run = self._traced()
-
-    @classmethod
-    def from_preset(cls, preset: str, max_tokens: int) -> PresetTokenizer:
-        """The tokenizer of a preset name or folder, with or without the prefix `hub:` of `text.encoder`.
-
-        Raises:
-            UserError: there is no such preset, it cannot be downloaded, or it has no tokenizer.
-        """
-        import keras_hub  # noqa: PLC0415 (13 s)
-
-        preset = preset.removeprefix("hub:")
-        if is_address(preset):
-            preset = str(local_path(preset))
-        with preset_downloads("text.encoder", preset):
-            try:
-                if (Path(preset) / DESCRIPTION).is_file() and not (Path(preset) / "config.json").exists():
-                    tokenizer = load_assets(Path(preset))  # a tokenizer saved alone, which from_preset refuses
-                else:
-                    tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
-            except Exception as error:  # KerasHub raises anything for missing files and damaged presets
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                raise UserError(
-                    f"text.encoder: no tokenizer in preset {preset!r}; give a text preset ({reason})"
-                ) from error
-        return cls._once(tokenizer, max_tokens)
-
-    @classmethod
-    def _once(cls, tokenizer: keras_hub.tokenizers.Tokenizer, max_tokens: int) -> PresetTokenizer:
-        """The one that this process has made of equal files before, if any: tracing CLIP's takes 3 s.
-
-        SentencePiece has a resource that may be lost, see `__call__`, and takes little to trace.
-        """
-        if _is_sentence_piece(tokenizer):
-            return cls(tokenizer, max_tokens)
-        content = blake2b(str(max_tokens).encode())
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save_to_preset(folder)
-            for path in sorted(filter(Path.is_file, Path(folder).rglob("*"))):
-                content.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode() + path.read_bytes())
-        found = _made.pop(key := content.digest(), None) or cls(tokenizer, max_tokens)
-        while len(_made) >= MADE:
-            _made.pop(next(iter(_made)), None)
-        return _made.setdefault(key, found)
-
-    def __call__(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
-        """Tokenise strings `(n,)` into int32 `(n, None)`, at most `max_tokens` ids per caption."""
-        try:
-            return self._run(to_tensor(texts))
-        except tf.errors.NotFoundError:
-            if not _is_sentence_piece(self.tokenizer):
-                raise
-            # SentencePiece's resource belongs to a kernel, and `keras.utils.set_random_seed` drops all kernels.
-            self.tokenizer.set_proto(self.tokenizer.proto)
-            self._run = self._traced()
-            return self._run(to_tensor(texts))
-
-    def _traced(self) -> Any:
-        # Traced even in eager calls: KerasHub picks its TensorFlow implementation inside a tf.function only.
-        return tf.function(self._tokenise, input_signature=[tf.TensorSpec((None,), tf.string)])
-
-    def _tokenise(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        texts = tf.strings.regex_replace(valid_utf8(texts), r"\p{Cc}", " ")  # NUL would end the text in some ops
-        ids = tf.cast(self.tokenizer.tokenize(self._prepare(texts)), tf.int32)
-        # A byte pair that is not in the vocabulary comes as -1, which is our padding.
-        ids = tf.ragged.boolean_mask(ids, ids >= 0)[:, : self._most_words]
-        return _between(ids, self.start_id, self.end_id)
-
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and the folder `preset` into the folder, which is made if there is none."""
-        _describe(folder, {"kind": "preset", "max_tokens": self.max_tokens})
-        self.tokenizer.save_to_preset(str(Path(folder) / PRESET))
-
-    @classmethod
-    def load(cls, folder: str | Path) -> PresetTokenizer:
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: a file is missing or broken.
-        """
-        settings = _description(folder, "preset")
-        try:
-            tokenizer = load_assets(Path(folder) / PRESET)
-        except Exception as error:  # KerasHub raises anything for a damaged vocabulary
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{Path(folder) / PRESET}: {reason}; copy the complete folder again") from error
-        return cls._once(tokenizer, settings["max_tokens"])
-
-
-_made: dict[bytes, PresetTokenizer] = {}
-
-
-def _is_sentence_piece(tokenizer: keras_hub.tokenizers.Tokenizer) -> bool:
-    return hasattr(tokenizer, "set_proto")
-
-
 def load_tokenizer(folder: str | Path) -> WordTokenizer | PresetTokenizer:
     """Read the tokenizer of a run folder, of either class.
 
@@ -307,7 +163,7 @@ def load_tokenizer(folder: str | Path) -> WordTokenizer | PresetTokenizer:
         reason = reason_of(error)
         where = getattr(error, "filename", None) or folder
         raise UserError(f"{where}: {reason}; copy the complete folder again") from None
-    kind = _description(folder)["kind"]
+    kind = description(folder)["kind"]
     return WordTokenizer.load(folder) if kind == "words" else PresetTokenizer.load(folder)
 
 
@@ -361,49 +217,3 @@ def _batches(captions: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(captions)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _between(ids: tf.RaggedTensor, start: int | None, end: int | None) -> tf.RaggedTensor:
-    ones = tf.ones((ids.nrows(), 1), tf.int32)
-    parts = [*([] if start is None else [start * ones]), ids, *([] if end is None else [end * ones])]
-    return tf.concat(parts, axis=1)
-
-
-def _check_max_tokens(max_tokens: int, markers: int) -> None:
-    if max_tokens <= markers:
-        raise UserError(f"text.max_tokens: {max_tokens} is too small for a word; give {markers + 1} or more")
-
-
-def _preparation(tokenizer: keras_hub.tokenizers.Tokenizer) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What KerasHub's preprocessor of that model family does with a caption before its tokenizer."""
-    from keras_hub import tokenizers  # noqa: PLC0415 (13 s)
-
-    if isinstance(tokenizer, tokenizers.CLIPTokenizer):
-        return lower
-    return _canonical if isinstance(tokenizer, tokenizers.SigLIPTokenizer) else tf.identity
-
-
-def _canonical(texts: tf.Tensor) -> tf.Tensor:
-    texts = tf.strings.regex_replace(lower(texts), "[[:punct:]]", "")
-    return tf.strings.strip(tf.strings.regex_replace(texts, r"\s+", " "))
-
-
-def _describe(folder: str | Path, settings: dict[str, Any]) -> None:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / DESCRIPTION).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _description(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
-    path = Path(folder) / DESCRIPTION
-    try:
-        settings = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no tokenizer can be read here: {error}; give a folder that training wrote") from error
-    kinds = [kind] if kind else ["words", "preset"]
-    values = settings if isinstance(settings, dict) else {}
-    length = values.get("max_tokens")
-    if values.get("kind") not in kinds or type(length) is not int or not 0 < length <= MOST_TOKENS:
-        raise UserError(
-            f"{path}: needs `kind` ({' or '.join(kinds)}) and `max_tokens` (up to {MOST_TOKENS}); copy the file again"
-        )
-    return settings
