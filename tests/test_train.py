@@ -316,6 +316,13 @@ def test_fewer_pairs_than_a_batch_is_one_line(tmp_path):
 
 
 @pytest.mark.lowest
+def test_no_run_to_start_from_is_found_before_the_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("vse_tf.training.trainer.read", lambda *_, **__: pytest.fail("the data are read"))
+    with pytest.raises(UserError, match=r"^train\.init_from: .*/base: no run here"):
+        train.main(arguments(tmp_path / "run", train__init_from=tmp_path / "base"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_init_from_takes_the_weights_over(tmp_path, capsys):
     train.main(arguments(tmp_path / "base"))
     train.main(

@@ -36,6 +36,7 @@ from vse_tf.training.resume import finished_results, start_or_resume
 from vse_tf.training.run_sync import RunSync
 from vse_tf.training.signals import SignalHandler
 from vse_tf.training.summary import summary
+from vse_tf.training.warm_start import check_start
 from vse_tf.training.worker_sync import lost_worker_error
 
 Results = dict[str, Any]
@@ -74,6 +75,8 @@ def train(settings: Settings, fill: Callable[[RunParts], None] | None = None) ->
             sync.finish()
         print(f"already finished: {run.path}, {results['last']['epoch']} epochs; for more epochs: --train.epochs N")
         return run, results
+    if settings.train.init_from and not run.exists:
+        check_start(settings.train.init_from)
     with SignalHandler() as signals:
         strategy = make_strategy(settings.distribution)
         # With several workers, TensorFlow takes SIGTERM for itself and does nothing with it.

@@ -9,8 +9,21 @@ import numpy as np
 
 import vse_tf
 from vse_tf.artifacts.checkpoints import named_variables
+from vse_tf.artifacts.trained_model import StoredModel
 from vse_tf.errors import UserError
 from vse_tf.models.dual_encoder import DualEncoder
+
+
+def check_start(run: str | Path) -> None:
+    """Refuse a run to start from that is missing or has no model, before features are computed for minutes.
+
+    Raises:
+        UserError: the folder holds no trained run.
+    """
+    try:
+        StoredModel(run)
+    except UserError as error:
+        raise UserError(f"train.init_from: {error}") from None
 
 
 def warm_start(model: DualEncoder, words: list[str] | None, run: str | Path) -> str:
